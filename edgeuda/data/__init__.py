@@ -1,0 +1,1 @@
+"""Images, labels and where they come from (NumPy and OpenCV only)."""

@@ -1,0 +1,124 @@
+"""Reading and resizing of camera images and label maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.errors import DataError
+
+Image = npt.NDArray[np.uint8]
+"""``[H, W, 3]`` uint8 RGB."""
+LabelMap = npt.NDArray[np.uint8]
+"""``[H, W]`` uint8 class ids."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+
+
+def read_image(path: Path) -> Image:
+    """Read an image file as ``[H, W, 3]`` uint8 RGB.
+
+    Raises:
+        DataError: If the file is missing, empty, truncated or not an image.
+    """
+    decoded = cv2.imdecode(_intact_bytes(path), cv2.IMREAD_COLOR)
+    if decoded is None:
+        msg = f"{path}: expected an image, found bytes that cannot be decoded"
+        raise DataError(msg)
+    return np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
+
+
+def read_label(path: Path) -> LabelMap:
+    """Read a label map stored as an 8-bit single-channel PNG, ``[H, W]`` uint8.
+
+    Raises:
+        DataError: If the file is missing, truncated, has colours or more than 8 bits.
+    """
+    decoded = cv2.imdecode(_intact_bytes(path), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        msg = f"{path}: expected a label image, found bytes that cannot be decoded"
+        raise DataError(msg)
+    if decoded.ndim != 2 or decoded.dtype != np.uint8:
+        channels = 1 if decoded.ndim == 2 else decoded.shape[2]
+        msg = (
+            f"{path}: expected an 8-bit single-channel label image with class ids, "
+            f"found {channels} channel(s) of {decoded.dtype}"
+        )
+        raise DataError(msg)
+    return np.ascontiguousarray(decoded, dtype=np.uint8)
+
+
+def write_label(path: Path, label: LabelMap) -> None:
+    """Write an ``[H, W]`` uint8 label map as PNG."""
+    _write(path, label)
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Write an ``[H, W, 3]`` uint8 RGB image in the format of the suffix."""
+    _write(path, np.ascontiguousarray(image[:, :, ::-1]))
+
+
+def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(path.suffix, pixels)
+    if not done:
+        msg = f"{path}: cannot encode an image of shape {pixels.shape} as {path.suffix}"
+        raise DataError(msg)
+    path.write_bytes(encoded.tobytes())
+
+
+def resize_image(image: Image, height: int, width: int) -> Image:
+    """Resize to ``height`` x ``width``: by area when shrinking, bilinearly otherwise.
+
+    This is the one resize between a camera frame and a network, in training and on the vehicle.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    shrink = image.shape[0] >= height and image.shape[1] >= width
+    method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def resize_label(label: LabelMap, height: int, width: int) -> LabelMap:
+    """Resize a label map to ``height`` x ``width`` by nearest neighbour (pixel centres)."""
+    if label.shape == (height, width):
+        return label
+    resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized, np.uint8)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files under a folder (or its ``images`` folder, if it has one), sorted.
+
+    Raises:
+        DataError: If there is no such folder, or no image in it.
+    """
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    if not root.is_dir():
+        msg = f"{folder}: expected a folder of images, found no such folder"
+        raise DataError(msg)
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        msg = f"{root}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none"
+        raise DataError(msg)
+    return found
+
+
+def _intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
+    """Return a file's bytes after checking that a JPEG or PNG was written to its end.
+
+    OpenCV returns half-grey images for truncated files, with no more than a line on stderr.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        msg = f"{path}: expected a readable image file ({err.strerror})"
+        raise DataError(msg) from err
+    end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(data[:2])
+    if not data or (end is not None and end not in data[-64:]):
+        msg = f"{path}: expected a complete image file, found a truncated one ({len(data)} bytes)"
+        raise DataError(msg)
+    return np.frombuffer(data, np.uint8)

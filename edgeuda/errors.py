@@ -1,0 +1,86 @@
+"""Errors that a user can act on; the command line maps each to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import ClassVar
+
+
+class EdgeudaError(Exception):
+    """Base of every error this project raises on purpose.
+
+    The message names the file or key, what was expected, what was found and what to do.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class DataError(EdgeudaError):
+    """An image, label, folder or list is not what it has to be."""
+
+    exit_code = 3
+
+
+class ConfigError(EdgeudaError):
+    """A recipe, option or label space is not valid."""
+
+    exit_code = 4
+
+
+class ModelError(EdgeudaError):
+    """A checkpoint or ONNX file does not fit what it is used for."""
+
+    exit_code = 5
+
+
+class OutputExistsError(EdgeudaError):
+    """Writing would overwrite something that exists."""
+
+    exit_code = 6
+
+
+class DependencyError(EdgeudaError):
+    """An optional package is missing; the message names the extra that brings it."""
+
+    exit_code = 7
+
+
+class TrainingError(EdgeudaError):
+    """Training cannot go on, for example because a loss is not finite."""
+
+    exit_code = 8
+
+
+class ParityError(EdgeudaError):
+    """Two forms of one model disagree by more than is allowed."""
+
+    exit_code = 9
+
+
+class Interrupted(EdgeudaError):  # noqa: N818 - an orderly stop, not a failure
+    """Work was stopped by a signal after its state had been saved."""
+
+    exit_code = 130
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: Import name, for example ``"onnxruntime"``.
+        extra: The extra of this distribution that installs it.
+
+    Raises:
+        DependencyError: If it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        if err.name is None or err.name.split(".")[0] != module.split(".")[0]:
+            raise
+        choice = "'edgeuda[cpu]' (or 'edgeuda[gpu]', never both)" if extra == "cpu" else (
+            f"'edgeuda[{extra}]'"
+        )
+        msg = f"Package {module!r} is not installed. Install it with: pip install {choice}"
+        raise DependencyError(msg) from err

@@ -1,0 +1,1 @@
+"""Adaptation methods, one per file, behind one small interface (torch)."""

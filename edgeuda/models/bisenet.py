@@ -1,0 +1,205 @@
+"""BiSeNet V1 on ResNet-18 with standard batch norm and ReLU, made to export and to fuse for INT8.
+
+Structure: Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
+ECCV 2018, with the feature fusion module of later public versions (one 1x1 convolution, batch norm
+and sigmoid in the attention) and bilinear up-sampling by fixed factors, ``align_corners=False``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Logits(NamedTuple):
+    """Class scores at input resolution, ``[N, K, H, W]`` each; auxiliary heads may be absent."""
+
+    main: Tensor
+    aux8: Tensor | None = None
+    aux16: Tensor | None = None
+
+    def heads(self) -> tuple[Tensor, ...]:
+        """Return the heads that are present, main first."""
+        return tuple(head for head in self if head is not None)
+
+
+class ConvBnRelu(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class BasicBlock(nn.Module):
+    """ResNet's two-convolution block; parameter names are those of torchvision."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, inputs, H, W]`` to ``[N, outputs, H/stride, W/stride]``."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.downsample(x), inplace=True)
+
+
+class ResNet18(nn.Module):
+    """The ResNet-18 trunk without its classifier; state-dict keys are those of torchvision."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = (scaled(c, width) for c in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(3, c1, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(c1)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.layer1 = nn.Sequential(BasicBlock(c1, c1, 1), BasicBlock(c1, c1, 1))
+        self.layer2 = nn.Sequential(BasicBlock(c1, c2, 2), BasicBlock(c2, c2, 1))
+        self.layer3 = nn.Sequential(BasicBlock(c2, c3, 2), BasicBlock(c3, c3, 1))
+        self.layer4 = nn.Sequential(BasicBlock(c3, c4, 2), BasicBlock(c4, c4, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features at 1/16 and 1/32 of the input's resolution."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        f16 = self.layer3(self.layer2(self.layer1(x)))
+        return f16, self.layer4(f16)
+
+
+class AttentionRefinement(nn.Module):
+    """ARM: a convolution whose channels are gated by their global mean."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = ConvBnRelu(inputs, outputs, 3)
+        self.gate = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, inputs, H, W]`` to ``[N, outputs, H, W]``."""
+        u: Tensor = self.conv(x)
+        gate: Tensor = self.gate(u.mean((2, 3), keepdim=True))
+        return u * gate
+
+
+class ContextPath(nn.Module):
+    """ResNet-18 with attention refinement and global context."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.trunk = ResNet18(width)
+        c = scaled(128, width)
+        self.arm16 = AttentionRefinement(scaled(256, width), c)
+        self.arm32 = AttentionRefinement(scaled(512, width), c)
+        self.head16 = ConvBnRelu(c, c, 3)
+        self.head32 = ConvBnRelu(c, c, 3)
+        self.context = ConvBnRelu(scaled(512, width), c, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the context features at 1/8 and 1/16, ``[N, 128 * width, ...]``."""
+        f16, f32 = self.trunk(x)
+        c32 = self.arm32(f32) + self.context(f32.mean((2, 3), keepdim=True))
+        c16 = self.head32(F.interpolate(c32, scale_factor=2.0, mode="nearest"))
+        g16 = self.arm16(f16) + c16
+        c8 = self.head16(F.interpolate(g16, scale_factor=2.0, mode="nearest"))
+        return c8, c16
+
+
+class SpatialPath(nn.Sequential):
+    """Three stride-2 convolutions and a 1x1: detail at 1/8."""
+
+    def __init__(self, width: float) -> None:
+        c = scaled(64, width)
+        super().__init__(
+            ConvBnRelu(3, c, 7, 2),
+            ConvBnRelu(c, c, 3, 2),
+            ConvBnRelu(c, c, 3, 2),
+            ConvBnRelu(c, scaled(128, width), 1),
+        )
+
+
+class FeatureFusion(nn.Module):
+    """FFM: concatenation, 1x1 convolution, and a residual channel gate."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        c = 2 * scaled(128, width)
+        self.conv = ConvBnRelu(c, c, 1)
+        self.gate = nn.Sequential(nn.Conv2d(c, c, 1, bias=False), nn.BatchNorm2d(c), nn.Sigmoid())
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        """Fuse two ``[N, 128 * width, H, W]`` maps into ``[N, 256 * width, H, W]``."""
+        u: Tensor = self.conv(torch.cat((spatial, context), 1))
+        gate: Tensor = self.gate(u.mean((2, 3), keepdim=True))
+        return u + u * gate
+
+
+class Head(nn.Module):
+    """Classifier: 3x3 convolution, 1x1 to the classes, bilinear up-sampling by ``factor``."""
+
+    def __init__(self, inputs: int, middle: int, classes: int, factor: int) -> None:
+        super().__init__()
+        self.conv = ConvBnRelu(inputs, middle, 3)
+        self.classifier = nn.Conv2d(middle, classes, 1)
+        self.factor = float(factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, inputs, H, W]`` to ``[N, classes, H * factor, W * factor]``."""
+        z = self.classifier(self.conv(x))
+        return F.interpolate(z, scale_factor=self.factor, mode="bilinear", align_corners=False)
+
+
+class BiSeNet(nn.Module):
+    """BiSeNet V1 with a ResNet-18 context path.
+
+    Args:
+        classes: Number of classes K.
+        width: Multiplier of every channel count; 1.0 is the published network (13.3 M parameters
+            for inference at K = 19), 0.5 a quarter of its work.
+    """
+
+    def __init__(self, classes: int, width: float = 1.0) -> None:
+        super().__init__()
+        c = scaled(128, width)
+        self.context = ContextPath(width)
+        self.spatial = SpatialPath(width)
+        self.fusion = FeatureFusion(width)
+        self.main = Head(2 * c, 2 * c, classes, 8)
+        self.aux8 = Head(c, c // 2, classes, 8)
+        self.aux16 = Head(c, c // 2, classes, 16)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=1.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, aux: bool = False) -> Logits:
+        """Segment normalised images.
+
+        Args:
+            x: ``[N, 3, H, W]`` float, H and W multiples of 32.
+            aux: Whether the two auxiliary heads are computed too; they serve training only.
+        """
+        c8, c16 = self.context(x)
+        main = self.main(self.fusion(self.spatial(x), c8))
+        return Logits(main, self.aux8(c8), self.aux16(c16)) if aux else Logits(main)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels * width`` rounded to a multiple of 8, at least 8."""
+    return max(8, round(channels * width / 8) * 8)

@@ -1,0 +1,92 @@
+"""What travels with every model: architecture, label space and preprocessing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from edgeuda.errors import ConfigError, ModelError
+from edgeuda.labels import LabelSpace
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a camera frame becomes the network's input.
+
+    A frame is resized to ``height`` x ``width`` (bilinear, or area when shrinking) as uint8 RGB; the
+    rest, ``(x / 255 - mean) / std``, happens inside the exported graph.
+
+    Attributes:
+        height: Rows of the network's input, a multiple of 32.
+        width: Columns of the network's input, a multiple of 32.
+        mean: Per channel, RGB, in units of the [0, 1] range.
+        std: Per channel, RGB, in units of the [0, 1] range.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value <= 0 or value % 32:
+                msg = f"Input {name} must be a positive multiple of 32, found {value}"
+                raise ConfigError(msg)
+        if min(self.std) <= 0:
+            msg = f"Input std must be positive, found {self.std}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Identity of a segmentation model, stored in checkpoints and in ONNX metadata.
+
+    Attributes:
+        architecture: Registered name, for example ``"bisenet-r18"``.
+        width: Width multiplier of all channels, 1.0 as published.
+        label_space: What the output ids mean.
+        preprocessing: How frames are fed.
+    """
+
+    architecture: str
+    width: float
+    label_space: LabelSpace
+    preprocessing: Preprocessing
+
+    def to_json(self) -> str:
+        """Serialise to one line of JSON."""
+        return json.dumps({"schema": "edgeuda.model/1", **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> ModelSpec:
+        """Read `to_json`'s text; ``origin`` names the file in errors.
+
+        Raises:
+            ModelError: If the text is not such a record.
+        """
+        try:
+            record = json.loads(text)
+            if record["schema"] != "edgeuda.model/1":
+                raise KeyError(record["schema"])
+            space, pre = record["label_space"], record["preprocessing"]
+            return cls(
+                architecture=str(record["architecture"]),
+                width=float(record["width"]),
+                label_space=LabelSpace.from_record(space),
+                preprocessing=Preprocessing(
+                    int(pre["height"]), int(pre["width"]), _triple(pre["mean"]), _triple(pre["std"])
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            msg = f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is " \
+                  f"missing or damaged ({err!r})"
+            raise ModelError(msg) from err
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third

@@ -1,0 +1,1 @@
+"""Views, loaders, schedules, checkpoints and the loop (torch)."""
