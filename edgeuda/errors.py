@@ -79,8 +79,10 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as err:
         if err.name is None or err.name.split(".")[0] != module.split(".")[0]:
             raise
-        choice = "'edgeuda[cpu]' (or 'edgeuda[gpu]', never both)" if extra == "cpu" else (
-            f"'edgeuda[{extra}]'"
+        choice = (
+            "'edgeuda[cpu]' (or 'edgeuda[gpu]', never both)"
+            if extra == "cpu"
+            else (f"'edgeuda[{extra}]'")
         )
         msg = f"Package {module!r} is not installed. Install it with: pip install {choice}"
         raise DependencyError(msg) from err

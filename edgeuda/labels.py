@@ -113,9 +113,7 @@ SPACES: dict[str, LabelSpace] = {
     for space in (
         _space("cityscapes-19", _CITYSCAPES),
         _space("cityscapes-16", _without("terrain", "truck", "train")),
-        _space(
-            "cityscapes-13", _without("wall", "fence", "pole", "terrain", "truck", "train")
-        ),
+        _space("cityscapes-13", _without("wall", "fence", "pole", "terrain", "truck", "train")),
         _space("camvid-11", _CAMVID),
         _space(
             "carla-3",

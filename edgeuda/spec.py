@@ -82,8 +82,10 @@ class ModelSpec:
                 ),
             )
         except (KeyError, TypeError, ValueError) as err:
-            msg = f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is " \
-                  f"missing or damaged ({err!r})"
+            msg = (
+                f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is "
+                f"missing or damaged ({err!r})"
+            )
             raise ModelError(msg) from err
 
 

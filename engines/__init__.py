@@ -1,0 +1,1 @@
+"""ONNX export, runners, latency and the report: what happens between checkpoint and decision."""

@@ -1,0 +1,65 @@
+"""The typer application."""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cli.verbs.adapt import adapt
+from cli.verbs.bench import bench
+from cli.verbs.calibrate import calibrate
+from cli.verbs.demo import demo
+from cli.verbs.evaluate import evaluate
+from cli.verbs.export import export
+from cli.verbs.predict import predict
+from cli.verbs.report import report
+from cli.verbs.train import train
+from edgeuda import __version__
+from edgeuda.errors import EdgeudaError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
+)
+for verb in (train, adapt, evaluate, export, calibrate, predict, bench, report, demo):
+    app.command()(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgeuda {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def run() -> int:
+    """Run the application; returns the exit code."""
+    errors = Console(stderr=True)
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.captureWarnings(True)
+    try:
+        app()
+    except EdgeudaError as err:
+        errors.print(f"[bold red]Error:[/] {_plain(str(err))}", soft_wrap=True, highlight=False)
+        return err.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,46 @@
+"""Options that several verbs share: one name, one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    Path, typer.Option("--source", help="Folder of labelled images: images/ and labels/.")
+]
+Target = Annotated[
+    Path, typer.Option("--target", help="Folder of target frames; labels are never read.")
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder of labelled images to score on.")]
+RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]
+OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file written by 'export'.")]
+AnyModel = Annotated[
+    Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")
+]
+Out = Annotated[Path, typer.Option("--out", help="What to write; it must not exist.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", help="Built-in name or .toml file: tufl-cim, small, ...")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override of the recipe, section.key=value; repeatable."),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load images.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; by default every usable core.")
+]
+LabelSpaceName = Annotated[
+    str | None,
+    typer.Option(
+        "--label-space",
+        help="Label space of the label files, if the folder's dataset.json does not say.",
+    ),
+]
+Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames to use, evenly spread.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name in tables and plots; by default the file's.")
+]

@@ -1,0 +1,138 @@
+"""The whole path on two rendered domains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.adapt import adapt
+from cli.verbs.bench import bench
+from cli.verbs.calibrate import Backend, calibrate
+from cli.verbs.evaluate import evaluate
+from cli.verbs.export import export
+from cli.verbs.predict import predict
+from cli.verbs.report import report
+from cli.verbs.shared import console
+from cli.verbs.train import train
+from edgeuda.files import require_absent, sha256_of, write_json
+
+SIZE = (256, 512)
+
+
+def demo(
+    out: options.Out = Path("demo"),
+    recipe: options.RecipeName = "small",
+    overrides: options.Overrides = None,
+    seed: options.Seed = None,
+    resume: options.Resume = False,
+    images: Annotated[int, typer.Option(min=16, help="Images per rendered domain.")] = 400,
+    samples: Annotated[int, typer.Option(min=11, help="Rounds of the benchmark.")] = 700,
+) -> None:
+    """Render two domains, train, adapt without labels, export, calibrate, bench, report."""
+    from edgeuda.data.street import write_dataset
+    from edgeuda.labels import SPACES
+
+    if not resume:
+        require_absent(out)
+    source, target, test = (out / "data" / role for role in ("source", "target", "test"))
+    cores = len(os.sched_getaffinity(0))
+    first = (seed or 0) * 1_000_000
+
+    def render(folder: Path, domain: str, count: int, start: int) -> None:
+        write_dataset(folder, domain, count, start, *SIZE, SPACES["camvid-11"], workers=cores)
+
+    _say("Rendering the simulator's labelled images and the camera's frames")
+    render(source, "simulator", images, first)
+    render(target, "camera", images, first + 100_000)
+    render(test, "camera", max(16, images // 4), first + 200_000)
+
+    runs, adapted = out / "source", out / "adapted"
+    _say("Training on the simulator")
+    train(source, runs, recipe, overrides, seed=seed, resume=resume)
+    _say("Adapting to the camera, without its labels")
+    adapt(runs, source, target, adapted, recipe, overrides, seed=seed, resume=resume)
+
+    models = {
+        "source-only": out / "source-only.onnx",
+        "adapted FP32": out / "adapted.onnx",
+        "adapted INT8": out / "adapted-int8.onnx",
+        "adapted INT8 (TensorRT placement)": out / "adapted-int8-tensorrt.onnx",
+    }
+    fp32, int8, tensorrt = list(models.values())[1:]
+    _say("Exporting to ONNX")
+    _once(models["source-only"], lambda path: export(runs, target, path))
+    _once(fp32, lambda path: export(adapted, target, path))
+    _say("Calibrating INT8 on target frames")
+    _once(int8, lambda path: calibrate(fp32, target, path))
+    _once(tensorrt, lambda path: calibrate(fp32, target, path, Backend.tensorrt))
+
+    results = out / "results"
+    _say("Scoring on held-out camera images")
+    stages = {
+        "source-only": runs, "AdaBN": adapted / "adabn", "stage 1": adapted / "stage1",
+        "stage 2": adapted / "stage2",
+    }  # fmt: skip
+    scored = {**stages, **{f"{name}, ONNX": path for name, path in models.items()}}
+    for index, (name, model) in enumerate(scored.items()):
+        record = results / f"evaluation-{index}.json"
+        _once(record, lambda path, m=model, n=name: evaluate(m, test, path, n))
+    _say("Measuring latency, models taking turns")
+    benched = ["adapted FP32", "adapted INT8", "source-only"]
+    files = [models[name] for name in benched]
+    _once(
+        results / "bench.json",
+        lambda path: bench(files, target, path, [f"{name}, ONNX" for name in benched], samples),
+    )
+    for index, name in enumerate(("source-only", "adapted FP32", "adapted INT8")):
+        folder = results / f"predictions-{index}"
+        if not (folder / "predictions.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            predict(models[name], test, folder, name, frames=4)
+    _truth(test, results / "truth.json")
+    html = out / "report.html"
+    for old in (html, html.with_suffix(".json"), html.with_suffix(".md")):
+        old.unlink(missing_ok=True)
+    report(
+        [results, adapted / "adaptation.json", *out.glob("*.calibration.json")],
+        html, "Demo: rendered simulator to rendered camera",
+    )  # fmt: skip
+    _say(f"Open {html.resolve().as_uri()}")
+
+
+def _once(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file unless an earlier, interrupted demo has made it: files appear whole."""
+    if not path.exists():
+        make(path)
+
+
+def _truth(folder: Path, out: Path) -> None:
+    """Let the report show the rendered labels beside the predictions."""
+    from edgeuda.data.folders import labelled_folder
+
+    data = labelled_folder(folder)
+    write_json(
+        out,
+        {
+            "schema": "edgeuda.predictions/1",
+            "name": "ground truth",
+            "model": {"file": "labels", "sha256": sha256_of([])},
+            "label_space": data.space.to_record(),
+            "frames": [
+                {
+                    "frame": os.path.relpath(pair.image.resolve(), out.parent.resolve()),
+                    "labels": os.path.relpath(pair.label.resolve(), out.parent.resolve()),
+                }
+                for pair in data.pairs
+            ],
+        },
+    )
+
+
+def _say(text: str) -> None:
+    console.rule(text, align="left")

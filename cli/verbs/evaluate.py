@@ -1,0 +1,82 @@
+"""Score a model on labelled images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli import options
+from cli.verbs.shared import console, space_or_none, wrote
+from edgeuda.files import require_absent, sha256, sha256_of, write_json
+
+if TYPE_CHECKING:
+    from edgeuda.data.folders import LabelledFolder
+    from edgeuda.evaluation import Evaluation
+    from edgeuda.labels import LabelSpace
+
+
+def evaluate(
+    model: options.AnyModel,
+    data: options.Data,
+    out: options.Out,
+    name: options.Name = None,
+    label_space: options.LabelSpaceName = None,
+    threads: options.Threads = None,
+) -> None:
+    """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
+    require_absent(out)
+    from edgeuda.evaluation import table
+
+    stored = space_or_none(label_space)
+    score = _score_onnx if model.suffix == ".onnx" else _score_checkpoint
+    evaluation = score(model, data, name or model.stem, stored, threads)
+    write_json(out, evaluation.to_record())
+    console.print(table([evaluation]))
+    wrote(out, then=f"edgeuda report {out} --out report.html")
+
+
+def _score_onnx(
+    model: Path, data: Path, name: str, stored: LabelSpace | None, threads: int | None
+) -> Evaluation:
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.evaluation import Evaluation
+    from edgeuda.evaluation import evaluate as count
+    from engines.onnxruntime_runner import OnnxRunner
+    from engines.runner import segment
+
+    with OnnxRunner(model, threads) as runner:
+        folder = labelled_folder(data, runner.spec.label_space, stored)
+        counts = count(partial(segment, runner), folder, len(folder.space))
+        return Evaluation(
+            name, str(model), sha256(model), "onnx", runner.precision,
+            str(data), len(folder), _checksum(folder), folder.space, counts,
+        )  # fmt: skip
+
+
+def _score_checkpoint(
+    model: Path, data: Path, name: str, stored: LabelSpace | None, threads: int | None
+) -> Evaluation:
+    from edgeuda.errors import require
+
+    torch = require("torch", "train")
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.evaluation import Evaluation
+    from edgeuda.evaluation import evaluate as count
+    from edgeuda.models.checkpoint import load_model, model_file
+    from edgeuda.models.predictor import Predictor
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network, spec = load_model(model)
+    file = model_file(model)
+    folder = labelled_folder(data, spec.label_space, stored)
+    counts = count(Predictor(network, spec), folder, len(folder.space))
+    return Evaluation(
+        name, str(file), sha256(file), "checkpoint", "fp32",
+        str(data), len(folder), _checksum(folder), folder.space, counts,
+    )  # fmt: skip
+
+
+def _checksum(folder: LabelledFolder) -> str:
+    return sha256_of(sha256(pair.label) for pair in folder.pairs)

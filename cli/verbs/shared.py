@@ -1,0 +1,41 @@
+"""What several verbs do alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from edgeuda.errors import require
+
+if TYPE_CHECKING:
+    from edgeuda.labels import LabelSpace
+    from edgeuda.training.recipe import Recipe
+
+console = Console(highlight=False)
+
+
+def wrote(*paths: Path, then: str | None = None) -> None:
+    """Say what was written, and the command that usually comes next."""
+    for path in paths:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+    if then:
+        console.print(f"next: {then}", soft_wrap=True, markup=False)
+
+
+def space_or_none(name: str | None) -> LabelSpace | None:
+    """Return the label space of an option that may be absent."""
+    from edgeuda.labels import label_space
+
+    return None if name is None else label_space(name)
+
+
+def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) -> Recipe:
+    """Load a recipe with its overrides; ``--seed`` wins over both."""
+    for package in ("torch", "lightning_fabric", "kornia", "pydantic", "safetensors", "tomli_w"):
+        require(package, "train")
+    from edgeuda.training.recipe import load_recipe
+
+    extra = () if seed is None else (f"seed={seed}",)
+    return load_recipe(name, (*(overrides or ()), *extra))

@@ -1,0 +1,42 @@
+"""Train on labelled source images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import resolved_recipe, space_or_none, wrote
+
+
+def train(
+    source: options.Source,
+    out: options.Out,
+    recipe: options.RecipeName = "tufl-cim",
+    overrides: options.Overrides = None,
+    label_space: options.LabelSpaceName = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Label space the network learns; by default that of the labels."),
+    ] = None,
+    seed: options.Seed = None,
+    resume: options.Resume = False,
+    workers: options.Workers = 0,
+) -> None:
+    """Train a network on labelled source images (stage 0)."""
+    settings = resolved_recipe(recipe, overrides, seed)
+    from edgeuda.training.pipeline import Options, train_source
+
+    model = train_source(
+        settings,
+        source,
+        space_or_none(classes),
+        Options(out, resume, workers),
+        space_or_none(label_space),
+    )
+    wrote(
+        model,
+        then=f"edgeuda adapt --model {out} --source {source} --target FRAMES --recipe {recipe} "
+        "--out ADAPTED",
+    )

@@ -1,0 +1,175 @@
+"""Folders of frames and of labelled images: what is in them, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.images import Image, LabelMap, list_images, read_image, read_label
+from edgeuda.errors import DataError
+from edgeuda.files import read_json
+from edgeuda.labels import IGNORE, LabelSpace, mapping
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_SHARE = 0.05
+"""Share of unreadable frames above which a target folder is refused."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file and its label file."""
+
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class LabelledFolder:
+    """Images with label maps, ``images/**`` and ``labels/**`` with equal stems.
+
+    Attributes:
+        root: The folder.
+        pairs: Sorted by image path.
+        stored: Label space of the files.
+        space: Label space that `read` returns.
+    """
+
+    root: Path
+    pairs: tuple[Pair, ...]
+    stored: LabelSpace
+    space: LabelSpace
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> tuple[Image, LabelMap]:
+        """Return image ``[H, W, 3]`` and label map ``[H, W]`` in `space`, of equal size.
+
+        Raises:
+            DataError: If a file is damaged, sizes differ, or a label id is outside the stored space.
+        """
+        pair = self.pairs[index]
+        image, label = read_image(pair.image), read_label(pair.label)
+        if image.shape[:2] != label.shape:
+            msg = (
+                f"{pair.label}: expected a label map of the size of its image {pair.image.name} "
+                f"({image.shape[1]}x{image.shape[0]}), found {label.shape[1]}x{label.shape[0]}"
+            )
+            raise DataError(msg)
+        present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
+        outside = [int(i) for i in present if i >= len(self.stored) and i != IGNORE]
+        if outside:
+            msg = (
+                f"{pair.label}: expected ids 0 to {len(self.stored) - 1} of label space "
+                f"{self.stored.name!r} or {IGNORE} (ignore), found {outside}. "
+                "Give the folder's own label space with --label-space"
+            )
+            raise DataError(msg)
+        if self.stored != self.space:
+            label = mapping(self.stored, self.space)[label]
+        return image, label
+
+    def __iter__(self) -> Iterator[tuple[Image, LabelMap]]:
+        return (self.read(index) for index in range(len(self)))
+
+
+def labelled_folder(
+    root: Path, space: LabelSpace | None = None, stored: LabelSpace | None = None
+) -> LabelledFolder:
+    """Index a folder with ``images/`` and ``labels/``.
+
+    Args:
+        root: The folder; the two sub-folders may be nested alike (``images/train``, ...).
+        space: Label space wanted; that of the files if not given.
+        stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
+            ``space``.
+
+    Raises:
+        DataError: If there are no images, labels are missing, or no label space is known.
+    """
+    images = list_images(root)
+    image_root, label_root = root / "images", root / "labels"
+    if not image_root.is_dir() or not label_root.is_dir():
+        msg = f"{root}: expected the folders 'images' and 'labels' in it, found no labelled data"
+        raise DataError(msg)
+    record = root / "dataset.json"
+    if stored is None and record.exists():
+        stored = LabelSpace.from_record(read_json(record, "edgeuda.dataset/1")["label_space"])
+    stored = stored or space
+    if stored is None:
+        msg = f"{root}: no dataset.json tells its label space. Give it with --label-space"
+        raise DataError(msg)
+    pairs = tuple(
+        Pair(image, (label_root / image.relative_to(image_root)).with_suffix(".png"))
+        for image in images
+    )
+    missing = [pair.label for pair in pairs if not pair.label.is_file()]
+    if missing:
+        msg = f"{missing[0]}: expected a label map for each image, {len(missing)} are missing"
+        raise DataError(msg)
+    return LabelledFolder(root, pairs, stored, space or stored)
+
+
+def readable_frames(folder: Path) -> list[Path]:
+    """Return the images of a folder of unlabelled footage that can be decoded, sorted.
+
+    Each file is decoded once. Damaged ones are skipped with a warning and counted.
+
+    Raises:
+        DataError: If there is no image, or more than 5 % are damaged.
+    """
+    paths = list_images(folder)
+
+    def defect(path: Path) -> str | None:
+        try:
+            read_image(path)
+        except DataError as err:
+            return str(err)
+        return None
+
+    defects = parallel(defect, paths)
+    bad = [text for text in defects if text is not None]
+    for text in bad:
+        logger.warning("Skipped: %s", text)
+    if len(bad) > MAX_BAD_SHARE * len(paths):
+        msg = (
+            f"{folder}: expected at most {MAX_BAD_SHARE:.0%} unreadable images, "
+            f"found {len(bad)} of {len(paths)}, the first: {bad[0]}"
+        )
+        raise DataError(msg)
+    if bad:
+        logger.warning("%s: skipped %d of %d images", folder, len(bad), len(paths))
+    return [path for path, text in zip(paths, defects, strict=True) if text is None]
+
+
+def parallel(function: Callable[..., T], items: Sequence[object]) -> list[T]:
+    """Map over items with threads (decoding releases the interpreter lock), in order."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, items))
+
+
+def class_frequencies(labels: Iterable[LabelMap], classes: int) -> npt.NDArray[np.float64]:
+    """Return the share of each class among the labelled pixels, ``[K]`` summing to 1."""
+    counts = np.zeros(256, np.int64)
+    for label in labels:
+        counts += np.bincount(label.ravel(), minlength=256)
+    counts = counts[:classes]
+    return np.asarray(counts / max(1, counts.sum()), np.float64)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` items, evenly spread over a sequence and in its order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]

@@ -1,0 +1,7 @@
+"""Labelled driving scenes in two domains, drawn from a seed: data for demos and tests."""
+
+from edgeuda.data.street.dataset import write_dataset
+from edgeuda.data.street.domain import DOMAINS, Domain
+from edgeuda.data.street.scene import render
+
+__all__ = ["DOMAINS", "Domain", "render", "write_dataset"]

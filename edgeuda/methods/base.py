@@ -1,0 +1,76 @@
+"""What a method gets and gives: a batch in, named losses out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from edgeuda.models.bisenet import BiSeNet
+from edgeuda.spec import Preprocessing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step after the geometric views, not yet coloured or normalised.
+
+    Attributes:
+        source: ``[N, 3, H, W]`` float RGB in [0, 1].
+        source_label: ``[N, H, W]`` int64, 255 ignored.
+        target: ``[N, 3, H, W]`` float RGB in [0, 1], or None in supervised training.
+        generator: The step's own generator, on the CPU: all further draws come from it.
+        names: Files of the images, for messages.
+    """
+
+    source: Tensor
+    source_label: Tensor
+    target: Tensor | None
+    generator: Generator
+    names: tuple[str, ...]
+
+    def require_target(self) -> Tensor:
+        """Return the target images of an adaptation step."""
+        if self.target is None:
+            msg = "An adaptation step needs target images"
+            raise ValueError(msg)
+        return self.target
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted terms of a step's loss, and figures to log.
+
+    Attributes:
+        terms: Scalars, already weighted; their sum is minimised.
+        figures: Numbers and lists of numbers for the log.
+    """
+
+    terms: dict[str, Tensor]
+    figures: dict[str, float | list[float]] = field(default_factory=dict)
+
+    def total(self) -> Tensor:
+        """Return the sum of the terms."""
+        first, *rest = self.terms.values()
+        for term in rest:
+            first = first + term
+        return first
+
+
+class Method(Protocol):
+    """One way of training. It knows its paper; loops, files and ranks belong to the trainer.
+
+    Attributes:
+        freezes_batch_norm: Whether the network stays in eval mode while its weights train.
+    """
+
+    freezes_batch_norm: bool
+
+    def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
+        """Return the losses of one batch."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold besides the network."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""

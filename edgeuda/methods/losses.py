@@ -1,0 +1,114 @@
+"""Losses on logits, one value per pixel where a method weighs or masks them.
+
+The unsupervised focal loss is that of Yan et al., "Threshold-adaptive Unsupervised Focal Loss for
+Domain Adaptation of Semantic Segmentation", T-ITS 2023; OHEM cross-entropy is the usual one of
+BiSeNet's public training recipes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeuda.labels import IGNORE
+
+Modulator = Literal["one-minus-q", "difference", "none"]
+
+
+def class_weights(frequencies: Tensor, mode: Literal["raw", "normalised", "none"]) -> Tensor:
+    """Return ``[K]`` weights ``1 / ln(1.1 + frequency)``.
+
+    Args:
+        frequencies: ``[K]``, summing to 1.
+        mode: ``"raw"`` as published, 1.3 to 10.5; ``"normalised"`` divides by their mean, which lets
+            the learning rate mean the same with and without weights; ``"none"`` returns ones.
+    """
+    if mode == "none":
+        return torch.ones_like(frequencies)
+    weights = 1 / torch.log(1.1 + frequencies)
+    return weights / weights.mean() if mode == "normalised" else weights
+
+
+def cross_entropy_map(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted cross-entropy per pixel, 0 where ignored.
+
+    Args:
+        logits: ``[N, K, H, W]``.
+        labels: ``[N, H, W]`` int64, 255 ignored.
+        weights: ``[K]`` or None.
+    """
+    return F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORE, reduction="none")
+
+
+def ohem(loss: Tensor, valid: Tensor, threshold: float = 0.7) -> Tensor:
+    """Average a loss map over its hard pixels.
+
+    Args:
+        loss: ``[N, H, W]`` cross-entropy.
+        valid: ``[N, H, W]`` bool.
+        threshold: Pixels whose true class has less than this probability are hard. If they are
+            fewer than 1/16 of the valid ones, the 1/16 with the largest loss are taken.
+
+    Returns:
+        A scalar; 0 if nothing is valid.
+    """
+    values = loss[valid]
+    if values.numel() == 0:
+        return loss.sum() * 0
+    hard = values[values > -math.log(threshold)]
+    least = max(1, values.numel() // 16)
+    return hard.mean() if hard.numel() >= least else values.topk(least).values.mean()
+
+
+def unsupervised_focal(
+    weak: Tensor,
+    strong: Tensor,
+    *,
+    modulator: Modulator,
+    gamma: float = 2.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the unsupervised focal loss per pixel.
+
+    With p = softmax(weak), q = softmax(strong), p' a constant copy of p, and k its arg-max::
+
+        sum_c w_c (p'_c (log p'_c - f log q_c) - p_c log p_c),   f = |delta| ** gamma
+
+    Its value equals ``f`` times the soft cross-entropy, but the entropy of the weak view carries
+    a gradient of its own: the terms must not be cancelled.
+
+    Args:
+        weak: ``[N, K, H, W]`` logits of the clean view, in the strong view's frame.
+        strong: ``[N, K, H, W]`` logits of the perturbed view.
+        modulator: delta: ``"one-minus-q"`` is 1 - q_k (a focal loss on soft labels);
+            ``"difference"`` is p'_k - q_k (changes sign where the views agree, which neutralises
+            over-confident gradients); ``"none"`` sets f = 1 (neutral cross-entropy).
+        gamma: Focusing exponent, 0 or at least 1.
+        weights: ``[K]`` class weights or None.
+
+    Returns:
+        ``[N, H, W]`` float32.
+    """
+    log_p, log_q = weak.float().log_softmax(1), strong.float().log_softmax(1)
+    p, fixed = log_p.exp(), log_p.detach()
+    soft = fixed.exp()
+    entropy, constant, cross = -p * log_p, soft * fixed, soft * log_q
+    if weights is not None:
+        w = weights.to(log_p).view(1, -1, 1, 1)
+        entropy, constant, cross = entropy * w, constant * w, cross * w
+    focus: Tensor | float = 1.0
+    if modulator != "none":
+        winner = soft.argmax(1, keepdim=True)
+        q_winner = log_q.gather(1, winner).exp()[:, 0]
+        top = soft.gather(1, winner)[:, 0] if modulator == "difference" else 1.0
+        focus = (top - q_winner).abs().pow(gamma)
+    return constant.sum(1) - focus * cross.sum(1) + entropy.sum(1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Average ``values`` where ``mask`` (bool, same shape) holds; 0 with no gradient if nowhere."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

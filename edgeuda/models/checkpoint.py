@@ -1,0 +1,80 @@
+"""Saving and loading of networks: safetensors with the model's spec in the header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from edgeuda.errors import ConfigError, ModelError
+from edgeuda.files import write_atomic
+from edgeuda.models.bisenet import BiSeNet
+from edgeuda.spec import ModelSpec
+
+MODEL_FILE = "model.safetensors"
+ARCHITECTURES = {"bisenet-r18": BiSeNet}
+
+
+def build(spec: ModelSpec) -> BiSeNet:
+    """Make a randomly initialised network for a spec.
+
+    Raises:
+        ConfigError: If the architecture is unknown; the message lists the known ones.
+    """
+    if spec.architecture not in ARCHITECTURES:
+        msg = f"Unknown architecture {spec.architecture!r}; known: {', '.join(ARCHITECTURES)}"
+        raise ConfigError(msg)
+    return ARCHITECTURES[spec.architecture](len(spec.label_space), spec.width)
+
+
+def save_model(model: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Write weights and spec to one ``.safetensors`` file, atomically."""
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    metadata = {"edgeuda.spec": spec.to_json()}
+    write_atomic(path, lambda name: save_file(state, name, metadata))
+
+
+def model_file(path: Path) -> Path:
+    """Return the weights file that a path names: itself, or ``model.safetensors`` in a run folder.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        msg = f"{path}: expected a model file or a run folder with {MODEL_FILE}, found neither"
+        raise ModelError(msg)
+    return file
+
+
+def load_model(path: Path) -> tuple[BiSeNet, ModelSpec]:
+    """Read a network written by `save_model`, in eval mode, from its file or run folder.
+
+    Raises:
+        ModelError: If the file is missing, damaged, not ours, or holds another network than its
+            spec says.
+    """
+    file = model_file(path)
+    try:
+        with safe_open(file, "pt") as stored:
+            spec_text = (stored.metadata() or {}).get("edgeuda.spec")
+            state = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as err:
+        msg = f"{file}: expected a safetensors file, found one that cannot be read ({err})"
+        raise ModelError(msg) from err
+    if spec_text is None:
+        msg = (
+            f"{file}: expected a model written by edgeuda, found a safetensors file without "
+            "its 'edgeuda.spec' record"
+        )
+        raise ModelError(msg)
+    spec = ModelSpec.from_json(spec_text, str(file))
+    model = build(spec)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as err:
+        msg = f"{file}: weights do not fit {spec.architecture} of width {spec.width}: {err}"
+        raise ModelError(msg) from err
+    return model.eval(), spec

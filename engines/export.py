@@ -1,0 +1,222 @@
+"""Export of a torch network to one ONNX file that takes camera images."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeuda.data.images import Image, resize_image
+from edgeuda.errors import DataError, ModelError, ParityError, require
+from edgeuda.files import write_atomic
+from edgeuda.spec import ModelSpec, Preprocessing
+from engines.metadata import EXPORT_KEY, SPEC_KEY, ExportRecord, Head
+from engines.onnxruntime_session import open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+"""Later ones have operators (Resize-19) that run on the CPU in ONNX Runtime's CUDA provider."""
+MIN_PIXELS_EQUAL = 0.999
+"""Smallest fraction of equal pixels at which an export counts as the same network."""
+
+
+def export_onnx(
+    model: nn.Module,
+    spec: ModelSpec,
+    out: Path,
+    *,
+    head: Head = "labels",
+    frames: Sequence[Image],
+) -> ExportRecord:
+    """Write a network as one ONNX file and check that ONNX Runtime reproduces it.
+
+    The graph takes ``image``, uint8 RGB ``[batch, height, width, 3]``, and normalises it itself. It
+    returns ``labels``, uint8 ``[batch, height, width]``, or ``logits``, float32
+    ``[batch, K, height, width]``, of the main head. The batch is dynamic. An existing file is
+    replaced; when anything fails, nothing is written.
+
+    Args:
+        model: Called as ``model(x)`` with ``[N, 3, H, W]`` float; returns a tuple whose ``main`` is
+            ``[N, K, H, W]``. It is copied, not changed.
+        spec: Goes into the file's metadata.
+        out: The file to write.
+        head: What the graph returns.
+        frames: Frames of the deployment domain, uint8 RGB of any size, on which torch and ONNX
+            Runtime are compared.
+
+    Raises:
+        DataError: If there are no frames.
+        ModelError: If the network cannot be exported as described, or does not fit ``spec``.
+        ParityError: If fewer than `MIN_PIXELS_EQUAL` of the pixels get the same class.
+        DependencyError: If ``onnx``, ``onnxscript`` or ``onnxruntime`` is not installed.
+    """
+    onnx = require("onnx", "train")
+    if not frames:
+        msg = f"{out}: expected at least one frame to compare torch with ONNX Runtime, found none"
+        raise DataError(msg)
+    network = copy.deepcopy(model).cpu().float().eval()
+    proto = _trace(network, spec, head)
+    _strip_traces(proto)
+    _check(proto, spec, head, out)
+    exported = proto.SerializeToString()
+    pixels_equal, logit_difference = _compare(network, exported, spec, head, frames)
+    if pixels_equal < MIN_PIXELS_EQUAL:
+        msg = (
+            f"{out}: torch and ONNX Runtime agree on {pixels_equal:.4%} of the pixels of "
+            f"{len(frames)} frame(s), expected at least {MIN_PIXELS_EQUAL:.1%}. Nothing was written"
+        )
+        raise ParityError(msg)
+    record = ExportRecord(
+        head=head,
+        opset=OPSET,
+        torch_version=torch.__version__,
+        onnx_version=onnx.__version__,
+        frames=len(frames),
+        pixels_equal=pixels_equal,
+        logit_difference=logit_difference,
+    )
+    onnx.helper.set_model_props(proto, {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()})
+    write_atomic(out, lambda name: name.write_bytes(proto.SerializeToString()))
+    return record
+
+
+class _Deployed(nn.Module):
+    """Camera images to labels or logits, as the vehicle runs it."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, head: Head) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+        # In double precision: (x / 255 - mean) / std as one multiply-add loses nothing.
+        mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+        for name, values in (("scale", 1 / (255 * std)), ("shift", -mean / std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        # TensorRT accepts uint8 only as a network's input, with a Cast as its first consumer.
+        x = image.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
+        # Without `contiguous` the exporter turns every global pool into shape arithmetic.
+        logits: Tensor = self.network(x.contiguous()).main
+        return logits.argmax(1).to(torch.uint8) if self.head == "labels" else logits
+
+
+def _trace(network: nn.Module, spec: ModelSpec, head: Head) -> onnx.ModelProto:
+    require("onnxscript", "train")
+    size = spec.preprocessing
+    # Two images: a batch of one would be taken for a constant.
+    example = torch.zeros(2, size.height, size.width, 3, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Deployed(network, size, head).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=[head],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except RuntimeError as err:  # OnnxExporterError is one
+        msg = f"The network {spec.architecture!r} cannot be exported to ONNX: {err}"
+        raise ModelError(msg) from err
+    assert program is not None  # the dynamo exporter always returns its program
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's talk about packages and operators that play no part here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _strip_traces(proto: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces: they name the exporting machine's source paths."""
+    graph = proto.graph
+    for items in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        for item in items:
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+
+
+def _check(proto: onnx.ModelProto, spec: ModelSpec, head: Head, out: Path) -> None:
+    """Check what was really written: the exporter changes the opset without an error."""
+    onnx = require("onnx", "train")
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
+        msg = f"{out}: the exporter wrote a graph that the ONNX checker refuses ({err})"
+        raise ModelError(msg) from err
+    size, types = spec.preprocessing, onnx.TensorProto
+    image = ("image", types.UINT8, ["batch", size.height, size.width, 3])
+    labels = ("labels", types.UINT8, ["batch", size.height, size.width])
+    logits = ("logits", types.FLOAT, ["batch", len(spec.label_space), size.height, size.width])
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    for subject, expected, found in (
+        ("opset", {"": OPSET}, opsets),
+        ("inputs", [image], [_signature(value) for value in proto.graph.input]),
+        (
+            "outputs",
+            [labels if head == "labels" else logits],
+            [_signature(value) for value in proto.graph.output],
+        ),
+        ("batch norms", 0, sum(node.op_type == "BatchNormalization" for node in proto.graph.node)),
+        ("external tensors", 0, sum(t.data_location != 0 for t in proto.graph.initializer)),
+    ):
+        if found != expected:
+            msg = f"{out}: expected {subject} {expected}, found {found}"
+            raise ModelError(msg)
+
+
+def _signature(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
+    tensor = value.type.tensor_type
+    return value.name, tensor.elem_type, [d.dim_param or d.dim_value for d in tensor.shape.dim]
+
+
+def _compare(
+    network: nn.Module, exported: bytes, spec: ModelSpec, head: Head, frames: Sequence[Image]
+) -> tuple[float, float | None]:
+    """Return the fraction of equal pixels and, for logits, their largest absolute difference."""
+    session = open_session(exported)
+    size = spec.preprocessing
+    # The textbook formula, not the exported one: folding it wrongly must show.
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (size.mean, size.std))
+    equal, difference = 0.0, 0.0
+    for frame in frames:
+        image = resize_image(frame, size.height, size.width)[None]
+        with torch.inference_mode():
+            x = (torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 - mean) / std
+            reference = network(x).main.numpy()
+        if reference.shape[1] != len(spec.label_space):
+            msg = (
+                f"Expected {len(spec.label_space)} classes ({spec.label_space.name}), "
+                f"found a network with {reference.shape[1]}"
+            )
+            raise ModelError(msg)
+        result = session.run([head], {"image": image})[0]
+        labels = result.argmax(1) if head == "logits" else result
+        equal += float(np.mean(labels == reference.argmax(1)))
+        if head == "logits":
+            difference = max(difference, float(np.abs(result - reference).max()))
+    return equal / len(frames), difference if head == "logits" else None

@@ -1,0 +1,127 @@
+"""Identity of the machine on which something was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeuda import __version__
+from edgeuda.errors import DependencyError, require
+from engines.onnxruntime_session import usable_cores
+
+UNKNOWN = "not available"
+
+CPU_FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+"""Instruction sets that decide how fast INT8 and float kernels are, on x86 and on Arm."""
+
+_CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
+
+def identity() -> dict[str, str]:
+    """Return what a latency depends on, flat, with ``"not available"`` for what cannot be read.
+
+    Nothing in it names the user, the host or the network.
+    """
+    info = _proc_table(Path("/proc/cpuinfo"))
+    flags = info.get("flags", info.get("Features", "")).split()
+    found = " ".join(flag for flag in CPU_FLAGS if flag in flags)
+    return {
+        "cpu": info.get("model name") or _board() or platform.processor() or UNKNOWN,
+        "architecture": platform.machine() or UNKNOWN,
+        "cores_usable": str(usable_cores()),
+        "cores_online": str(os.cpu_count() or UNKNOWN),
+        "cpu_flags": (found or "none of interest") if flags else UNKNOWN,
+        "cpu_governor": _read(_CPU0 / "scaling_governor"),
+        "cpu_mhz": info.get("cpu MHz") or _mhz("scaling_cur_freq"),
+        "cpu_mhz_max": _mhz("cpuinfo_max_freq"),
+        "memory": _proc_table(Path("/proc/meminfo")).get("MemTotal", UNKNOWN),
+        "load_average": _load_average(),
+        "os": _os_name(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": _onnxruntime(),
+        "edgeuda": __version__,
+        "git_commit": git_commit(Path(__file__).resolve().parents[1]),
+    }
+
+
+def git_commit(root: Path) -> str:
+    """Return the commit of a checkout, with ``-dirty`` after it if files differ from it."""
+    if not (root / ".git").exists():  # installed, or inside somebody else's repository
+        return UNKNOWN
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
+    return done.stdout.strip() or UNKNOWN
+
+
+def _proc_table(path: Path) -> dict[str, str]:
+    """Read the first ``key : value`` of each key; empty where there is no such file."""
+    table: dict[str, str] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return table
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        table.setdefault(key.strip(), value.strip())
+    return table
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip("\0\n ") or UNKNOWN
+    except OSError:
+        return UNKNOWN
+
+
+def _mhz(name: str) -> str:
+    khz = _read(_CPU0 / name)
+    return f"{int(khz) / 1000:.0f}" if khz.isdecimal() else UNKNOWN
+
+
+def _board() -> str | None:
+    """Return the board's name on Arm, where /proc/cpuinfo has no model name."""
+    name = _read(Path("/proc/device-tree/model"))
+    return None if name == UNKNOWN else name
+
+
+def _load_average() -> str:
+    try:
+        return " ".join(f"{value:.2f}" for value in os.getloadavg())
+    except (AttributeError, OSError):
+        return UNKNOWN
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+
+
+def _onnxruntime() -> str:
+    try:
+        return str(require("onnxruntime", "cpu").__version__)
+    except DependencyError:
+        return UNKNOWN

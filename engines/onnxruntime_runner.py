@@ -1,0 +1,47 @@
+"""Running a model with ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgeuda.errors import require
+from engines.metadata import Head, Precision, export_of, precision_of, spec_of
+from engines.onnxruntime_session import open_session
+from engines.runner import Images, Labels, check_images
+
+
+class OnnxRunner:
+    """A `Runner` on ONNX Runtime's CPU provider.
+
+    Args:
+        path: An ONNX file written by this project, FP32 or INT8, with either head.
+        threads: Threads of one operator; None takes every usable core.
+
+    Raises:
+        ModelError: If the file is missing, broken or was not written by this project.
+        DependencyError: If ``onnxruntime`` is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._session = open_session(path, threads=threads)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.spec = spec_of(metadata, str(path))
+        self.head: Head = export_of(metadata, str(path)).head
+        self.precision: Precision = precision_of(metadata)
+        self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} cpu"
+
+    def __call__(self, images: Images) -> Labels:
+        """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
+        check_images(images, self.spec)
+        output = self._session.run([self.head], {"image": images})[0]
+        labels = output.argmax(1) if self.head == "logits" else output
+        return np.asarray(labels, np.uint8)
+
+    def __enter__(self) -> OnnxRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # Dropping the session is the only way ONNX Runtime offers to free its memory and threads.
+        self._session = None

@@ -1,0 +1,254 @@
+"""Pictures of the report: plots as inline SVG, overlays as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
+from edgeuda.errors import DataError
+from edgeuda.labels import IGNORE, LabelSpace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
+"""Okabe and Ito's colour-blind-safe palette without its yellow, which is too pale on white."""
+MARKERS = "os^DvPX"
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+WIDTH = 4.6
+"""Inches. Narrow on purpose: text keeps a readable size when the plot fills a phone's width."""
+RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "edgeuda",  # the same data gives the same file
+    "text.parse_math": False,  # names are shown as they are, also with a dollar sign
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the trade-off plot.
+
+    Attributes:
+        name: What the legend calls it.
+        latency: Median milliseconds.
+        interval: Confidence interval of the median in milliseconds.
+        miou: 0 to 1.
+        front: Whether no other point is both faster and more accurate.
+    """
+
+    name: str
+    latency: float
+    interval: tuple[float, float] | None
+    miou: float
+    front: bool
+
+
+def tradeoff(points: Sequence[Point], label: str) -> str:
+    """Plot mIoU against latency, the Pareto front joined; screen readers get ``label``."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        front = sorted((p.latency, 100 * p.miou) for p in points if p.front)
+        axes.plot(*zip(*front, strict=True), color="#777777", lw=1, label="Pareto front")
+        for index, p in enumerate(points):
+            low, high = p.interval or (p.latency, p.latency)
+            axes.errorbar(
+                p.latency, 100 * p.miou, xerr=[[p.latency - low], [high - p.latency]],
+                fmt=MARKERS[index % len(MARKERS)], ms=8, capsize=3, label=_short(p.name),
+                color=COLORS[index % len(COLORS)],
+                mfc=COLORS[index % len(COLORS)] if p.front else "white",
+            )  # fmt: skip
+        axes.set(xlabel="end-to-end latency, median in ms (left is better)", ylabel="mIoU in %")
+        axes.margins(0.12, 0.18)
+        axes.set_xlim(left=0)
+        axes.grid(visible=True)
+        _legend_below(axes, 2)
+
+    return _svg(draw, 3.1 + 0.1 * len(points), label)
+
+
+def class_bars(
+    classes: Sequence[str],
+    rows: Mapping[str, npt.NDArray[np.float64]],
+    hatched: set[str],
+    label: str,
+) -> str:
+    """Plot grouped bars of IoU per class.
+
+    Args:
+        classes: Names by id.
+        rows: ``[K]`` IoU, 0 to 1 or NaN, by model name in drawing order.
+        hatched: Names drawn with hatching, which tells INT8 from FP32 without colour.
+        label: Text for screen readers.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        size = 0.84 / len(rows)
+        for index, (name, iou) in enumerate(rows.items()):
+            axes.barh(
+                np.arange(len(classes)) + (index - (len(rows) - 1) / 2) * size,
+                np.nan_to_num(100 * iou),
+                height=size * 0.92,
+                color=COLORS[index % len(COLORS)],
+                hatch="////" if name in hatched else None,
+                edgecolor="white",
+                linewidth=0,
+                label=_short(name),
+            )
+        axes.set_yticks(range(len(classes)), [_short(name, 18) for name in classes])
+        axes.set(xlim=(0, 100), ylim=(len(classes) - 0.45, -0.55), xlabel="IoU in %")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=True, axis="x")
+        _legend_below(axes, 2)
+
+    height = 1.1 + 0.12 * len(rows) + len(classes) * (0.1 * len(rows) + 0.1)
+    return _svg(draw, height, label)
+
+
+def latency_ecdf(samples: Mapping[str, Sequence[float]], label: str) -> str:
+    """Plot the share of frames done within a time, per model; samples are in milliseconds."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, (name, values) in enumerate(samples.items()):
+            ordered = np.sort(np.asarray(values, np.float64))
+            n = len(ordered)
+            # A few hundred points draw the same curve; the slowest are all kept.
+            kept = np.unique([*np.linspace(0, n - 1, 300).round(), *range(max(0, n - 40), n)])
+            at = kept.astype(int)
+            axes.step(
+                ordered[at], 100 * (at + 1) / n, where="post", lw=1.8, label=_short(name),
+                ls=LINES[index % len(LINES)], color=COLORS[index % len(COLORS)],
+            )  # fmt: skip
+        everything = np.concatenate([np.asarray(v, np.float64) for v in samples.values()])
+        if everything.min() > 0 and everything.max() > 8 * everything.min():
+            from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="end-to-end latency in ms", ylabel="frames done in %", ylim=(0, 102))
+        axes.grid(visible=True)
+        _legend_below(axes, 2)
+
+    return _svg(draw, 3.1 + 0.1 * len(samples), label)
+
+
+def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
+    """Plot what one stage of training recorded.
+
+    Args:
+        curve: ``step`` and, each as long, any of ``loss`` (numbers), ``keep`` (0 to 1) and
+            ``threshold`` (K numbers per step).
+        label: Text for screen readers.
+        title: Heading of the figure.
+    """
+    titles = {"loss": "loss", "keep": "kept pixels in %", "threshold": "class thresholds"}
+    shown = [key for key in titles if curve.get(key)]
+
+    def draw(figure: Figure) -> None:
+        step = np.asarray(curve["step"], np.float64)
+        grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
+        for axes, key in zip(grid[:, 0], shown, strict=True):
+            values = np.asarray(curve[key], np.float64) * (100 if key == "keep" else 1)
+            if key == "threshold":
+                axes.fill_between(step, values.min(1), values.max(1), color="#56B4E9", alpha=0.35)
+                axes.plot(step, np.median(values, axis=1), color=COLORS[0])
+            else:
+                axes.plot(step, values, color=COLORS[0], lw=1.2)
+            axes.set_title(
+                titles[key] + (" (median, all within the band)" if key == "threshold" else ""),
+                loc="left", fontsize=10,
+            )  # fmt: skip
+            axes.grid(visible=True)
+            if key == "keep":
+                axes.set_ylim(0, 100)
+        grid[-1, 0].set_xlabel("step")
+        figure.suptitle(_short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+    return _svg(draw, 0.9 + 1.3 * len(shown), label)
+
+
+def overlay(
+    image: Image,
+    label: LabelMap | None = None,
+    space: LabelSpace | None = None,
+    *,
+    width: int = 560,
+) -> str:
+    """Return a camera frame, with its classes painted over it if given, as a JPEG data URI.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        label: ``[h, w]`` uint8 ids of any size; pixels with `IGNORE` stay as they are.
+        space: Gives the colours; needed with ``label``.
+        width: Greatest width in pixels.
+    """
+    height = max(1, round(image.shape[0] * min(width, image.shape[1]) / image.shape[1]))
+    small = resize_image(image, height, min(width, image.shape[1]))
+    if label is not None and space is not None:
+        ids = resize_label(label, *small.shape[:2])
+        blend = np.rint(0.4 * small + 0.6 * space.colors()[ids]).astype(np.uint8)
+        small = np.where((ids == IGNORE)[..., None], small, blend)
+    done, encoded = cv2.imencode(
+        ".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 82]
+    )
+    if not done:
+        msg = f"Cannot encode an image of shape {small.shape} as JPEG"
+        raise DataError(msg)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def _svg(draw: Any, height: float, label: str) -> str:
+    """Draw on a figure of its own and return an ``<svg>`` element fit for an HTML page."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    stream = StringIO()
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    # HTML needs no namespaces, and several plots on one page must not share ids.
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text, count=2)
+    prefix = "p" + hashlib.sha256(f"{label}{text}".encode()).hexdigest()[:8] + "-"
+    text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+
+
+def _legend_below(axes: Axes, columns: int) -> None:
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, fontsize=9
+    )
+
+
+def _short(name: str, limit: int = 34) -> str:
+    """Cut a name for a legend, and keep matplotlib from hiding one that starts with "_"."""
+    cut = name if len(name) <= limit else name[: limit - 1] + "…"
+    return f"\u200b{cut}" if cut.startswith("_") else cut

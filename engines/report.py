@@ -1,0 +1,125 @@
+"""The report: the JSON records of one project, merged into one self-contained page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgeuda import __version__
+from edgeuda.errors import ConfigError, DataError, OutputExistsError
+from edgeuda.files import read_json, write_json, write_text
+from engines.report_findings import SIGNS, evidence, unknowns, verdicts
+from engines.report_records import REPORT_SCHEMA, read_records
+from engines.report_sections import sections_of
+from engines.report_text import as_time
+
+MAX_EMBEDDED = 1_000_000
+"""Characters of JSON in the page; beyond that raw samples stay in the file beside it."""
+
+
+def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None) -> list[Path]:
+    """Merge records into an HTML page, with the data as JSON and a Markdown form beside it.
+
+    Args:
+        inputs: JSON records, or folders that are searched for them.
+        out: Name of the page, ending in ``.html``. An earlier report is replaced.
+        title: Heading of the page.
+
+    Returns:
+        The files written: HTML, JSON, Markdown.
+
+    Raises:
+        ConfigError: If ``out`` does not end in ``.html``.
+        DataError: If an input is missing or there is no record to report on.
+        OutputExistsError: If a file of that name exists that is not an earlier report.
+    """
+    paths = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    if out.suffix != ".html":
+        msg = f"{out}: expected a name that ends in .html"
+        raise ConfigError(msg)
+    _require_replaceable(paths)
+    records = read_records(inputs, skip=paths[1])
+    decisions, figures, unknown = verdicts(records), evidence(records), unknowns(records)
+    sections = sections_of(records)
+    heading = title or "EdgeUDA report"
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    merged = {
+        "schema": REPORT_SCHEMA,
+        "title": heading,
+        "created": created,
+        "edgeuda": __version__,
+        "verdicts": [asdict(finding) for finding in decisions],
+        "evidence": [asdict(finding) for finding in figures],
+        "unknown": unknown,
+        "notes": records.notes,
+        "records": records.raw,
+    }
+    data, complete = _embedded(merged)
+    context = {
+        "title": heading,
+        "created": as_time(created),
+        "version": merged["edgeuda"],
+        "verdicts": decisions,
+        "evidence": figures,
+        "signs": SIGNS,
+        "unknown": unknown,
+        "sections": sections,
+        "notes": records.notes,
+        "data_file": paths[1].name,
+        "data": data,
+        "samples_left_out": not complete,
+    }
+    write_json(paths[1], merged)
+    for path, template in ((paths[0], "report.html.j2"), (paths[2], "report.md.j2")):
+        write_text(path, _render(template, context))
+    return paths
+
+
+def _require_replaceable(paths: Sequence[Path]) -> None:
+    """Refuse to overwrite anything but an earlier report; ``paths[1]`` is the report's JSON."""
+    existing = [path for path in paths if path.exists()]
+    try:
+        earlier = not existing or read_json(paths[1])["schema"] == REPORT_SCHEMA
+    except DataError:
+        earlier = False
+    if not earlier:
+        msg = f"{existing[0]}: exists and is not an earlier report; choose another name"
+        raise OutputExistsError(msg)
+
+
+def _embedded(merged: dict[str, Any]) -> tuple[str, bool]:
+    """Return the data as JSON that is safe inside a script element, and whether it is all of it."""
+    text = json.dumps(merged)
+    complete = len(text) <= MAX_EMBEDDED
+    if not complete:
+        slim = json.loads(text)
+        for entry in slim["records"]:
+            if entry["record"]["schema"] == "edgeuda.bench/1":
+                for model in entry["record"]["models"]:
+                    model.pop("samples_ms", None)
+        text = json.dumps(slim)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"), complete
+
+
+def _render(template: str, context: dict[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = _markdown
+    return environment.get_template(template).render(context)
+
+
+def _markdown(text: str) -> str:
+    """Escape text for a Markdown paragraph or table cell."""
+    return re.sub(r"([\\`*_\[\]<>|#!&])", r"\\\1", " ".join(text.split()))

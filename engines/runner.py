@@ -1,0 +1,84 @@
+"""What every way of running a model offers, whatever the runtime beneath it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
+from edgeuda.errors import DataError
+from edgeuda.spec import ModelSpec
+from engines.metadata import Head, Precision
+
+Images = npt.NDArray[np.uint8]
+"""``[N, H, W, 3]`` uint8 RGB at the network's input size."""
+Labels = npt.NDArray[np.uint8]
+"""``[N, H, W]`` uint8 class ids."""
+
+
+class Runner(Protocol):
+    """A loaded model. It is a context manager: leaving it frees what the runtime holds."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is and how frames are fed."""
+
+    @property
+    def head(self) -> Head:
+        """What the graph itself returns; a runner returns labels in either case."""
+
+    @property
+    def precision(self) -> Precision:
+        """Whether the model is quantized."""
+
+    @property
+    def backend(self) -> str:
+        """Runtime, its version and its device, for example ``"onnxruntime 1.31.1 cpu"``."""
+
+    def __call__(self, images: Images) -> Labels:
+        """Segment images of the network's input size, as class ids of ``spec.label_space``.
+
+        Raises:
+            DataError: If the images have another shape or type.
+        """
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+def segment(runner: Runner, frame: Image) -> LabelMap:
+    """Segment a camera frame of any size.
+
+    Args:
+        runner: A loaded model.
+        frame: ``[H, W, 3]`` uint8 RGB.
+
+    Returns:
+        ``[H, W]`` uint8 class ids at the frame's own size.
+    """
+    size = runner.spec.preprocessing
+    labels = runner(resize_image(frame, size.height, size.width)[None])
+    return resize_label(labels[0], *frame.shape[:2])
+
+
+def check_images(images: Images, spec: ModelSpec) -> None:
+    """Check what is given to a runner.
+
+    Raises:
+        DataError: Unless ``images`` is uint8 ``[N, height, width, 3]`` with N of at least 1.
+    """
+    wanted = (spec.preprocessing.height, spec.preprocessing.width, 3)
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[1:] != wanted
+        or not len(images)
+    ):
+        msg = (
+            f"Expected images as uint8 [N, {wanted[0]}, {wanted[1]}, 3], "
+            f"found {images.dtype} {list(images.shape)}"
+        )
+        raise DataError(msg)

@@ -1,0 +1,71 @@
+"""The walls between the packages, read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("edgeuda", "engines", "calibration", "cli")
+FREE = {"errors", "files", "labels", "spec", "evaluation", "data"}
+"""Parts of `edgeuda` that a vehicle has: no torch in them."""
+FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def allowed(importer: str, imported: str) -> bool:
+    package, *rest = imported.split(".")
+    if importer.startswith("cli"):
+        return True
+    if importer.startswith("edgeuda"):
+        return package == "edgeuda"
+    if package == "edgeuda":
+        part = rest[0]
+        return part in FREE or part == "__version__" or (
+            importer == "engines/export.py" and part == "models"
+        )
+    return package == "engines" or importer.startswith("calibration/")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_who_imports_whom(path):
+    importer = str(path.relative_to(ROOT))
+    for imported in imports(path):
+        if imported.split(".")[0] in PACKAGES:
+            assert allowed(importer, imported), f"{importer} imports {imported}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_who_imports_torch(path):
+    parts = path.relative_to(ROOT).parts
+    may = parts[:2] in {
+        ("edgeuda", "models"), ("edgeuda", "methods"), ("edgeuda", "training"),
+    } or parts == ("engines", "export.py")  # fmt: skip
+    heavy = {name.split(".")[0] for name in imports(path)} & {
+        "torch", "kornia", "lightning_fabric", "safetensors", "pydantic",
+    }  # fmt: skip
+    assert may or not heavy
+
+
+def test_vehicle_side_runs_without_training_packages():
+    """With torch and its companions blocked, everything a vehicle imports still imports."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
+        "             'onnxscript', 'onnxruntime'):\n"
+        "    sys.modules[name] = None\n"
+        "import cli.app, engines.bench, engines.report, engines.runner, edgeuda.evaluation\n"
+        "import engines.onnxruntime_runner, edgeuda.data.street, edgeuda.data.folders\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

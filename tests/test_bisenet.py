@@ -1,0 +1,104 @@
+"""BiSeNet V1: structure, sizes, gradients, pretrained trunk."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgeuda.errors import ConfigError, ModelError
+from edgeuda.methods.adabn import adapt_batch_norm
+from edgeuda.models.bisenet import BiSeNet, ResNet18
+from edgeuda.models.pretrained import load_trunk
+from edgeuda.spec import Preprocessing
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameter_counts_are_the_published_ones():
+    model = BiSeNet(19)
+    assert parameters(model.context.trunk) == 11_176_512
+    aux = parameters(model.aux8) + parameters(model.aux16)
+    assert round((parameters(model) - aux) / 1e6, 2) == 13.28
+    assert round(parameters(model) / 1e6, 2) == 13.43
+
+
+@pytest.mark.parametrize("width", [0.125, 0.5])
+def test_heads_have_input_resolution(width):
+    model = BiSeNet(11, width)
+    x = torch.randn(2, 3, 64, 96)
+    assert len(model(x).heads()) == 1
+    for head in model(x, aux=True).heads():
+        assert head.shape == (2, 11, 64, 96)
+
+
+def test_every_parameter_gets_a_gradient_with_auxiliary_heads():
+    model = BiSeNet(3, 0.125).train()
+    sum(head.square().mean() for head in model(torch.randn(2, 3, 64, 64), aux=True).heads()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_upsampling_is_bilinear_without_aligned_corners():
+    """A head on a ramp continues the ramp at half-pixel positions."""
+    head = BiSeNet(1, 0.125).main.eval()
+    ramp = torch.arange(4.0).view(1, 1, 1, 4)
+    head.conv = torch.nn.Identity()
+    head.classifier = torch.nn.Identity()
+    out = head(ramp)[0, 0, 0]
+    expected = ((torch.arange(32) + 0.5) / 8 - 0.5).clamp(0, 3)
+    assert torch.allclose(out, expected, atol=1e-5)
+
+
+def trunk_state():
+    torch.manual_seed(1)
+    state = ResNet18().state_dict()
+    return {key: torch.rand_like(value) if value.is_floating_point() else value
+            for key, value in state.items()}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_pretrained_trunk_from_a_local_file(tmp_path, suffix):
+    state = trunk_state()
+    file = tmp_path / f"resnet{suffix}"
+    with_classifier = {**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    if suffix == ".pth":
+        torch.save(with_classifier, file)
+    else:
+        save_file(with_classifier, file)
+    trunk = ResNet18()
+    load_trunk(trunk, str(file))
+    assert all(torch.equal(value, state[key]) for key, value in trunk.state_dict().items())
+
+
+def test_pretrained_refusals(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth"):
+        load_trunk(ResNet18(), "imagenet")
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.save(trunk_state(), checkpoints / "resnet18-f37072fd.pth")
+    with pytest.raises(ModelError, match="SHA-256"):
+        load_trunk(ResNet18(), "imagenet")
+    with pytest.raises(ConfigError, match=r"width 1\.0"):
+        load_trunk(ResNet18(0.5), "imagenet")
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="missing"):
+        load_trunk(ResNet18(), str(tmp_path / "other.pth"))
+
+
+def test_adabn_sets_statistics_to_those_of_the_target_and_nothing_else():
+    torch.manual_seed(0)
+    model = BiSeNet(3, 0.125)
+    weights = [p.clone() for p in model.parameters()]
+    pre = Preprocessing(64, 64)
+    images = [torch.rand(4, 3, 64, 64) * 0.3 for _ in range(3)]
+    assert adapt_batch_norm(model, images, pre) == 12
+    assert not model.training
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    first = model.spatial[0]
+    mean, std = torch.tensor(pre.mean).view(1, 3, 1, 1), torch.tensor(pre.std).view(1, 3, 1, 1)
+    features = torch.stack([first[0]((x - mean) / std).mean((0, 2, 3)) for x in images])
+    assert torch.allclose(first[1].running_mean, features.mean(0), atol=1e-4)
+    assert first[1].momentum == 0.1
+    with pytest.raises(ValueError, match="at least one batch"):
+        adapt_batch_norm(model, [], pre)

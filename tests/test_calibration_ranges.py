@@ -1,0 +1,131 @@
+import tracemalloc
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+from tiny_models import SPEC, exported, random_frames
+
+from calibration import rules
+from calibration.graph import index
+from calibration.placement import ORT_X86
+from calibration.ranges import Histogram, collect
+from edgeuda.errors import ConfigError, DataError, ModelError
+from engines.onnxruntime_session import open_session
+
+
+@pytest.fixture(scope="module")
+def model():
+    return onnx.load_from_string(exported("labels"))
+
+
+@pytest.fixture(scope="module")
+def tensors(model):
+    return ORT_X86.place(index(model.graph)).measured()
+
+
+def frames_of(count, seed=1):
+    size = SPEC.preprocessing
+    return [frame[None] for frame in random_frames(count, size.height, size.width, seed)]
+
+
+def pooled(model, tensors, frames):
+    """All values of the tensors over all frames, by brute force."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    for name in tensors:
+        watched.graph.output.append(oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = open_session(watched.SerializeToString(), threads=1)
+    runs = [session.run(list(tensors), {"image": frame}) for frame in frames]
+    return {
+        name: np.concatenate([run[i].ravel() for run in runs]) for i, name in enumerate(tensors)
+    }
+
+
+def test_ranges_equal_a_brute_force_over_all_frames(model, tensors):
+    frames = frames_of(3)
+    found = collect(model, tensors, lambda: iter(frames), threads=1)
+    assert tuple(found) == tensors
+    for name, values in pooled(model, tensors, frames).items():
+        assert found[name].low == values.min()
+        assert found[name].high == values.max()
+        assert found[name].counts.sum() == values.size
+        for percent in (99.0, 99.9, 99.99):
+            bin_width = (values.max() - values.min()) / len(found[name].counts)
+            low, high = rules.percentile(found[name], percent)
+            # "linear" percentiles may lie between two far values; the nearest rank is a value
+            exact = np.percentile(values, [100 - percent, percent], method="inverted_cdf")
+            assert abs(low - exact[0]) <= bin_width * 1.01, name
+            assert abs(high - exact[1]) <= bin_width * 1.01, name
+
+
+def test_chunks_change_nothing(model, tensors):
+    frames = frames_of(2)
+    whole = collect(model, tensors, lambda: iter(frames), threads=1)
+    passes = []
+
+    def counted():
+        passes.append(None)
+        return iter(frames)
+
+    one_by_one = collect(model, tensors[:5], counted, chunk_bytes=1, threads=1)
+    assert len(passes) == 2 * 5
+    for name in tensors[:5]:
+        assert one_by_one[name].low == whole[name].low
+        np.testing.assert_array_equal(one_by_one[name].counts, whole[name].counts)
+
+
+def test_memory_does_not_grow_with_the_frames(model, tensors):
+    size = SPEC.preprocessing
+
+    def peak(count):
+        def frames():
+            for seed in range(count):
+                yield random_frames(1, size.height, size.width, seed)[0][None]
+
+        tracemalloc.start()
+        kept = collect(model, tensors, frames, threads=1)
+        highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(kept) == len(tensors)
+        return highest
+
+    peak(1)  # first-use caches
+    activations = sum(v.nbytes for v in pooled(model, tensors, frames_of(1)).values())
+    # keeping the activations of 20 more frames would add 20 times this
+    assert peak(22) - peak(2) < activations
+
+
+def test_no_frames_and_no_numbers_are_refused(model, tensors):
+    with pytest.raises(DataError, match="at least one frame"):
+        collect(model, tensors, lambda: iter(()), threads=1)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    bias = next(t for t in broken.graph.initializer if t.name.endswith("conv1.weight_bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] = np.inf
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    with pytest.raises(ModelError, match=r"'relu' is not finite"):
+        collect(broken, ("relu",), lambda: iter(frames_of(1)), threads=1)
+
+
+def test_percentile_cuts_both_tails():
+    counts = np.zeros(100, np.int64)
+    counts[0], counts[50], counts[99] = 1, 998, 1
+    histogram = Histogram(-50.0, 50.0, counts)
+    assert rules.maximum(histogram) == (-50.0, 50.0)
+    assert rules.by_name("percentile", 100.0)(histogram) == (-50.0, 50.0)
+    assert rules.by_name("percentile", 99.5)(histogram) == pytest.approx((0.0, 1.0))
+
+
+def test_percentile_of_a_constant_is_the_constant():
+    counts = np.zeros(8, np.int64)
+    counts[0] = 5
+    assert rules.percentile(Histogram(3.0, 3.0, counts), 99.99) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize(("name", "percent"), [("entropy", 99.0), ("percentile", 50.0)])
+def test_unknown_rules_are_refused(name, percent):
+    with pytest.raises(ConfigError, match="Expected rule 'max', or 'percentile'"):
+        rules.by_name(name, percent)

@@ -1,0 +1,169 @@
+"""Evaluation against a pixel-by-pixel reference, and its record."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edgeuda.data.images import LabelMap
+from edgeuda.errors import DataError
+from edgeuda.evaluation import Evaluation, agreement, confusion, evaluate, table
+from edgeuda.files import read_json, write_json
+from edgeuda.labels import IGNORE, SPACES, LabelSpace
+
+THREE = SPACES["carla-3"]
+
+
+def make(matrix: list[list[int]], name: str = "model", space: LabelSpace = THREE) -> Evaluation:
+    return Evaluation(
+        name, "model.onnx", "ab" * 32, "onnx", "fp32", "city/val", 7, "cd" * 32, space,
+        np.array(matrix, np.int64),
+    )  # fmt: skip
+
+
+def maps(seed: int, classes: int, shape: tuple[int, int] = (9, 13)) -> tuple[LabelMap, LabelMap]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, shape, dtype=np.uint8)
+    truth[rng.random(shape) < 0.2] = IGNORE
+    return truth, rng.integers(0, classes, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 19])
+def test_confusion_equals_a_pixel_loop(classes: int) -> None:
+    truth, prediction = maps(1, classes)
+    expected = [[0] * classes for _ in range(classes)]
+    for true, predicted in zip(truth.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+        if true != IGNORE:
+            expected[true][predicted] += 1
+    found = confusion(truth, prediction, classes)
+    assert found.dtype == np.int64
+    assert found.tolist() == expected
+
+
+def test_confusion_with_254_classes_does_not_wrap_around_in_uint8() -> None:
+    truth = np.array([[253, IGNORE]], np.uint8)
+    found = confusion(truth, np.array([[252, 0]], np.uint8), 254)
+    assert found[253, 252] == 1
+    assert found.sum() == 1
+
+
+def test_a_fully_ignored_label_counts_nothing() -> None:
+    empty = np.full((2, 2), IGNORE, np.uint8)
+    assert confusion(empty, np.zeros((2, 2), np.uint8), 2).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "words"),
+    [
+        ([[0, 1]], [[0, 2]], "prediction ids 0 to 1, found 2"),
+        ([[0, IGNORE]], [[0, IGNORE]], "prediction ids 0 to 1, found 255"),
+        ([[0, 2]], [[0, 1]], "label ids 0 to 1, found 2"),
+        ([[0, 1]], [[0], [1]], "size"),
+    ],
+)
+def test_confusion_refuses(truth: list[int], prediction: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        confusion(np.array(truth, np.uint8), np.array(prediction, np.uint8), 2)
+
+
+def test_iou_by_hand() -> None:
+    # road: 6 hits, 2 missed, 0 false; sidewalk: 1 hit, 1 missed, 2 false; other: predicted never.
+    evaluation = make([[6, 2, 0], [0, 1, 1], [0, 0, 0]])
+    assert evaluation.iou.tolist() == pytest.approx([6 / 8, 1 / 4, 0.0])
+    assert evaluation.miou == pytest.approx((6 / 8 + 1 / 4) / 2)  # 'other' has no true pixel
+    assert evaluation.pixel_accuracy == pytest.approx(7 / 10)
+
+
+def test_a_class_in_neither_is_nan_and_null() -> None:
+    evaluation = make([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert math.isnan(evaluation.iou[2])
+    assert evaluation.to_record()["iou"]["other"] is None
+    assert evaluation.miou == pytest.approx((3 / 4 + 4 / 5) / 2)
+
+
+def test_nothing_counted_has_no_score() -> None:
+    record = make([[0] * 3] * 3).to_record()
+    assert record["miou"] is None
+    assert record["pixel_accuracy"] is None
+
+
+def test_evaluate_is_global_over_images_of_different_sizes() -> None:
+    pairs = [maps(seed, 3, shape) for seed, shape in enumerate([(4, 5), (8, 3), (1, 1)])]
+    queue = iter([prediction for _, prediction in pairs])
+    images = [(np.zeros((*truth.shape, 3), np.uint8), truth) for truth, _ in pairs]
+    found = evaluate(lambda image: next(queue), iter(images), 3)
+    flat = [np.concatenate([pair[k].ravel() for pair in pairs])[None] for k in (0, 1)]
+    assert found.tolist() == confusion(flat[0], flat[1], 3).tolist()
+
+
+def test_evaluate_refuses_another_size_and_no_image() -> None:
+    image, truth = np.zeros((2, 4, 3), np.uint8), np.zeros((2, 4), np.uint8)
+    with pytest.raises(DataError, match=r"Image 1 .* size"):
+        evaluate(lambda image: truth[:, :2], [(image, truth)], 3)
+    with pytest.raises(DataError, match="at least one"):
+        evaluate(lambda image: truth, [], 3)
+
+
+def test_agreement() -> None:
+    a = np.array([[0, 1], [2, 2]], np.uint8)
+    assert agreement(a, np.array([[0, 1], [2, 0]], np.uint8)) == 0.75
+    with pytest.raises(DataError, match="same size"):
+        agreement(a, a[:1])
+
+
+def test_record_survives_a_file(tmp_path) -> None:
+    evaluation = make([[6, 2, 0], [0, 1, 1], [0, 0, 0]])
+    write_json(tmp_path / "e.json", evaluation.to_record())
+    record = read_json(tmp_path / "e.json", "edgeuda.evaluation/1")
+    assert list(record) == [
+        "schema", "name", "created", "model", "data", "label_space", "confusion", "iou", "miou",
+        "pixel_accuracy",
+    ]  # fmt: skip
+    again = Evaluation.from_record(record)
+    assert json.dumps(again.to_record()) == json.dumps(evaluation.to_record())
+    assert again.label_space == THREE
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"schema": "edgeuda.bench/1"},
+        {"confusion": [[1, 2], [3, 4]]},
+        {"confusion": [[-1, 0, 0], [0, 0, 0], [0, 0, 0]]},
+        {"confusion": [[1, 2], [3]]},
+        {"model": {"file": "m", "sha256": "", "kind": "pickle", "precision": "fp32"}},
+        {"data": {}},
+        {"label_space": None},
+    ],
+)
+def test_a_damaged_record_is_refused(damage: dict[str, object]) -> None:
+    with pytest.raises(DataError):
+        Evaluation.from_record({**make([[1] * 3] * 3).to_record(), **damage}, "here.json")
+
+
+def text_of(*evaluations: Evaluation) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(evaluations))
+    return console.export_text()
+
+
+def test_table_shows_every_class_side_by_side() -> None:
+    before = make([[6, 2, 0], [0, 1, 1], [0, 0, 0]], "before")
+    after = make([[8, 0, 0], [0, 2, 0], [0, 0, 0]], "[red]after")
+    text = text_of(before, after)
+    for part in ("road", "sidewalk", "other", "before", "[red]after", "75.0", "100.0", "mIoU"):
+        assert part in text
+    assert "7 images of city/val" in text
+    assert "Not comparable" in text_of(before, replace(after, labels_sha256="0" * 64))
+
+
+def test_table_refuses_two_label_spaces() -> None:
+    eleven = make(np.eye(11, dtype=int).tolist(), space=SPACES["camvid-11"])
+    with pytest.raises(DataError, match="one label space"):
+        table([make([[1] * 3] * 3), eleven])

@@ -1,0 +1,122 @@
+"""Folders of frames and labelled images: what is accepted, refused, skipped."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from edgeuda.data.folders import class_frequencies, labelled_folder, readable_frames, spread
+from edgeuda.data.images import read_image, read_label, resize_label, write_image, write_label
+from edgeuda.errors import DataError
+from edgeuda.labels import IGNORE, SPACES
+
+CAMVID = SPACES["camvid-11"]
+
+
+def image(seed=0, size=(24, 32)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(3):
+        write_image(tmp_path / "images" / "a" / f"{index}.png", image(index))
+        write_label(tmp_path / "labels" / "a" / f"{index}.png", np.full((24, 32), index, np.uint8))
+    return tmp_path
+
+
+def test_pairs_are_matched_by_relative_path(folder):
+    data = labelled_folder(folder, CAMVID)
+    assert len(data) == 3
+    for index, (pixels, label) in enumerate(data):
+        assert np.array_equal(pixels, image(index))
+        assert (label == index).all()
+
+
+def test_labels_are_mapped_to_the_wanted_space(folder):
+    data = labelled_folder(folder, CAMVID, SPACES["cityscapes-19"])
+    # road, sidewalk, building of Cityscapes in CamVid's order
+    assert [int(label[0, 0]) for _, label in data] == [3, 4, 1]
+
+
+def test_ids_outside_the_space_are_named(folder):
+    bad = folder / "labels" / "a" / "1.png"
+    label = np.zeros((24, 32), np.uint8)
+    label[0, 0], label[0, 1], label[0, 2] = 11, 40, IGNORE
+    write_label(bad, label)
+    with pytest.raises(DataError, match=r"a/1\.png.*0 to 10.*'camvid-11'.*\[11, 40\]"):
+        list(labelled_folder(folder, CAMVID))
+
+
+def test_sizes_must_agree(folder):
+    write_label(folder / "labels" / "a" / "2.png", np.zeros((24, 30), np.uint8))
+    with pytest.raises(DataError, match=r"2\.png.*32x24.*30x24"):
+        list(labelled_folder(folder, CAMVID))
+
+
+def test_a_missing_label_is_named(folder):
+    (folder / "labels" / "a" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"a/0\.png.*1 are missing"):
+        labelled_folder(folder, CAMVID)
+
+
+def test_colour_labels_are_refused(folder):
+    write_image(folder / "labels" / "a" / "0.png", image())
+    with pytest.raises(DataError, match=r"single-channel.*3 channel"):
+        list(labelled_folder(folder, CAMVID))
+
+
+def test_unknown_label_space_and_missing_folders(folder, tmp_path):
+    with pytest.raises(DataError, match="--label-space"):
+        labelled_folder(folder)
+    with pytest.raises(DataError, match="no such folder"):
+        labelled_folder(tmp_path / "nowhere", CAMVID)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="found none"):
+        readable_frames(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_truncated_and_foreign_images_are_errors(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    write_image(path, image())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(DataError, match=rf"x\{suffix}.*truncated"):
+        read_image(path)
+    path.write_bytes(b"no image at all, just text")
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="0 bytes"):
+        read_label(path)
+
+
+def test_few_bad_frames_are_skipped_and_counted(tmp_path, caplog):
+    for index in range(40):
+        write_image(tmp_path / f"{index:02}.png", image(index))
+    (tmp_path / "07.png").write_bytes(b"broken")
+    with caplog.at_level(logging.WARNING):
+        frames = readable_frames(tmp_path)
+    assert len(frames) == 39
+    assert "07.png" in caplog.text
+    assert "skipped 1 of 40" in caplog.text
+    for index in range(2):
+        (tmp_path / f"{index:02}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"at most 5%.*3 of 40.*00\.png"):
+        readable_frames(tmp_path)
+
+
+def test_nearest_resize_of_labels_takes_pixel_centres():
+    label = np.arange(4, dtype=np.uint8)[None].repeat(4, 0)
+    assert resize_label(label, 8, 8)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_frequencies_ignore_unlabelled_pixels():
+    label = np.array([[0, 0, 1, IGNORE]], np.uint8)
+    assert class_frequencies([label], 3).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+
+
+def test_spread_is_even_and_ordered():
+    assert spread(range(10), 5) == [0, 2, 4, 6, 8]
+    assert spread("abc", 9) == ["a", "b", "c"]

@@ -1,0 +1,263 @@
+"""The street renderer: determinism, labels, occlusion, domains, datasets on disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgeuda.data.images import read_image, read_label
+from edgeuda.data.street import DOMAINS, Domain, render, write_dataset
+from edgeuda.data.street.people import draw_person
+from edgeuda.data.street.stage import IDS, Stage
+from edgeuda.data.street.vehicles import draw_vehicle
+from edgeuda.data.street.view import View
+from edgeuda.errors import ConfigError, OutputExistsError
+from edgeuda.files import read_json
+from edgeuda.labels import IGNORE, SPACES, LabelSpace, mapping
+
+CAMVID = SPACES["camvid-11"]
+TO_CAMVID = mapping(SPACES["cityscapes-19"], CAMVID)
+SIMULATOR = DOMAINS["simulator"]
+CLEAN = replace(SIMULATOR, noise=(0.0, 0.0), white_balance=0.0, exposure=(1.0, 1.0))
+
+Labels = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def labels() -> dict[str, list[Labels]]:
+    return {
+        name: [render(domain, seed, 128, 256)[1] for seed in range(30)]
+        for name, domain in DOMAINS.items()
+    }
+
+
+@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
+@pytest.mark.parametrize("size", [(128, 256), (256, 512), (200, 230), (96, 64), (33, 190)])
+def test_an_image_has_the_size_that_was_asked_for_and_valid_ids(
+    domain: Domain, size: tuple[int, int]
+) -> None:
+    image, label = render(domain, 4, *size)
+    assert image.shape == (*size, 3)
+    assert label.shape == size
+    assert image.dtype == label.dtype == np.uint8
+    assert image.flags["C_CONTIGUOUS"]
+    assert set(np.unique(label).tolist()) <= {*range(19), IGNORE}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_the_same_seed_gives_the_same_image_in_another_process(name: str) -> None:
+    code = (
+        "import hashlib; from edgeuda.data.street import DOMAINS, render\n"
+        f"render(DOMAINS[{name!r}], 1, 64, 64)\n"  # what was rendered before must not matter
+        f"a, b = render(DOMAINS[{name!r}], 9, 128, 256)\n"
+        "print(hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest())"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    image, label = render(DOMAINS[name], 9, 128, 256)
+    assert elsewhere.stdout.strip() == sha256(image.tobytes() + label.tobytes()).hexdigest()
+
+
+def test_other_seeds_and_domains_give_other_streets() -> None:
+    found = {
+        render(domain, seed, 64, 128)[1].tobytes() for domain in DOMAINS.values() for seed in (0, 1)
+    }
+    assert len(found) == 4
+
+
+def test_a_seed_shows_the_same_street_at_another_size() -> None:
+    small, large = render(SIMULATOR, 3, 128, 256)[1], render(SIMULATOR, 3, 256, 512)[1]
+    assert (small == large[::2, ::2]).mean() > 0.95
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_all_camvid_classes_occur_and_none_rules(
+    labels: dict[str, list[Labels]], name: str
+) -> None:
+    counts = np.bincount(TO_CAMVID[np.array(labels[name])].ravel(), minlength=256)
+    share = counts / counts.sum()
+    assert share[:11].min() > 0.002, dict(zip(CAMVID.classes, share[:11], strict=True))
+    assert share[:11].max() < 0.45
+    assert share[IGNORE] < 0.1
+    for index, cls in enumerate(CAMVID.classes):
+        assert np.mean([(TO_CAMVID[label] == index).any() for label in labels[name]]) > 0.5, cls
+
+
+def test_the_domains_differ_in_geometry(labels: dict[str, list[Labels]]) -> None:
+    def road_begins(label: Labels) -> float:
+        return float(np.argmax((label == IDS["road"]).any(1)))
+
+    def shares(name: str) -> npt.NDArray[np.float64]:
+        return np.bincount(np.array(labels[name]).ravel(), minlength=19)[:19] / 128 / 256 / 30
+
+    rows = {name: np.mean([road_begins(label) for label in labels[name]]) for name in DOMAINS}
+    assert rows["simulator"] - rows["camera"] > 3
+    assert np.abs(shares("simulator") - shares("camera")).sum() > 0.25
+
+
+@pytest.mark.parametrize(
+    ("palette", "classes"),
+    [
+        ("paints", ("car", "truck", "bus", "bicycle")),
+        ("clothes", ("person", "rider")),
+        ("foliage", ("vegetation",)),
+        ("walls", ("building", "wall")),
+        ("fence_color", ("fence",)),
+        ("grass", ("terrain",)),
+        ("asphalt", ("road",)),
+    ],
+)
+def test_a_palette_colours_the_pixels_of_its_class_and_no_other(
+    palette: str, classes: tuple[str, ...]
+) -> None:
+    """A pixel whose label disagreed with what was painted there would change, or stay, wrongly."""
+    inverted = tuple(
+        tuple(255.0 - channel for channel in color) for color in getattr(CLEAN, palette)
+    )
+    other = replace(CLEAN, **{palette: inverted})  # type: ignore[arg-type]
+    inside = changed = 0
+    for seed in range(12):
+        before, label = render(CLEAN, seed, 128, 256)
+        after, same = render(other, seed, 128, 256)
+        assert np.array_equal(label, same)
+        differs = (before != after).any(-1)
+        own = np.isin(label, [IDS[name] for name in classes])
+        assert not (differs & ~own).any()
+        inside += int(own.sum())
+        changed += int(differs.sum())
+    assert changed > 0.25 * inside > 0
+
+
+def stage() -> Stage:
+    """An empty stage with the camera on the centre line of a straight, flat street."""
+    view = View(200, 400, 300.0, 100.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0, 100.0)
+    return Stage(
+        np.full((200, 400, 4), 255, np.uint8),
+        view,
+        CLEAN,
+        CLEAN.lights[0],
+        np.array([0, 1.0, 0]),
+        1e6,
+    )
+
+
+def test_what_is_near_hides_what_is_far() -> None:
+    def paint(person: float, bus: float) -> npt.NDArray[np.uint8]:
+        scene = stage()
+        draws = {
+            bus: lambda: draw_vehicle(scene, "bus", 0.0, bus, 0.0, (250, 0, 0)),
+            person: lambda: draw_person(scene, 0.0, person, np.random.default_rng(0)),
+        }
+        for depth in sorted(draws, reverse=True):
+            draws[depth]()
+        return scene.pixels[..., 3]
+
+    behind, before = paint(person=40, bus=20), paint(person=8, bus=20)
+    assert not (behind == IDS["person"]).any()
+    assert (before == IDS["person"]).any()
+    assert (before == IDS["bus"]).any()
+
+
+@pytest.mark.parametrize("distance", [10.0, 20.0, 40.0])
+def test_a_person_stands_on_the_ground_at_the_size_of_the_distance(distance: float) -> None:
+    scene = stage()
+    draw_person(scene, 1.0, distance, np.random.default_rng(5))
+    rows, columns = np.nonzero(scene.pixels[..., 3] == IDS["person"])
+    foot = 100 + 300 * 1.5 / distance  # pinhole: horizon + focal x eye height / distance
+    metre = 300 / distance
+    assert abs(rows.max() + 1 - foot) < 2
+    assert 1.0 * metre < rows.max() + 1 - rows.min() < 2.1 * metre + 2
+    assert abs(columns.mean() - (200 + metre)) < 0.3 * metre + 1
+
+
+@pytest.mark.parametrize(("seed", "height", "width"), [(-1, 64, 64), (0, 8, 64), (0, 64, 31)])
+def test_bad_arguments_are_refused(seed: int, height: int, width: int) -> None:
+    with pytest.raises(ConfigError, match=f"found seed {seed} and size {height}x{width}"):
+        render(SIMULATOR, seed, height, width)
+
+
+def write(
+    out: Path, count: int = 3, seed: int = 1, space: LabelSpace = CAMVID, workers: int = 1
+) -> None:
+    write_dataset(out, "camera", count, seed, 48, 96, space, workers)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_dataset_holds_pairs_in_the_label_space_and_a_record(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert sorted(contents(tmp_path)) == [
+        "dataset.json",
+        *(f"{kind}/00000{i}.png" for kind in ("images", "labels") for i in range(3)),
+    ]
+    record = read_json(tmp_path / "dataset.json", "edgeuda.dataset/1")
+    assert LabelSpace.from_record(record["label_space"]) == CAMVID
+    assert record["origin"] == {
+        "renderer": "street", "domain": "camera", "seed": 1, "count": 3, "height": 48, "width": 96,
+    }  # fmt: skip
+    for i in range(3):
+        label = read_label(tmp_path / f"labels/00000{i}.png")
+        assert read_image(tmp_path / f"images/00000{i}.png").shape == (48, 96, 3)
+        assert set(np.unique(label).tolist()) <= {*range(11), IGNORE}
+
+
+def test_datasets_of_neighbouring_seeds_share_no_image(tmp_path: Path) -> None:
+    write(tmp_path / "a", seed=1)
+    write(tmp_path / "b", seed=2)
+    images = [p.read_bytes() for name in "ab" for p in (tmp_path / name / "images").iterdir()]
+    assert len(set(images)) == 6
+
+
+def test_two_workers_write_what_one_writes(tmp_path: Path) -> None:
+    write(tmp_path / "one", count=10)
+    write(tmp_path / "two", count=10, workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_an_interrupted_dataset_is_completed_and_complete_pairs_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "whole")
+    rendered: list[int] = []
+
+    def stop_at_second(domain: Domain, seed: int, height: int, width: int) -> object:
+        rendered.append(seed)
+        if len(rendered) == 2:
+            raise KeyboardInterrupt
+        return render(domain, seed, height, width)
+
+    monkeypatch.setattr("edgeuda.data.street.dataset.render", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "part")
+    assert not (tmp_path / "part/dataset.json").exists()
+    with pytest.raises(OutputExistsError):  # of other parameters: must not be mixed in
+        write(tmp_path / "part", seed=7)
+    write(tmp_path / "part")
+    assert len(rendered) == 4  # one pair, the interruption, two pairs
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"count": 4}, {"space": SPACES["cityscapes-19"]}])
+def test_a_dataset_of_other_parameters_is_not_overwritten(
+    tmp_path: Path, change: dict[str, int | LabelSpace]
+) -> None:
+    write(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(OutputExistsError, match=r"dataset\.json: expected"):
+        write(tmp_path, **change)  # type: ignore[arg-type]
+    assert contents(tmp_path) == before
+
+
+def test_an_unknown_domain_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'fog'; known: simulator, camera"):
+        write_dataset(tmp_path, "fog", 1, 0, 64, 64, CAMVID)

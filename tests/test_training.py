@@ -1,0 +1,254 @@
+"""Whole training runs on rendered streets: they learn, stop, resume, and refuse."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edgeuda.data.street import write_dataset
+from edgeuda.errors import ModelError, OutputExistsError, TrainingError
+from edgeuda.labels import SPACES
+from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.training.loader import Images, StepData, Views, batches, sample
+from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.recipe import Optimisation, load_recipe
+from edgeuda.training.trainer import CHECKPOINT_FILE, LOG_FILE, read_log, schedule_factor
+
+SIZE = (64, 128)
+TINY = (
+    "model.width=0.125", "model.input=[64, 128]", "precision=32-true", "source.steps=12",
+    "source.batch=4", "source.checkpoint_every=5", "source.log_every=1", "adabn.batches=2",
+    "adabn.batch=4", "stage1.steps=6", "stage1.batch=2", "stage1.checkpoint_every=2",
+    "stage1.log_every=1", "stage2.steps=4", "stage2.batch=2", "stage2.log_every=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
+        write_dataset(root / role, domain, 12, seed, *SIZE, SPACES["camvid-11"])
+    return root
+
+
+def recipe(*overrides):
+    return load_recipe("small", (*TINY, *overrides))
+
+
+def weights(folder):
+    return load_file(folder / MODEL_FILE)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "source"
+    train_source(recipe(), data / "source", None, Options(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def adapted(data, trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "adapted"
+    adapt(recipe(), trained, data / "source", data / "target", Options(out))
+    return out
+
+
+def test_a_run_leaves_recipe_log_checkpoint_and_model(trained):
+    names = {"recipe.toml", "run.json", LOG_FILE, CHECKPOINT_FILE, MODEL_FILE}
+    assert {path.name for path in trained.iterdir()} == names
+    assert [line["step"] for line in read_log(trained)] == list(range(1, 13))
+    model, spec = load_model(trained)
+    assert not model.training
+    assert spec.label_space == SPACES["camvid-11"]
+
+
+def test_adaptation_stages_change_what_they_should(trained, adapted):
+    source, adabn, stage1, stage2 = (
+        weights(f) for f in (trained, *(adapted / s for s in ("adabn", "stage1", "stage2")))
+    )
+    statistics = {k for k in source if "running" in k or "num_batches" in k}
+    assert all(torch.equal(source[k], adabn[k]) for k in source.keys() - statistics)
+    assert any(not torch.equal(source[k], adabn[k]) for k in statistics)
+    # batch-norm statistics are frozen in both stages, weights move
+    for before, after in ((adabn, stage1), (stage1, stage2)):
+        assert all(torch.equal(before[k], after[k]) for k in statistics)
+        assert any(not torch.equal(before[k], after[k]) for k in source.keys() - statistics)
+    assert same(weights(adapted), stage2)
+    record = json.loads((adapted / "adaptation.json").read_text())
+    assert [stage["name"] for stage in record["stages"]] == ["AdaBN", "stage 1", "stage 2"]
+    thresholds = np.array(record["stages"][1]["curve"]["threshold"])
+    assert thresholds.shape == (6, 11)
+    assert (thresholds[-1] != 0.8).any()
+    assert "mix" in read_log(adapted / "stage2")[0]
+    assert "mix" not in read_log(adapted / "stage1")[0]
+
+
+def test_target_labels_are_never_opened(data, trained, adapted, tmp_path):
+    target = tmp_path / "target"
+    (target / "images").mkdir(parents=True)
+    (target / "labels").mkdir()
+    for path in (data / "target" / "images").iterdir():
+        (target / "images" / path.name).write_bytes(path.read_bytes())
+        (target / "labels" / f"{path.stem}.png").write_bytes(b"not a label")
+    adapt(recipe(), trained, data / "source", target, Options(tmp_path / "out"))
+    assert same(weights(tmp_path / "out"), weights(adapted))
+
+
+def test_supervised_training_lowers_the_loss(data, tmp_path):
+    settings = recipe("source.steps=60", "source.loss=ce", "source.log_every=5")
+    train_source(settings, data / "source", None, Options(tmp_path / "run"))
+    losses = [line["loss"] for line in read_log(tmp_path / "run")]
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
+
+
+def start(argv, env=None):
+    return subprocess.Popen(
+        [sys.executable, "-c", "from cli import main; main()", *argv],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )  # fmt: skip
+
+
+def wait_for_step(folder, step, process):
+    for _ in range(600):
+        lines = read_log(folder)
+        if lines and lines[-1]["step"] >= step:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    pytest.fail(f"no step {step} in {folder}")
+
+
+def arguments(verb, out, *extra):
+    settings = [item for override in TINY for item in ("--set", override)]
+    return [verb, "--out", str(out), "--recipe", "small", *settings, *extra]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_weights(data, tmp_path, monkeypatch, how):
+    """Kill training mid-epoch; the resumed run must equal an uninterrupted one, bit by bit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    longer = ("--source", str(data / "source"), "--set", "source.steps=60")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = start(arguments("train", whole, *longer))
+    assert process.wait() == 0, process.stdout.read()
+    process = start(arguments("train", cut, *longer))
+    wait_for_step(cut, 17, process)
+    process.send_signal(how)
+    code = process.wait()
+    assert not (cut / MODEL_FILE).exists()
+    if how == signal.SIGTERM:
+        assert code == 130
+        assert "--resume" in process.stdout.read()
+    else:
+        assert code == -signal.SIGKILL
+    done = torch.load(cut / CHECKPOINT_FILE, weights_only=True)["step"]
+    assert 15 <= done < 60
+    process = start(arguments("train", cut, *longer, "--resume"))
+    assert process.wait() == 0, process.stdout.read()
+    assert same(weights(whole), weights(cut))
+    assert [line["step"] for line in read_log(cut)] == list(range(1, 61))
+
+
+def test_an_interrupted_adaptation_resumes_within_its_stage(data, trained, adapted, tmp_path):
+    """Drop the end of stage 1 and all after it; thresholds come back from the checkpoint."""
+    out = tmp_path / "out"
+    process = start([
+        *arguments("adapt", out), "--model", str(trained), "--source", str(data / "source"),
+        "--target", str(data / "target"),
+    ])  # fmt: skip
+    wait_for_step(out / "stage1", 3, process)
+    process.kill()
+    process.wait()
+    adapt(recipe(), trained, data / "source", data / "target", Options(out, resume=True))
+    for key, value in weights(adapted).items():
+        assert torch.allclose(value.float(), weights(out)[key].float(), atol=1e-4), key
+
+
+def test_existing_runs_are_not_overwritten(data, trained):
+    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+    with pytest.raises(OutputExistsError, match="exists already"):
+        train_source(recipe(), data / "source", None, Options(trained))
+    with pytest.raises(OutputExistsError, match="another recipe"):
+        train_source(recipe("seed=5"), data / "source", None, Options(trained, resume=True))
+    train_source(recipe(), data / "source", None, Options(trained, resume=True))  # done: no work
+    assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+
+
+def test_checkpoints_of_other_models_are_refused(data, trained, tmp_path):
+    for settings, found in ((recipe("model.width=0.25"), "width"), (recipe(), "edgeuda.spec")):
+        init = trained
+        if found == "edgeuda.spec":
+            init = tmp_path / "foreign.safetensors"
+            save_file({"conv.weight": torch.zeros(1)}, init)
+        with pytest.raises(ModelError, match=found):
+            adapt(settings, init, data / "source", data / "target", Options(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "x.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"x\.safetensors.*cannot be read"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_files(data, tmp_path):
+    with pytest.raises(TrainingError, match=r"Step \d+: loss term 'main' is (nan|inf).*images/0"):
+        train_source(
+            recipe("source.lr=1e18"), data / "source", None, Options(tmp_path / "run")
+        )
+    assert not (tmp_path / "run" / MODEL_FILE).exists()
+
+
+def test_each_epoch_shows_every_image_once():
+    seen = [index for step in range(6) for index in sample(8, 4, step, 1, 0)]
+    for epoch in range(3):
+        assert sorted(seen[8 * epoch : 8 * epoch + 8]) == list(range(8))
+    assert seen[:8] != seen[8:16]
+    assert seen == [index for step in range(6) for index in sample(8, 4, step, 1, 0)]
+
+
+def test_batches_depend_on_seed_and_step_only_and_labels_follow_images(data):
+    from edgeuda.data.folders import labelled_folder
+
+    folder = labelled_folder(data / "source")
+    images = Images(folder, SIZE)
+    steps = StepData(images, None, 3, Views((32, 64), (1.0, 1.5), 0.5), 7, 4)
+    whole = list(batches(steps, 0, torch.device("cpu")))
+    (step, resumed), *_ = batches(steps, 2, torch.device("cpu"))
+    assert step == 2
+    assert torch.equal(whole[2][1].source, resumed.source)
+    assert torch.equal(
+        torch.rand(3, generator=whole[2][1].generator), torch.rand(3, generator=resumed.generator)
+    )
+    assert resumed.source.shape == (3, 3, 32, 64)
+    assert resumed.source_label.shape == (3, 32, 64)
+    # An image whose pixels spell its labels stays aligned through scale, crop and flip.
+    labels = np.stack([label for label in images.labels()])
+    spelled = [(np.repeat((label * 20)[..., None], 3, 2).astype(np.uint8), label)
+               for label in labels]
+    images._cache = spelled
+    nearest = [
+        (batch.source[:, 0] * 255 / 20, batch.source_label)
+        for _, batch in batches(steps, 0, torch.device("cpu"))
+    ]
+    for spelt, label in nearest:
+        exact = (spelt - label).abs() < 0.03
+        assert exact[label != 255].float().mean() > 0.75  # bilinear edges differ
+
+
+def test_schedule():
+    plan = Optimisation(steps=100, batch=1, lr=1.0, warmup=10, power=0.9)
+    assert schedule_factor(0, plan) == pytest.approx(0.1)
+    assert schedule_factor(10, plan) == 1
+    assert schedule_factor(55, plan) == pytest.approx(0.5**0.9)
