@@ -2,9 +2,9 @@
 
     python benchmarks/adaptation_tracks.py carla-to-camvid --data DATA --work WORK --out JSON
 
-DATA holds CamVid and CARLA images as ``camvid/`` and ``carla/`` with ``images`` and ``labels`` (they
-cannot be redistributed; see ``--help`` for the layout). Every run is resumable: what WORK holds is
-not computed again. Target labels are read by the evaluation only.
+DATA holds CamVid and CARLA images as ``camvid/{images,labels}/{train,val}`` and
+``carla/{images,labels}/train``; they cannot be redistributed. Every run is resumable: what WORK
+holds is not computed again. Target labels are read by the evaluation only.
 """
 
 from __future__ import annotations

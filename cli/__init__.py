@@ -32,7 +32,7 @@ def shadowing(root: Path) -> str | None:
         if (root / name) not in [place.resolve() for place in places]:
             where = ", ".join(map(str, places)) or "nowhere"
             return (
-                f"expected package {name!r} in {root}, found it in {where}. Remove that folder from "
-                "the working directory or PYTHONPATH; it shadows EdgeUDA's own"
+                f"expected package {name!r} in {root}, found it in {where}. Remove that "
+                "folder from the working directory or PYTHONPATH; it shadows EdgeUDA's own"
             )
     return None

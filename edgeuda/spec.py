@@ -16,8 +16,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """How a camera frame becomes the network's input.
 
-    A frame is resized to ``height`` x ``width`` (bilinear, or area when shrinking) as uint8 RGB; the
-    rest, ``(x / 255 - mean) / std``, happens inside the exported graph.
+    A frame is resized to ``height`` x ``width`` (bilinear, or area when shrinking) as uint8 RGB;
+    the rest, ``(x / 255 - mean) / std``, happens inside the exported graph.
 
     Attributes:
         height: Rows of the network's input, a multiple of 32.

@@ -32,8 +32,10 @@ def allowed(importer: str, imported: str) -> bool:
         return package == "edgeuda"
     if package == "edgeuda":
         part = rest[0]
-        return part in FREE or part == "__version__" or (
-            importer == "engines/export.py" and part == "models"
+        return (
+            part in FREE
+            or part == "__version__"
+            or (importer == "engines/export.py" and part == "models")
         )
     return package == "engines" or importer.startswith("calibration/")
 

@@ -34,7 +34,8 @@ def test_heads_have_input_resolution(width):
 
 def test_every_parameter_gets_a_gradient_with_auxiliary_heads():
     model = BiSeNet(3, 0.125).train()
-    sum(head.square().mean() for head in model(torch.randn(2, 3, 64, 64), aux=True).heads()).backward()
+    heads = model(torch.randn(2, 3, 64, 64), aux=True).heads()
+    torch.stack([head.square().mean() for head in heads]).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
@@ -52,8 +53,10 @@ def test_upsampling_is_bilinear_without_aligned_corners():
 def trunk_state():
     torch.manual_seed(1)
     state = ResNet18().state_dict()
-    return {key: torch.rand_like(value) if value.is_floating_point() else value
-            for key, value in state.items()}
+    return {
+        key: torch.rand_like(value) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -1,4 +1,4 @@
-"""The unsupervised focal loss against published vectors, derived gradients and finite differences."""
+"""Losses against published vectors, derived gradients and finite differences."""
 
 import math
 
@@ -70,9 +70,10 @@ def test_gradients_match_the_derivation(modulator):
     wc = w.view(1, -1, 1, 1)
     cross = -(wc * p * q.log()).sum(1, keepdim=True)
     total = (wc * p).sum(1, keepdim=True)
-    expected_strong = delta.abs() ** gamma * (q * total - wc * p) - gamma * delta.sign() * (
-        delta.abs() ** (gamma - 1)
-    ) * q_k * (e - q) * cross
+    expected_strong = (
+        delta.abs() ** gamma * (q * total - wc * p)
+        - gamma * delta.sign() * (delta.abs() ** (gamma - 1)) * q_k * (e - q) * cross
+    )
     inner = (wc * p * (p.log() + 1)).sum(1, keepdim=True)
     expected_weak = -wc * p * (p.log() + 1) + p * inner
     unsupervised_focal(z_w, z_s, modulator=modulator, gamma=gamma, weights=w).sum().backward()

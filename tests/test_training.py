@@ -204,9 +204,7 @@ def test_checkpoints_of_other_models_are_refused(data, trained, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_files(data, tmp_path):
     with pytest.raises(TrainingError, match=r"Step \d+: loss term 'main' is (nan|inf).*images/0"):
-        train_source(
-            recipe("source.lr=1e18"), data / "source", None, Options(tmp_path / "run")
-        )
+        train_source(recipe("source.lr=1e18"), data / "source", None, Options(tmp_path / "run"))
     assert not (tmp_path / "run" / MODEL_FILE).exists()
 
 
@@ -234,9 +232,10 @@ def test_batches_depend_on_seed_and_step_only_and_labels_follow_images(data):
     assert resumed.source.shape == (3, 3, 32, 64)
     assert resumed.source_label.shape == (3, 32, 64)
     # An image whose pixels spell its labels stays aligned through scale, crop and flip.
-    labels = np.stack([label for label in images.labels()])
-    spelled = [(np.repeat((label * 20)[..., None], 3, 2).astype(np.uint8), label)
-               for label in labels]
+    labels = np.stack(list(images.labels()))
+    spelled = [
+        (np.repeat((label * 20)[..., None], 3, 2).astype(np.uint8), label) for label in labels
+    ]
     images._cache = spelled
     nearest = [
         (batch.source[:, 0] * 255 / 20, batch.source_label)

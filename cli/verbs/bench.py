@@ -54,7 +54,15 @@ def _table(record: BenchRecord) -> Table:
 
     highest = max(record.models[0].stages["total"].percentiles)
     table = Table(title=f"Latency in ms, batch 1, {record.method.threads} thread(s)")
-    for column in ("model", "preprocess", "inference", "postprocess", "total", f"p{highest}", "max"):
+    for column in (
+        "model",
+        "preprocess",
+        "inference",
+        "postprocess",
+        "total",
+        f"p{highest}",
+        "max",
+    ):
         table.add_column(column, justify="left" if column == "model" else "right")
     for model in record.models:
         medians = [stage.percentiles["50"] for stage in model.stages.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +82,7 @@ def demo(
     scored = {**stages, **{f"{name}, ONNX": path for name, path in models.items()}}
     for index, (name, model) in enumerate(scored.items()):
         record = results / f"evaluation-{index}.json"
-        _once(record, lambda path, m=model, n=name: evaluate(m, test, path, n))
+        _once(record, partial(_score, model, test, name))
     _say("Measuring latency, models taking turns")
     benched = ["adapted FP32", "adapted INT8", "source-only"]
     files = [models[name] for name in benched]
@@ -109,6 +110,10 @@ def _once(path: Path, make: Callable[[Path], object]) -> None:
     """Make a file unless an earlier, interrupted demo has made it: files appear whole."""
     if not path.exists():
         make(path)
+
+
+def _score(model: Path, data: Path, name: str, out: Path) -> None:
+    evaluate(model, data, out, name)
 
 
 def _truth(folder: Path, out: Path) -> None:

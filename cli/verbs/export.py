@@ -41,7 +41,5 @@ def export(
     console.print(
         f"agreement with torch on {len(images)} frames: {record.pixels_equal:.4%} of the pixels"
     )
-    wrote(
-        out,
-        then=f"edgeuda calibrate --model {out} --target {target} --out {out.with_suffix('')}-int8.onnx",
-    )
+    int8 = out.with_name(f"{out.stem}-int8.onnx")
+    wrote(out, then=f"edgeuda calibrate --model {out} --target {target} --out {int8}")

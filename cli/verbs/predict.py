@@ -22,23 +22,23 @@ def predict(
     """Segment frames with an ONNX model: label maps, overlays, and an index of both."""
     require_absent(out)
     from edgeuda.data.folders import readable_frames, spread
-    from edgeuda.data.images import read_image, write_image, write_label
+    from edgeuda.data.images import paint, read_image, write_image, write_label
     from engines.onnxruntime_runner import OnnxRunner
-    from engines.plots import painted
     from engines.runner import segment
 
     entries = []
     with OnnxRunner(model, threads) as runner:
+        space = runner.spec.label_space
+        colors = space.colors()
         for index, path in enumerate(track(spread(readable_frames(target), frames), "predict")):
             image = read_image(path)
             labels = segment(runner, image)
             # Frames of several folders may share a stem.
             file = f"{index:06d}_{path.stem}.png"
             write_label(out / "labels" / file, labels)
-            write_image(out / "overlays" / file, painted(image, labels, runner.spec.label_space))
+            write_image(out / "overlays" / file, paint(image, labels, colors))
             frame = os.path.relpath(path.resolve(), out.resolve())
             entries.append({"frame": frame, "labels": f"labels/{file}"})
-        space = runner.spec.label_space
     record = out / "predictions.json"
     write_json(
         record,

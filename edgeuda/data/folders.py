@@ -57,7 +57,7 @@ class LabelledFolder:
         """Return image ``[H, W, 3]`` and label map ``[H, W]`` in `space`, of equal size.
 
         Raises:
-            DataError: If a file is damaged, sizes differ, or a label id is outside the stored space.
+            DataError: If a file is damaged, sizes differ, or a label id is outside `stored`.
         """
         pair = self.pairs[index]
         image, label = read_image(pair.image), read_label(pair.label)

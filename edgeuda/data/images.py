@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DataError
+from edgeuda.labels import IGNORE
 
 Image = npt.NDArray[np.uint8]
 """``[H, W, 3]`` uint8 RGB."""
@@ -122,3 +123,15 @@ def _intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
         msg = f"{path}: expected a complete image file, found a truncated one ({len(data)} bytes)"
         raise DataError(msg)
     return np.frombuffer(data, np.uint8)
+
+
+def paint(image: Image, label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image:
+    """Paint classes over an image, for people to look at.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        label: ``[H, W]`` uint8 ids; pixels with 255 stay as they are.
+        colors: ``[256, 3]`` uint8 RGB by id, see `LabelSpace.colors`.
+    """
+    blend = np.rint(0.4 * image + 0.6 * colors[label]).astype(np.uint8)
+    return np.where((label == IGNORE)[..., None], image, blend)

@@ -24,8 +24,8 @@ def class_weights(frequencies: Tensor, mode: Literal["raw", "normalised", "none"
 
     Args:
         frequencies: ``[K]``, summing to 1.
-        mode: ``"raw"`` as published, 1.3 to 10.5; ``"normalised"`` divides by their mean, which lets
-            the learning rate mean the same with and without weights; ``"none"`` returns ones.
+        mode: ``"raw"`` as published, 1.3 to 10.5; ``"normalised"`` divides by their mean, so that
+            the learning rate means the same with and without weights; ``"none"`` returns ones.
     """
     if mode == "none":
         return torch.ones_like(frequencies)

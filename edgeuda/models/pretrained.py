@@ -33,8 +33,9 @@ def load_trunk(trunk: ResNet18, weights: str) -> None:
         return
     if trunk.conv1.out_channels != 64:
         msg = (
-            f"Pretrained weights fit width 1.0 only; this trunk starts with "
-            f'{trunk.conv1.out_channels} channels. Set model.pretrained = "none" or model.width = 1.0'
+            f"Pretrained weights fit width 1.0 only, this trunk starts with "
+            f"{trunk.conv1.out_channels} channels. Set model.width = 1.0, or "
+            'model.pretrained = "none"'
         )
         raise ConfigError(msg)
     path = (

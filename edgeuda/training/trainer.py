@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import signal
 import time
@@ -35,6 +36,8 @@ from edgeuda.training.recipe import Optimisation
 
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "log.jsonl"
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the library sets INFO itself
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,9 @@ def has_bf16() -> bool:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; a line cut short by a crash is left out."""
     path = folder / LOG_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in complete]
 
 
 def _save(

@@ -1,0 +1,28 @@
+# Two commands on a machine with Python 3.10+ and make: `make demo` and `make test`.
+# Each makes its own virtual environment and installs the tested versions of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A thread pool per test process would fight over the cores.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint clean
+demo: $(VENV)/installed
+	$(BIN)/edgeuda demo --out demo --resume
+
+test: lint
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[train,quantize,cpu,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo

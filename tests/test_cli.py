@@ -1,0 +1,264 @@
+"""The command line: every verb on small rendered data, and one clear message for bad input."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli import shadowing
+from edgeuda.data.images import read_image, read_label, write_label
+from edgeuda.data.street import write_dataset
+from edgeuda.labels import SPACES
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    item
+    for setting in (
+        "model.width=0.125", "model.input=[64, 128]", "source.steps=4", "source.batch=2",
+        "adabn.batches=2", "adabn.batch=2", "stage1.steps=2", "stage1.batch=2", "stage2.steps=2",
+        "stage1.lr=1e-4", "stage2.lr=1e-4",
+        "stage2.batch=2",
+    )
+    for item in ("--set", setting)
+]  # fmt: skip
+
+
+def edgeuda(*arguments, code=0, cwd=ROOT, env=None):
+    """Run the command line in a process of its own; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **(env or {})},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def message(text):
+    """Undo the terminal's line breaks."""
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1)):
+        write_dataset(root / role, domain, 6, seed, 64, 128, SPACES["cityscapes-19"])
+    return root
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("<!-- commands -->")[1].split("```")[1]
+    return [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("edgeuda ")]
+
+
+@pytest.fixture(scope="module")
+def work(data, tmp_path_factory):
+    """A folder in which the commands of the README have run, on little data and few steps."""
+    out = tmp_path_factory.mktemp("work")
+    folders = {
+        "SIMULATOR": data / "source",
+        "FOOTAGE": data / "target",
+        "LABELLED": data / "target",
+    }
+    little = {"train": TINY, "adapt": TINY, "bench": ["--samples", "12"]}
+    printed = []
+    for verb, *rest in readme_commands():
+        words = [folders.get(word, word) for word in rest]
+        printed.append((verb, edgeuda(verb, *words, *little.get(verb, []), cwd=out)))
+    (out / "printed.json").write_text(json.dumps(printed))
+    return out
+
+
+def test_the_readme_shows_every_verb_but_demo():
+    verbs = {verb for verb, *_ in readme_commands()}
+    assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
+                     "report"}  # fmt: skip
+
+
+def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
+    following = {"train": "adapt", "adapt": "export", "export": "calibrate", "calibrate": "bench",
+                 "bench": "report", "predict": "report", "evaluate": "report"}  # fmt: skip
+    for verb, text in json.loads((work / "printed.json").read_text()):
+        written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
+        assert written
+        assert all((work / path).exists() for path in written)
+        if verb in following:
+            assert f"next: edgeuda {following[verb]} " in text
+
+
+def test_records_have_schemas_and_agree(work):
+    before, int8, bench = (
+        json.loads((work / "results" / name).read_text())
+        for name in ("source-only.json", "int8.json", "bench.json")
+    )
+    assert before["schema"] == int8["schema"] == "edgeuda.evaluation/1"
+    assert before["name"] == "source-only"
+    assert (before["model"]["kind"], int8["model"]["kind"]) == ("checkpoint", "onnx")
+    assert int8["model"]["precision"] == "int8"
+    assert before["data"]["labels_sha256"] == int8["data"]["labels_sha256"]
+    assert [model["precision"] for model in bench["models"]] == ["fp32", "int8"]
+    assert bench["models"][1]["sha256"] == int8["model"]["sha256"]
+    assert np.array(int8["confusion"]).sum() > 0
+
+
+def test_predictions_have_the_size_of_their_frames(work):
+    index = json.loads((work / "results" / "predictions" / "predictions.json").read_text())
+    assert len(index["frames"]) == 6
+    for entry in index["frames"]:
+        frame = read_image(work / "results" / "predictions" / entry["frame"])
+        labels = read_label(work / "results" / "predictions" / entry["labels"])
+        assert labels.shape == frame.shape[:2]
+        assert labels.max() < 19
+        overlay = read_image(
+            work / "results" / "predictions" / entry["labels"].replace("labels/", "overlays/")
+        )
+        assert overlay.shape == frame.shape
+
+
+def test_the_report_shows_both_models(work):
+    html = (work / "report.html").read_text()
+    for name in ("source-only", "adapted FP32", "adapted INT8"):
+        assert name in html
+    assert (work / "report.md").exists()
+
+
+def test_help_lists_the_verbs_and_imports_nothing_heavy():
+    text = edgeuda("--help")
+    for verb in ("train", "adapt", "evaluate", "export", "calibrate", "bench", "report",
+                 "predict", "demo"):  # fmt: skip
+        assert verb in text
+    heavy = "import sys, cli.app; print([m for m in ('torch', 'cv2', 'onnx') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT,
+                         check=True)  # fmt: skip
+    assert run.stdout.strip() == "[]"
+
+
+def adapt(data, work, out, *extra, code, target=None):
+    return message(
+        edgeuda("adapt", "--model", work / "run", "--source", data / "source", "--target",
+                target or data / "target", "--out", out, "--recipe", "small", *TINY, *extra,
+                code=code)
+    )  # fmt: skip
+
+
+def copy_of(folder, to):
+    for path in folder.rglob("*.*"):
+        place = to / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    return to
+
+
+def test_label_ids_outside_the_space(data, tmp_path):
+    source = copy_of(data / "source", tmp_path / "source")
+    label = np.full((64, 128), 30, np.uint8)
+    write_label(source / "labels" / "000002.png", label)
+    text = edgeuda("train", "--source", source, "--out", tmp_path / "run", "--recipe", "small",
+                   *TINY, code=3)  # fmt: skip
+    assert re.search(r"000002\.png.*0 to 18.*found \[30\]", message(text))
+    assert not (tmp_path / "run").exists()
+
+
+def test_image_and_label_of_different_size(data, tmp_path):
+    source = copy_of(data / "source", tmp_path / "source")
+    write_label(source / "labels" / "000004.png", np.zeros((32, 128), np.uint8))
+    text = edgeuda("train", "--source", source, "--out", tmp_path / "run", "--recipe", "small",
+                   *TINY, code=3)  # fmt: skip
+    assert re.search(r"000004\.png.*128x64.*128x32", message(text))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_target_frames(data, work, tmp_path):
+    target = tmp_path / "target"
+    target.mkdir()
+    whole = (data / "target" / "images" / "000000.png").read_bytes()
+    for index in range(25):
+        (target / f"{index:02}.png").write_bytes(whole)
+    (target / "03.png").write_bytes(whole[:500])
+    text = adapt(data, work, tmp_path / "out", code=0, target=target)
+    assert re.search(r"Skipped.*03\.png.*truncated", text)
+    assert "skipped 1 of 25" in text
+    (target / "04.png").write_text("text")
+    text = adapt(data, work, tmp_path / "other", code=3, target=target)
+    assert "2 of 25" in text
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_empty_folder(data, work, tmp_path):
+    (tmp_path / "empty").mkdir()
+    text = adapt(data, work, tmp_path / "out", code=3, target=tmp_path / "empty")
+    assert re.search(r"empty: expected images .* found none", text)
+
+
+def test_a_checkpoint_of_another_model(data, work, tmp_path):
+    text = adapt(data, work, tmp_path / "out", "--set", "model.width=0.25", code=5)
+    assert re.search(r"run: expected the network of recipe 'small'.*width: recipe 0\.25", text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_key(data, work, tmp_path):
+    text = adapt(data, work, tmp_path / "out", "--set", "stage1.setps=3", code=4)
+    assert "unknown key 'stage1.setps'; did you mean 'steps'?" in text
+
+
+def test_outputs_that_exist_are_left_alone(data, work, tmp_path):
+    kept = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    target, fp32 = data / "target", work / "adapted.onnx"
+    text = adapt(data, work, work / "adapted", code=6)
+    assert re.search(r"adapted: exists already; nothing was overwritten", text)
+    for verb in (
+        ("export", "--model", work / "adapted", "--target", target, "--out", fp32),
+        ("calibrate", "--model", fp32, "--target", target, "--out", work / "adapted-int8.onnx"),
+        ("evaluate", "--model", fp32, "--data", target, "--out",
+         work / "results" / "int8.json"),
+        ("predict", "--model", fp32, "--target", target, "--out", work / "results/predictions"),
+        ("bench", "--model", fp32, "--target", target, "--out", work / "results" / "bench.json"),
+        ("report", work / "results", "--out", work / "report.html"),
+        ("demo", "--out", work),
+    ):  # fmt: skip
+        assert "exists already" in message(edgeuda(*verb, code=6))
+    assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == kept
+
+
+def test_a_foreign_onnx_file_and_a_missing_one(data, tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"nothing like a model")
+    for name in ("x.onnx", "missing.onnx"):
+        text = edgeuda("evaluate", "--model", tmp_path / name, "--data", data / "target", "--out",
+                       tmp_path / "e.json", code=5)  # fmt: skip
+        assert name in text
+
+
+def test_a_missing_runtime_names_the_extra(work, data, tmp_path):
+    blocker = tmp_path / "sitecustomize.py"
+    blocker.write_text(
+        "import sys\nsys.modules['onnxruntime'] = None\nsys.modules['torch'] = None\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    text = edgeuda("bench", "--model", work / "adapted.onnx", "--target", data / "target", "--out",
+                   tmp_path / "b.json", code=7, env=env)  # fmt: skip
+    assert "edgeuda[cpu]" in text
+    assert "edgeuda[gpu]" in text
+    text = edgeuda("train", "--source", data / "source", "--out", tmp_path / "t", code=7, env=env)
+    assert "edgeuda[train]" in text
+
+
+def test_a_shadowing_folder_is_named(tmp_path):
+    assert shadowing(ROOT) is None
+    package = tmp_path / "engines"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cli; sys.path.insert(0, '');" \
+        "cli.main()"  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code, "--help"], cwd=tmp_path, check=False,
+                         capture_output=True, text=True)  # fmt: skip
+    assert run.returncode != 0
+    assert str(package) in run.stderr

@@ -1,0 +1,586 @@
+"""The report: what it says, that it is one safe file, and what it does with half of the data."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from edgeuda.data.images import write_image, write_label
+from edgeuda.errors import ConfigError, DataError, OutputExistsError
+from edgeuda.evaluation import Evaluation
+from edgeuda.files import write_json
+from edgeuda.labels import IGNORE, SPACES, LabelSpace
+from engines import plots, report
+from engines.report import build_report
+from engines.report_findings import dominators, evidence, unknowns, verdicts
+from engines.report_records import Records, read_records, stage_rank
+from engines.report_sections import sections_of
+from engines.report_text import as_ms, as_points, flatten
+
+THREE = SPACES["carla-3"]
+SOURCE, STAGE2, INT8 = "a" * 64, "b" * 64, "c" * 64
+VOID = {"meta", "link", "img", "input", "br", "hr", "path", "use", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects a page's elements, and checks that they are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID or self.open[-1:] == ["svg"]:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self.open[-1:] == ["script"] else self.text).append(data)
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def score(miou: float) -> list[list[int]]:
+    """A matrix in which two classes occur, each with the given IoU, and the third never does."""
+    hit = round(1000 * miou)  # each class misses as many as the other wins: IoU = hit / (2n - hit)
+    n = round((1000 + hit) / 2)
+    return [[hit, n - hit, 0], [n - hit, hit, 0], [0, 0, 0]]
+
+
+def evaluation(
+    name: str, sha: str, miou: float, precision: str = "fp32", **fields: Any
+) -> dict[str, Any]:
+    record = Evaluation(
+        name, f"{name}.onnx", sha, "onnx", "fp32", "city/val", 40, "d" * 64, THREE,
+        np.array(score(miou), np.int64),
+    ).to_record()  # fmt: skip
+    record["model"]["precision"] = precision
+    return record | fields
+
+
+def timed(name: str, sha: str, precision: str, median: float) -> dict[str, Any]:
+    samples = [median * (1 + 0.01 * (i % 7 - 3)) for i in range(140)]
+    timing = {
+        "n": 140, "min": min(samples), "mean": median, "max": max(samples), "jitter": 0.1,
+        "percentiles": {"50": median, "90": median * 1.02, "95": median * 1.03},
+        "median_ci": [median * 0.99, median * 1.01],
+    }  # fmt: skip
+    return {
+        "name": name, "file": f"{name}.onnx", "sha256": sha, "precision": precision,
+        "backend": "onnxruntime", "input": [64, 96], "size_bytes": 5_000_000,
+        "stages": {"inference": timing, "total": timing}, "samples_ms": {"total": samples},
+    }  # fmt: skip
+
+
+def bench(ratio: tuple[float, float, float] | None = (2.0, 1.9, 2.1)) -> dict[str, Any]:
+    ratios = []
+    if ratio:
+        ratios.append(
+            {
+                "baseline": "stage 2", "candidate": "stage 2 INT8",
+                "inference_median": ratio[0], "low": ratio[1], "high": ratio[2],
+            }
+        )  # fmt: skip
+    return {
+        "schema": "edgeuda.bench/1",
+        "created": "2025-01-02T03:04:05+00:00",
+        "machine": {"board": "not available", "cpu": "Test CPU"},
+        "method": {"batch": 1, "arrival": "closed loop", "warmup_stable": False},
+        "models": [timed("stage 2", STAGE2, "fp32", 40), timed("stage 2 INT8", INT8, "int8", 20)],
+        "ratios": ratios,
+    }
+
+
+def everything(folder: Path) -> None:
+    records = [
+        evaluation("stage 2 INT8", INT8, 0.546, "int8"),
+        evaluation("stage 2", STAGE2, 0.55),
+        evaluation("source-only", SOURCE, 0.40),
+        bench(),
+        {
+            "schema": "edgeuda.calibration/1", "model_sha256": STAGE2, "rule": "percentile",
+            "agreement": 0.98, "frames": [{"name": f"{i}.png", "sha256": ""} for i in range(20)],
+            "ranges": {f"tensor{i}": [0, i] for i in range(30)},
+        },
+        {
+            "schema": "edgeuda.adaptation/1",
+            "stages": [
+                {"name": "AdaBN", "method": "statistics", "seconds": None, "curve": {}},
+                {
+                    "name": "stage 1", "method": "TUFL", "steps": 3, "seconds": 7.2, "seed": 1,
+                    "recipe_sha256": "1" * 64,
+                    "curve": {
+                        "step": [0, 1, 2], "loss": [3.0, 2.0, 1.5], "keep": [0.1, 0.2, 0.4],
+                        "threshold": [[0.5] * 3, [0.6] * 3, [0.7, 0.8, 0.9]],
+                    },
+                },
+            ],
+        },
+    ]  # fmt: skip
+    for index, record in enumerate(records):
+        write_json(folder / f"{index}.json", record)
+    predictions(folder / "pred", "stage 2", [f"frame{i}.png" for i in range(9)])
+    predictions(folder / "truth", "ground truth", [f"frame{i}.png" for i in range(9)])
+
+
+def predictions(folder: Path, name: str, frames: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for frame in frames:
+        write_image(folder.parent / "frames" / frame, rng.integers(0, 255, (24, 32, 3), np.uint8))
+        write_label(folder / frame, rng.integers(0, 3, (12, 16), np.uint8))
+    write_json(
+        folder / "predictions.json",
+        {
+            "schema": "edgeuda.predictions/1", "name": name, "model": {"file": "", "sha256": ""},
+            "label_space": THREE.to_record(),
+            "frames": [{"frame": f"../frames/{f}", "labels": f} for f in frames],
+        },
+    )  # fmt: skip
+
+
+def read(tmp_path: Path, *records: dict[str, Any]) -> Records:
+    for index, record in enumerate(records):
+        write_json(tmp_path / "in" / f"{index}.json", record)
+    return read_records([tmp_path / "in"])
+
+
+def build(tmp_path: Path) -> tuple[Page, dict[str, Any], str]:
+    page, data, markdown = build_report([tmp_path / "in"], tmp_path / "out" / "report.html")
+    return (
+        Page(page.read_text(encoding="utf-8")),
+        json.loads(data.read_text(encoding="utf-8")),
+        markdown.read_text(encoding="utf-8"),
+    )
+
+
+def test_a_complete_report_names_every_model_class_and_chapter(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    page, data, markdown = build(tmp_path)
+    words = page.words()
+    for part in (
+        "source-only", "stage 2", "stage 2 INT8", "road", "sidewalk", "other", "Test CPU",
+        "40 images of city/val", "2.00x", "AdaBN", "20 entries", "30 entries", SOURCE, INT8,
+        "frame0.png", "frame8.png", "ground truth", "closed loop", "2025-01-02 03:04 UTC",
+    ):  # fmt: skip
+        assert part in words
+        if part != "ground truth":
+            assert part in markdown.replace("\\", "")
+    assert [r["record"]["schema"] for r in data["records"]].count("edgeuda.evaluation/1") == 3
+    assert data["schema"] == "edgeuda.report/1"
+    assert not data["notes"]
+    images = [a for tag, a in page.elements if tag == "img"]
+    assert len(images) == 6 * 3  # six frames: camera, ground truth, stage 2
+    assert [tag for tag, _ in page.elements].count("svg") == 4
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    page, _, _ = build(tmp_path)
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        if tag == "script":
+            assert attributes["type"] == "application/json"
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    policy = [a["content"] for _, a in page.elements if a.get("http-equiv")]
+    assert policy[0] is not None
+    assert policy[0].startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_page_can_be_used_without_sight_or_mouse(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    page, _, _ = build(tmp_path)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    anchors = [a["href"] or "" for tag, a in page.elements if tag == "a"]
+    assert {anchor[1:] for anchor in anchors} <= set(ids)
+    assert all(a.get("alt") for tag, a in page.elements if tag == "img")
+    for tag, attributes in page.elements:
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+        if attributes.get("class") in ("scroll", "strip"):
+            assert attributes["tabindex"] == "0"
+    assert any("road" in (a.get("alt") or "") for tag, a in page.elements if tag == "img")
+
+
+def test_the_data_in_the_page_is_the_data_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything(tmp_path / "in")
+    page, data, _ = build(tmp_path)
+    assert json.loads("".join(page.scripts)) == data
+    monkeypatch.setattr(report, "MAX_EMBEDDED", 1000)
+    page, data, _ = build(tmp_path)
+    slim = json.loads("".join(page.scripts))
+    assert "leaves out the raw latency samples" in page.words()
+    for full, kept in zip(data["records"], slim["records"], strict=True):
+        for model in full["record"].get("models", []):
+            assert len(model.pop("samples_ms")["total"]) == 140
+        assert full == kept
+
+
+def test_models_are_joined_by_checksum_and_not_by_name(tmp_path: Path) -> None:
+    records = read(
+        tmp_path,
+        evaluation("accurate", STAGE2, 0.5),
+        evaluation("stage 2 INT8", "f" * 64, 0.5),  # the benchmark's name, another file
+        bench(),
+    )
+    section = next(s for s in sections_of(records) if s.anchor == "tradeoff")
+    assert [row[0] for grid in section.grids for row in grid.rows] == ["accurate"]
+    assert section.grids[0].rows[0][3:5] == ["50.0 %", "40.0 [39.6, 40.4]"]
+    assert section.text[-1].endswith(": stage 2 INT8.")
+
+
+def test_an_empty_checksum_joins_nothing(tmp_path: Path) -> None:
+    untraceable = bench()
+    untraceable["models"][0]["sha256"] = ""
+    records = read(tmp_path, evaluation("stage 2", "", 0.5), untraceable)
+    section = next(s for s in sections_of(records) if s.anchor == "tradeoff")
+    assert not section.grids
+
+
+def test_dominators_against_the_definition() -> None:
+    points = [(float(x), float(y)) for x, y in itertools.product(range(3), range(3))]
+    for chosen in (points, points[:4], points[5:], [(1.0, 1.0), (1.0, 1.0)]):
+        for (x, y), by in zip(chosen, dominators(chosen), strict=True):
+            better = [
+                i
+                for i, (a, b) in enumerate(chosen)
+                if (a < x and b >= y) or (a <= x and b > y)
+            ]  # fmt: skip
+            assert by in better if better else by is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status", "words"),
+    [
+        (0.40, 0.55, "good", "raises mIoU on city/val by 15.0 points, from 40.0 % to 55.0 %"),
+        (0.55, 0.40, "bad", "lowers mIoU on city/val by 15.0 points"),
+        (0.55, 0.552, "even", "no difference beyond noise on city/val: +0.2 points"),
+    ],
+)
+def test_verdict_on_adaptation(
+    tmp_path: Path, before: float, after: float, status: str, words: str
+) -> None:
+    records = read(
+        tmp_path, evaluation("stage 2", STAGE2, after), evaluation("source-only", SOURCE, before)
+    )
+    (verdict,) = verdicts(records)
+    assert verdict.status == status
+    assert words in verdict.headline
+
+
+def test_adaptation_is_only_judged_on_the_same_labels(tmp_path: Path) -> None:
+    elsewhere = evaluation("source-only", SOURCE, 0.4)
+    elsewhere["data"]["labels_sha256"] = "e" * 64
+    records = read(tmp_path, evaluation("stage 2", STAGE2, 0.55), elsewhere)
+    assert verdicts(records)[0].status == "unknown"
+    assert any("same labels" in line for line in unknowns(records))
+
+
+def test_labels_without_a_counted_pixel_leave_adaptation_unknown(tmp_path: Path) -> None:
+    nothing = {"confusion": [[0] * 3] * 3}
+    records = read(
+        tmp_path,
+        evaluation("source-only", SOURCE, 0.4, **nothing),
+        evaluation("stage 2", STAGE2, 0.4, **nothing),
+    )
+    assert verdicts(records)[0].status == "unknown"
+    assert sections_of(records)
+
+
+@pytest.mark.parametrize(
+    ("drop", "ratio", "status", "words"),
+    [
+        (0.000, (2.0, 1.9, 2.1), "good", "INT8 is worth it on Test CPU: inference runs at 2.00x"),
+        (0.002, (2.0, 1.9, 2.1), "good", "within noise"),
+        (0.008, (2.0, 1.9, 2.1), "good", "−0.8 points, within the limit"),  # noqa: RUF001
+        (0.020, (2.0, 1.9, 2.1), "bad", "not worth it on Test CPU: it costs 2.00 points mIoU"),
+        (0.000, (1.0, 0.98, 1.03), "bad", "an interval that includes 1"),
+        (0.000, (1.1, 1.0, 1.2), "bad", "an interval that includes 1"),
+        (0.000, (0.8, 0.7, 0.9), "bad", "not worth it on Test CPU: it is slower"),
+        (None, (0.8, 0.7, 0.9), "bad", "it is slower"),
+        (None, (2.0, 1.9, 2.1), "unknown", "Not recorded: its mIoU beside FP32"),
+        (0.000, None, "unknown", "Not recorded: its speed-up over FP32"),
+        (0.020, None, "bad", "it costs 2.00 points"),
+    ],
+)
+def test_verdict_on_int8(
+    tmp_path: Path,
+    drop: float | None,
+    ratio: tuple[float, float, float] | None,
+    status: str,
+    words: str,
+) -> None:
+    scored = [] if drop is None else [evaluation("stage 2 INT8", INT8, 0.55 - drop, "int8")]
+    records = read(tmp_path, evaluation("stage 2", STAGE2, 0.55), bench(ratio), *scored)
+    (verdict,) = verdicts(records)
+    assert verdict.status == status
+    assert words in verdict.headline
+
+
+def test_int8_is_held_against_its_own_stage(tmp_path: Path) -> None:
+    against_source = bench()
+    against_source["models"][0] |= {"name": "source-only", "sha256": SOURCE}
+    against_source["ratios"][0]["baseline"] = "source-only"
+    records = read(
+        tmp_path,
+        evaluation("source-only", SOURCE, 0.40),
+        evaluation("stage 2", STAGE2, 0.57),
+        evaluation("stage 2 INT8", INT8, 0.55, "int8"),
+        against_source,
+    )
+    assert "it costs 2.0" in verdicts(records)[-1].headline
+
+
+def test_an_int8_model_without_labels_shows_agreement_as_what_it_is(tmp_path: Path) -> None:
+    records = read(tmp_path, bench(), {"schema": "edgeuda.calibration/1", "agreement": 0.971})
+    text = " ".join(f.text for f in evidence(records))
+    assert "97.1 %" in text
+    assert "agreement, not accuracy" in text
+
+
+def test_classes_that_lost_are_named(tmp_path: Path) -> None:
+    before = evaluation("source-only", SOURCE, 0.4, confusion=[[90, 10, 0], [0, 10, 90], [0, 0, 9]])
+    after = evaluation("stage 2", STAGE2, 0.4, confusion=[[60, 40, 0], [0, 90, 10], [0, 0, 9]])
+    text = evidence(read(tmp_path, before, after))[0].text
+    assert "lost a point or more: road −30.0" in text  # noqa: RUF001
+    assert "sidewalk" not in text.split("lost")[1]
+
+
+def test_the_latency_card_states_median_and_highest_percentile(tmp_path: Path) -> None:
+    card = evidence(read(tmp_path, bench()))[-1]
+    assert card.headline == "20.0 ms median, p95 20.6 ms"
+    assert "stage 2: 40.0 ms median, p95 41.2 ms, n = 140." in card.text
+
+
+def test_what_is_unknown_is_said(tmp_path: Path) -> None:
+    only_bench = " ".join(unknowns(read(tmp_path, bench())))
+    for word in ("Accuracy", "fewer than three", "other than Test CPU", "closed loop", "Power"):
+        assert word in only_bench
+    assert "had not settled" in only_bench
+    only_accuracy = read(tmp_path / "b", evaluation("stage 2", STAGE2, 0.5))
+    assert any(line.startswith("Latency: no benchmark") for line in unknowns(only_accuracy))
+    assert any(line.startswith("INT8: no INT8") for line in unknowns(only_accuracy))
+
+
+def test_stages_come_in_the_order_of_the_work(tmp_path: Path) -> None:
+    names = ["Ground truth", "source-only", "AdaBN", "stage 1", "Stage 2", "my adapted", "other"]
+    assert sorted(set(names), key=stage_rank) == names
+    records = read(
+        tmp_path,
+        evaluation("source-only INT8", INT8, 0.4, "int8"),
+        *(evaluation(name, SOURCE, 0.4) for name in reversed(names[1:])),
+    )
+    assert [e.name for e in records.evaluations] == [*names[1:], "source-only INT8"]
+
+
+HOSTILE = "$\\frac$ </script x><script>alert(1)</script><img src=x onerror=alert(1)>|`& \"'"
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    space = LabelSpace("x", (HOSTILE, "_hidden"), ((1, 2, 3), (4, 5, 6)))
+    matrix = np.array([[5, 1], [1, 5]], np.int64)
+    for index, name in enumerate((f"source-only {HOSTILE}", f"stage 2 {HOSTILE}")):
+        record = Evaluation(
+            name, HOSTILE, str(index) * 64, "onnx", "fp32", HOSTILE, 1, HOSTILE, space, matrix
+        ).to_record()
+        write_json(tmp_path / "in" / f"{index}.json", record)
+    machine = bench()
+    machine |= {"machine": {"cpu": HOSTILE, HOSTILE: HOSTILE}, "created": HOSTILE}
+    machine["models"][0] |= {"name": HOSTILE, "sha256": "0" * 64}
+    machine["models"][1]["name"] = "_hidden"
+    write_json(tmp_path / "in" / "bench.json", machine)
+    stage = {"name": HOSTILE, "curve": {"step": [0, 1], "loss": [1, 2]}}
+    write_json(tmp_path / "in" / "a.json", {"schema": "edgeuda.adaptation/1", "stages": [stage]})
+    write_json(tmp_path / "in" / "c.json", {"schema": "edgeuda.calibration/1", HOSTILE: HOSTILE})
+    predictions(tmp_path / "in" / "p", HOSTILE, ["frame.png"])
+    write_json(tmp_path / "in" / "u.json", {"schema": HOSTILE})
+    page, markdown, data = tmp_path / "r.html", tmp_path / "r.md", tmp_path / "r.json"
+    build_report([tmp_path / "in"], page, title=HOSTILE)
+    parsed = Page(page.read_text(encoding="utf-8"))
+    assert [tag for tag, _ in parsed.elements].count("script") == 1
+    assert not [a for tag, a in parsed.elements if "onerror" in a or a.get("src") == "x"]
+    assert " ".join(HOSTILE.split()) in parsed.words()
+    assert json.loads("".join(parsed.scripts)) == json.loads(data.read_text(encoding="utf-8"))
+    assert "<" not in "".join(parsed.scripts)  # browsers end a script at more than "</script>"
+    text = markdown.read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<", text)
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in text.split("\n")]
+    for above, below in itertools.pairwise(bars):
+        assert above == below or 0 in (above, below)  # rows of a table have equally many cells
+
+
+def test_unusable_files_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    everything(folder)
+    write_json(folder / "other.json", {"schema": "somebody.else/3"})
+    (folder / "broken.json").write_text("{", encoding="utf-8")
+    (folder / "list.json").write_text("[1]", encoding="utf-8")
+    (folder / "nan.json").write_text('{"schema": "edgeuda.calibration/1", "x": NaN}')
+    write_json(folder / "half.json", {"schema": "edgeuda.bench/1", "models": [{"name": "x"}]})
+    write_json(folder / "flat.json", {"schema": "edgeuda.adaptation/1", "stages": 3})
+    write_json(folder / "bare.json", {"schema": "edgeuda.evaluation/1", "name": "x"})
+    uneven = {"name": "s", "curve": {"step": [1, 2], "loss": [1]}}
+    write_json(folder / "uneven.json", {"schema": "edgeuda.adaptation/1", "stages": [uneven]})
+    page, data, markdown = build(tmp_path)
+    names = ("other", "broken", "list", "nan", "half", "flat", "bare", "uneven")
+    assert len(data["notes"]) == len(names)
+    for name in names:
+        assert f"{name}.json" in page.words()
+        assert f"{name}.json" in markdown
+    assert "somebody.else/3" in page.words()
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"schema": "edgeuda.run/1"})
+    with pytest.raises(DataError, match=r"found none.*edgeuda\.run/1"):
+        build_report([tmp_path], tmp_path / "out" / "report.html")
+    with pytest.raises(DataError, match="no such file"):
+        build_report([tmp_path / "absent.json"], tmp_path / "out" / "report.html")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        evaluation("model", STAGE2, 0.5),
+        bench(None),
+        {"schema": "edgeuda.calibration/1"},
+        {"schema": "edgeuda.adaptation/1", "stages": [{"name": "stage 1"}]},
+        {"schema": "edgeuda.adaptation/1", "stages": []},
+        {"schema": "edgeuda.bench/1", "models": []},
+        {
+            "schema": "edgeuda.bench/1",
+            "models": [{"name": "m", "stages": {"x": {"n": 1, "percentiles": {"50": 1}}}}],
+        },
+        {
+            "schema": "edgeuda.predictions/1",
+            "name": "p",
+            "label_space": THREE.to_record(),
+            "frames": [],
+        },
+    ],
+)
+def test_each_record_makes_a_report_alone(tmp_path: Path, record: dict[str, Any]) -> None:
+    write_json(tmp_path / "in" / "r.json", record)
+    page, data, _ = build(tmp_path)
+    assert len(data["records"]) == 1
+    assert record["schema"] in page.words()
+
+
+def test_a_missing_frame_or_label_is_named(tmp_path: Path) -> None:
+    predictions(tmp_path / "in" / "p", "stage 2", ["a.png", "b.png"])
+    (tmp_path / "in" / "frames" / "a.png").unlink()
+    (tmp_path / "in" / "p" / "b.png").unlink()
+    page, data, _ = build(tmp_path)
+    assert ["a.png" in data["notes"][0], "b.png" in data["notes"][1]] == [True, True]
+    assert [tag for tag, _ in page.elements].count("img") == 1
+
+
+def test_a_percentile_without_enough_samples_is_a_dash(tmp_path: Path) -> None:
+    record = bench()
+    record["models"][1]["stages"]["total"]["percentiles"] = {"50": 20}
+    section = next(s for s in sections_of(read(tmp_path, record)) if s.anchor == "latency")
+    grid = section.grids[0]
+    column = list(grid.columns).index("p95")
+    totals = {row[0]: row[column] for row in grid.rows if row[1] == "total"}
+    assert totals == {"stage 2": "41.2", "stage 2 INT8": "–"}  # noqa: RUF001
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    write_json(tmp_path / "eval.json", evaluation("stage 2", STAGE2, 0.5))
+    with pytest.raises(OutputExistsError, match=r"eval\.json"):
+        build_report([tmp_path], tmp_path / "eval.html")
+    build_report([tmp_path], tmp_path / "report.html")
+    build_report([tmp_path], tmp_path / "report.html")  # and does not read itself
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert len(data["records"]) == 1
+    assert not data["notes"]
+    with pytest.raises(ConfigError, match=r"\.html"):
+        build_report([tmp_path], tmp_path / "report.pdf")
+
+
+def decode(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    data = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], np.uint8)
+
+
+def test_overlay_paints_classes_and_leaves_ignored_pixels() -> None:
+    image = np.full((100, 200, 3), 100, np.uint8)
+    label = np.full((50, 100), IGNORE, np.uint8)
+    label[:, :50] = 0
+    shown = decode(plots.overlay(image, label, THREE, width=80))
+    assert shown.shape == (40, 80, 3)
+    painted = 0.4 * 100 + 0.6 * np.array(THREE.palette[0])
+    np.testing.assert_allclose(shown[20, 10], painted, atol=6)
+    np.testing.assert_allclose(shown[20, 70], [100] * 3, atol=6)
+    assert decode(plots.overlay(image[:, :40])).shape == (100, 40, 3)  # never enlarged
+
+
+def test_plots_leave_matplotlib_as_it_was_and_are_the_same_each_time() -> None:
+    before = dict(mpl.rcParams)
+    first = plots.latency_ecdf({"m": [1.0, 2.0, 90.0]}, "label")
+    assert first == plots.latency_ecdf({"m": [1.0, 2.0, 90.0]}, "label")
+    assert first.startswith('<svg role="img" aria-label="label"')
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (as_points(0.0123), "+1.2"),
+        (as_points(-0.0004), "0.0"),
+        (as_points(float("nan")), "–"),  # noqa: RUF001
+        (as_ms(123.4), "123"),
+        (as_ms(12.34), "12.3"),
+        (as_ms(1.234), "1.23"),
+        (as_ms(0.1234), "0.123"),
+    ],
+)
+def test_numbers(found: str, expected: str) -> None:
+    assert found == expected
+
+
+def test_flatten() -> None:
+    record = {"a": {"b": [1, 2.5, None], "c": True}, "d": list(range(9)), "e": [{}], "f": []}
+    assert flatten(record) == {
+        "a.b": "1, 2.5, –",  # noqa: RUF001
+        "a.c": "yes",
+        "d": "9 entries",
+        "e": "1 entries",
+        "f": "–",  # noqa: RUF001
+    }
