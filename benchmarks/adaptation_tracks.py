@@ -31,6 +31,12 @@ from edgeuda.training.pipeline import STAGE_NAMES, Options, adapt, train_source
 from edgeuda.training.recipe import Recipe, load_recipe
 from engines.machine import identity
 
+TRACKS = {
+    "carla-to-camvid": ("model.input=[160, 320]", "geometry.scales=[1.0, 1.25, 1.5]"),
+    "day-to-dusk": ("model.input=[288, 384]", "geometry.crop=[192, 256]"),
+}
+"""Settings by track on top of the recipe; CARLA's images are 80x160, CamVid's 360x480."""
+
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -127,16 +133,16 @@ def run_seed(recipe: Recipe, roles: dict[str, Path], work: Path) -> dict[str, Ev
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("track", choices=("carla-to-camvid", "day-to-dusk"))
+    parser.add_argument("track", choices=TRACKS)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", help="by default the track's own")
+    parser.add_argument("--recipe", default="small")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     roles = prepare(arguments.track, arguments.data, arguments.work)
-    recipe = load_recipe(arguments.recipe or arguments.track, tuple(arguments.overrides))
+    recipe = load_recipe(arguments.recipe, (*TRACKS[arguments.track], *arguments.overrides))
     runs = {}
     for seed in arguments.seeds:
         seeded = recipe.model_copy(update={"seed": seed})

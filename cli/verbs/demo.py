@@ -60,14 +60,12 @@ def demo(
     adapt(runs, source, target, adapted, recipe, overrides, seed=seed, resume=resume)
 
     models = {
-        "source-only": out / "source-only.onnx",
-        "adapted FP32": out / "adapted.onnx",
-        "adapted INT8": out / "adapted-int8.onnx",
-        "adapted INT8 (TensorRT placement)": out / "adapted-int8-tensorrt.onnx",
+        name: out / f"{name.replace(' ', '-')}.onnx"
+        for name in ("source-only", "stage 2", "stage 2 INT8", "stage 2 INT8 for TensorRT")
     }
-    fp32, int8, tensorrt = list(models.values())[1:]
+    before, fp32, int8, tensorrt = models.values()
     _say("Exporting to ONNX")
-    _once(models["source-only"], lambda path: export(runs, target, path))
+    _once(before, lambda path: export(runs, target, path))
     _once(fp32, lambda path: export(adapted, target, path))
     _say("Calibrating INT8 on target frames")
     _once(int8, lambda path: calibrate(fp32, target, path))
@@ -75,23 +73,16 @@ def demo(
 
     results = out / "results"
     _say("Scoring on held-out camera images")
-    stages = {
-        "source-only": runs, "AdaBN": adapted / "adabn", "stage 1": adapted / "stage1",
-        "stage 2": adapted / "stage2",
-    }  # fmt: skip
-    scored = {**stages, **{f"{name}, ONNX": path for name, path in models.items()}}
-    for index, (name, model) in enumerate(scored.items()):
-        record = results / f"evaluation-{index}.json"
-        _once(record, partial(_score, model, test, name))
+    stages = {"AdaBN": adapted / "adabn", "stage 1": adapted / "stage1"}
+    checkpoints = {name: folder for name, folder in stages.items() if folder.exists()}
+    for name, model in {**checkpoints, **models}.items():
+        _once(results / f"{name.replace(' ', '-')}.json", partial(_score, model, test, name))
     _say("Measuring latency, models taking turns")
-    benched = ["adapted FP32", "adapted INT8", "source-only"]
-    files = [models[name] for name in benched]
-    _once(
-        results / "bench.json",
-        lambda path: bench(files, target, path, [f"{name}, ONNX" for name in benched], samples),
-    )
-    for index, name in enumerate(("source-only", "adapted FP32", "adapted INT8")):
-        folder = results / f"predictions-{index}"
+    names = ["stage 2", "stage 2 INT8", "source-only"]
+    files = [models[name] for name in names]
+    _once(results / "bench.json", lambda path: bench(files, target, path, names, samples))
+    for name in ("source-only", "stage 2", "stage 2 INT8"):
+        folder = results / f"predictions-{name.replace(' ', '-')}"
         if not (folder / "predictions.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
             predict(models[name], test, folder, name, frames=4)

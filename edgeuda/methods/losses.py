@@ -95,18 +95,17 @@ def unsupervised_focal(
     """
     log_p, log_q = weak.float().log_softmax(1), strong.float().log_softmax(1)
     p, fixed = log_p.exp(), log_p.detach()
-    soft = fixed.exp()
-    entropy, constant, cross = -p * log_p, soft * fixed, soft * log_q
+    soft = p.detach()
+    sharpness, cross = soft * fixed - p * log_p, soft * log_q
     if weights is not None:
         w = weights.to(log_p).view(1, -1, 1, 1)
-        entropy, constant, cross = entropy * w, constant * w, cross * w
+        sharpness, cross = sharpness * w, cross * w
     focus: Tensor | float = 1.0
     if modulator != "none":
-        winner = soft.argmax(1, keepdim=True)
-        q_winner = log_q.gather(1, winner).exp()[:, 0]
-        top = soft.gather(1, winner)[:, 0] if modulator == "difference" else 1.0
-        focus = (top - q_winner).abs().pow(gamma)
-    return constant.sum(1) - focus * cross.sum(1) + entropy.sum(1)
+        top, winner = soft.max(1, keepdim=True)  # many times faster than argmax on CPUs
+        q_winner = log_q.gather(1, winner).exp()
+        focus = ((top if modulator == "difference" else 1.0) - q_winner)[:, 0].abs().pow(gamma)
+    return sharpness.sum(1) - focus * cross.sum(1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
