@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     item
     for setting in (
-        "model.width=0.125", "model.input=[64, 128]", "source.steps=4", "source.batch=2",
+        "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]",
+        "source.steps=4", "source.batch=2",
         "adabn.batches=2", "adabn.batch=2", "stage1.steps=2", "stage1.batch=2", "stage2.steps=2",
         "stage1.lr=1e-4", "stage2.lr=1e-4",
         "stage2.batch=2",

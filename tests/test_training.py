@@ -24,7 +24,8 @@ from edgeuda.training.trainer import CHECKPOINT_FILE, LOG_FILE, read_log, schedu
 
 SIZE = (64, 128)
 TINY = (
-    "model.width=0.125", "model.input=[64, 128]", "precision=32-true", "source.steps=12",
+    "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]",
+    "precision=32-true", "source.steps=12",
     "source.batch=4", "source.checkpoint_every=5", "source.log_every=1", "adabn.batches=2",
     "adabn.batch=4", "stage1.steps=6", "stage1.batch=2", "stage1.checkpoint_every=2",
     "stage1.log_every=1", "stage2.steps=4", "stage2.batch=2", "stage2.log_every=1",
