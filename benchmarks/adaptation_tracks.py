@@ -32,10 +32,11 @@ from edgeuda.training.recipe import Recipe, load_recipe
 from engines.machine import identity
 
 TRACKS = {
-    "carla-to-camvid": ("model.input=[160, 320]", "geometry.scales=[1.0, 1.25, 1.5]"),
-    "day-to-dusk": ("model.input=[288, 384]", "geometry.crop=[192, 256]"),
+    "carla-to-camvid": ("model.input=[160, 320]", "geometry.crop=[160, 320]"),
+    "day-to-dusk": ("model.input=[192, 256]", "geometry.crop=[192, 256]"),
 }
-"""Settings by track on top of the recipe; CARLA's images are 80x160, CamVid's 360x480."""
+"""Sizes by track on top of the recipe; CARLA's images are 80x160, CamVid's 360x480."""
+SCALES = "geometry.scales=[1.0, 1.25, 1.5]"
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     roles = prepare(arguments.track, arguments.data, arguments.work)
-    recipe = load_recipe(arguments.recipe, (*TRACKS[arguments.track], *arguments.overrides))
+    recipe = load_recipe(arguments.recipe, (*TRACKS[arguments.track], SCALES, *arguments.overrides))
     runs = {}
     for seed in arguments.seeds:
         seeded = recipe.model_copy(update={"seed": seed})

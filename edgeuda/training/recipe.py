@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 Positive = Annotated[int, Field(gt=0)]
+ClassWeights = Literal["raw", "normalised", "none"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -127,7 +128,11 @@ class ThresholdSection(Section):
 
 
 class TuflSection(Optimisation):
-    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`."""
+    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`.
+
+    Attributes:
+        class_weights: Of all terms of this stage; None takes the recipe's.
+    """
 
     modulator: Literal["one-minus-q", "difference", "none"] = "one-minus-q"
     gamma: Annotated[float, Field(ge=0)] = 2.0
@@ -136,6 +141,7 @@ class TuflSection(Optimisation):
     mix_weight: Annotated[float, Field(ge=0)] = 1.0
     style: Literal["none", "colour", "fourier"] = "none"
     rigid: bool = True
+    class_weights: ClassWeights | None = None
     threshold: ThresholdSection = ThresholdSection()
 
     def settings(self) -> TuflSettings:
@@ -177,7 +183,7 @@ class Recipe(Section):
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
-    class_weights: Literal["raw", "normalised", "none"] = "raw"
+    class_weights: ClassWeights = "raw"
     stages: tuple[Stage, ...] = ("adabn", "stage1", "stage2")
     model: ModelSection = ModelSection()
     geometry: Geometry = Geometry()
