@@ -164,6 +164,6 @@ TENSORRT = Policy(
     channels_last=False,
     place=_conv_inputs,
 )
-"""TensorRT 8.6 to 11 (float weights behind a pair are what all of them take)."""
+"""TensorRT: float weights behind a pair of their own, which its documentation allows throughout."""
 
 POLICIES: dict[Target, Policy] = {policy.target: policy for policy in (ORT_X86, TENSORRT)}

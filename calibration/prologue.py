@@ -16,8 +16,8 @@ def widen_constants(model: onnx.ModelProto) -> None:
     """Repeat the per-channel constants before the first convolution along the image's width.
 
     ONNX Runtime moves the transpose behind the normalisation when the convolutions are integer, and
-    then broadcasts three values at a time, ten times slower than a whole row. Results are the same
-    bit for bit.
+    then broadcasts three values at a time, several times slower than a whole row. Results are the
+    same bit for bit.
 
     Args:
         model: Takes uint8 ``[batch, H, W, 3]``; changed in place.
