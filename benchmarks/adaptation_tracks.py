@@ -36,7 +36,11 @@ TRACKS = {
     "day-to-dusk": ("model.input=[192, 256]", "geometry.crop=[192, 256]"),
 }
 """Sizes by track on top of the recipe; CARLA's images are 80x160, CamVid's 360x480."""
-SCALES = "geometry.scales=[1.0, 1.25, 1.5]"
+COMMON = (
+    "geometry.scales=[1.0, 1.25, 1.5]",
+    "stage2.mix_weight=1.0",
+    "stage2.class_weights=none",
+)
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -143,7 +147,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     roles = prepare(arguments.track, arguments.data, arguments.work)
-    recipe = load_recipe(arguments.recipe, (*TRACKS[arguments.track], SCALES, *arguments.overrides))
+    recipe = load_recipe(
+        arguments.recipe, (*TRACKS[arguments.track], *COMMON, *arguments.overrides)
+    )
     runs = {}
     for seed in arguments.seeds:
         seeded = recipe.model_copy(update={"seed": seed})
