@@ -6,7 +6,6 @@ import logging
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
@@ -48,8 +47,8 @@ def _options(
 def run() -> int:
     """Run the application; returns the exit code."""
     errors = Console(stderr=True)
-    handler = RichHandler(console=errors, show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    # Plain lines: a terminal's line breaks would cut file names in two.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
     try:
         app()

@@ -185,7 +185,9 @@ def test_unreadable_target_frames(data, work, tmp_path):
     for index in range(25):
         (target / f"{index:02}.png").write_bytes(whole)
     (target / "03.png").write_bytes(whole[:500])
-    text = adapt(data, work, tmp_path / "out", code=0, target=target)
+    # Copies of one frame have no variance to train on; reading them is what matters here.
+    only = ("--set", 'stages=["adabn"]')
+    text = adapt(data, work, tmp_path / "out", *only, code=0, target=target)
     assert re.search(r"Skipped.*03\.png.*truncated", text)
     assert "skipped 1 of 25" in text
     (target / "04.png").write_text("text")
