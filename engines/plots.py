@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
+from edgeuda.data.images import Image, LabelMap, paint, resize_image, resize_label
 from edgeuda.errors import DataError
-from edgeuda.labels import IGNORE, LabelSpace
+from edgeuda.labels import LabelSpace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,16 +203,14 @@ def overlay(
 
     Args:
         image: ``[H, W, 3]`` uint8 RGB.
-        label: ``[h, w]`` uint8 ids of any size; pixels with `IGNORE` stay as they are.
+        label: ``[h, w]`` uint8 ids of any size; pixels with 255 stay as they are.
         space: Gives the colours; needed with ``label``.
         width: Greatest width in pixels.
     """
     height = max(1, round(image.shape[0] * min(width, image.shape[1]) / image.shape[1]))
     small = resize_image(image, height, min(width, image.shape[1]))
     if label is not None and space is not None:
-        ids = resize_label(label, *small.shape[:2])
-        blend = np.rint(0.4 * small + 0.6 * space.colors()[ids]).astype(np.uint8)
-        small = np.where((ids == IGNORE)[..., None], small, blend)
+        small = paint(small, resize_label(label, *small.shape[:2]), space.colors())
     done, encoded = cv2.imencode(
         ".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 82]
     )

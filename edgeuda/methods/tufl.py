@@ -157,6 +157,7 @@ class Tufl:
     ) -> tuple[Tensor, Tensor, Tensor]:
         target = batch.require_target()
         assert self.frozen is not None
+        self.frozen.to(target.device)  # does nothing from the second step on
         probability = self.frozen(normalise(target, preprocessing)).main.float().softmax(1)
         mask = draw_class_mask(label, batch.generator)
         return mix(mask, source, label, target, probability)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -38,8 +40,7 @@ class Images:
     """A domain's images at network size, decoded once if they fit in memory.
 
     Args:
-        names: One file name per image, for messages.
-        read: Called with an index, returns ``[H, W, 3]`` and ``[H, W]`` or None.
+        data: A labelled folder, or the files of unlabelled frames.
         size: Rows and columns of what `__getitem__` returns.
     """
 
@@ -104,8 +105,13 @@ def sample(count: int, batch: int, step: int, seed: int, domain: int) -> list[in
     indices = []
     for position in range(step * batch, (step + 1) * batch):
         epoch, place = divmod(position, count)
-        indices.append(int(np.random.default_rng([seed, domain, epoch]).permutation(count)[place]))
+        indices.append(int(_permutation(count, seed, domain, epoch)[place]))
     return indices
+
+
+@lru_cache(maxsize=4)  # two domains, and the epoch a batch may straddle
+def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, domain, epoch]).permutation(count)
 
 
 Arrays = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]

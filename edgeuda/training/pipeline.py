@@ -29,7 +29,7 @@ from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file,
 from edgeuda.models.pretrained import load_trunk
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import Images, StepData, Views, sample, to_unit
-from edgeuda.training.recipe import ClassWeights, Optimisation, Recipe, Stage
+from edgeuda.training.recipe import Optimisation, Recipe
 from edgeuda.training.trainer import Run, fit, has_bf16, read_log
 
 STAGE_NAMES: dict[str, str] = {
@@ -87,7 +87,8 @@ def train_source(
     load_trunk(model.context.trunk, recipe.model.pretrained)
     images = Images(folder, recipe.model.input)
     _open(options.out, recipe, digest, "train", {"source": str(source.resolve())})
-    method = Supervised(recipe.source.loss, _weights(images, spec, recipe.class_weights))
+    weights = class_weights(_frequencies(images, spec), recipe.class_weights)
+    method = Supervised(recipe.source.loss, weights)
     _fit(model, spec, method, (images, None), recipe.source, recipe, options, digest, "source")
     return options.out / MODEL_FILE
 
@@ -144,6 +145,7 @@ def adapt(
             "target_frames": len(frames),
         },
     )
+    frequencies = _frequencies(source_images, spec)
     for stage in recipe.stages:
         folder_of_stage = options.out / stage
         folder_of_stage.mkdir(exist_ok=True)
@@ -155,7 +157,7 @@ def adapt(
             continue
         section = recipe.stage1 if stage == "stage1" else recipe.stage2
         frozen = copy.deepcopy(model).eval() if stage == "stage2" else None
-        weights = _weights(source_images, spec, section.class_weights or recipe.class_weights)
+        weights = class_weights(frequencies, section.class_weights or recipe.class_weights)
         method = Tufl(section.settings(), weights, frozen)
         inner = Options(folder_of_stage, options.resume, options.workers)
         domains = (source_images, target_images)
@@ -200,9 +202,8 @@ def _adabn(model: BiSeNet, spec: ModelSpec, images: Images, recipe: Recipe, fold
     save_model(model, spec, folder / MODEL_FILE)
 
 
-def _weights(images: Images, spec: ModelSpec, mode: ClassWeights) -> Tensor:
-    frequencies = class_frequencies(images.labels(), len(spec.label_space))
-    return class_weights(torch.from_numpy(frequencies).float(), mode)
+def _frequencies(images: Images, spec: ModelSpec) -> Tensor:
+    return torch.from_numpy(class_frequencies(images.labels(), len(spec.label_space))).float()
 
 
 def _require_compatible(recipe: Recipe, spec: ModelSpec, init: Path) -> None:
@@ -305,6 +306,3 @@ def _adaptation_record(recipe: Recipe, out: Path) -> dict[str, Any]:
         "classes": list(load_model(out)[1].label_space.classes),
         "stages": stages,
     }
-
-
-__all__ = ["Options", "Stage", "adapt", "train_source"]

@@ -81,9 +81,6 @@ def fit(
     fabric = Fabric(accelerator="auto", devices=1, precision=run.precision)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, optimisation)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
-    frozen = getattr(method, "frozen", None)
-    if frozen is not None:
-        frozen.to(fabric.device)
     start = _restore(run, model, optimizer, method)
     schedule = [
         (group, float(group["lr"]) if start == 0 else float(group["initial_lr"]))
@@ -105,15 +102,16 @@ def fit(
                 group["lr"] = lr * factor
             losses = method.step(wrapped, batch, spec.preprocessing)
             _require_finite(losses, step, batch.names)
+            total = losses.total()
             wrapped_optimizer.zero_grad()
-            fabric.backward(losses.total())
+            fabric.backward(total)
             wrapped_optimizer.step()
 
             done = step + 1
             if done % optimisation.log_every == 0 or done == optimisation.steps:
                 line = {
                     "step": done,
-                    "loss": losses.total().item(),
+                    "loss": total.item(),
                     **{name: term.item() for name, term in losses.terms.items()},
                     **losses.figures,
                     "lr": factor * optimisation.lr,
@@ -124,7 +122,7 @@ def fit(
             last = done == optimisation.steps
             if stop or last or done % optimisation.checkpoint_every == 0:
                 _save(run, model, optimizer, method, done)
-            advance(losses.total().item())
+            advance(total.item())
             if stop and not last:
                 msg = (
                     f"{run.title}: stopped by {stop[0]} after step {done} of {optimisation.steps}; "
@@ -196,8 +194,7 @@ def _save(
 def _keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks instead of returning them to the system.
 
-    Every step frees and asks again for the same hundreds of megabytes; page faults on fresh pages
-    cost a CPU step about a fifth of its time.
+    Every step frees and asks again for the same hundreds of megabytes, and faults on fresh pages.
     """
     with suppress(OSError, AttributeError):  # another C library: nothing to tell
         mallopt = ctypes.CDLL(None).mallopt
