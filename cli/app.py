@@ -10,10 +10,12 @@ from rich.console import Console
 from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
 from cli.verbs.calibrate import calibrate
+from cli.verbs.compare import compare
 from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
 from cli.verbs.predict import predict
+from cli.verbs.recipes import recipes
 from cli.verbs.report import report
 from cli.verbs.train import train
 from edgeuda import __version__
@@ -25,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
 )
-for verb in (train, adapt, evaluate, export, calibrate, predict, bench, report, demo):
+for verb in (
+    recipes, train, adapt, compare, evaluate, export, calibrate, predict, bench, report, demo,
+):  # fmt: skip
     app.command()(verb)
 
 

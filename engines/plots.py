@@ -192,6 +192,68 @@ def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
     return _svg(draw, 0.9 + 1.3 * len(shown), label)
 
 
+def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
+    """Plot label-free signals of a stage over its steps.
+
+    Args:
+        lines: Measurements with ``step``, ``chosen`` and the signals, 0 to 1.
+        label: Text for screen readers.
+        title: Heading of the figure.
+    """
+    shown = {
+        "flip_agreement": "mirror image",
+        "view_agreement": "recoloured view, IoU",
+        "start_agreement": "network at the start",
+        "confidence": "mean confidence",
+    }
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        steps = [line["step"] for line in lines]
+        for index, (key, name) in enumerate(shown.items()):
+            axes.plot(
+                steps, [100 * line[key] for line in lines], color=COLORS[index],
+                marker=MARKERS[index], ms=4, ls=LINES[index], label=name,
+            )  # fmt: skip
+        for line in lines:
+            if line["chosen"]:
+                axes.axvline(line["step"], color="#555555", lw=0.8, ls=":")
+        axes.set(xlabel="step (dotted: the network that was taken)", ylim=(0, 100))
+        axes.set_title("agreement and confidence in %", loc="left", fontsize=10)
+        axes.grid(visible=True)
+        figure.suptitle(_short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _legend_below(axes, 2)
+
+    return _svg(draw, 3.3, label)
+
+
+def comparison(record: Mapping[str, Any]) -> str:
+    """Plot an ``edgeuda.comparison/1`` record: each seed's mIoU as a dot, the mean as a bar.
+
+    Returns:
+        A complete SVG file.
+    """
+    methods = record["methods"]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, method in enumerate(methods):
+            runs = method["miou"]["runs"]
+            color = COLORS[1] if method["trains_on"] == "oracle" else COLORS[0]
+            axes.barh(row, method["miou"]["mean"], height=0.6, color=color, alpha=0.35, lw=0)
+            axes.plot(runs, [row] * len(runs), "o", color=color, ms=4, alpha=0.9)
+        axes.axvline(methods[0]["miou"]["mean"], color="#555555", lw=0.8, ls="--")
+        axes.set_yticks(range(len(methods)), [_short(method["name"]) for method in methods])
+        axes.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
+        axes.set_title("bar: mean, dots: seeds", loc="left", fontsize=10)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=True, axis="x")
+
+    svg = _svg(draw, 0.9 + 0.28 * len(methods), "mIoU of the methods, one dot per seed")
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return svg.replace("<svg", f"<svg {spaces}", 1)
+
+
 def overlay(
     image: Image,
     label: LabelMap | None = None,

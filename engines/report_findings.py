@@ -52,10 +52,37 @@ def verdicts(records: Records) -> list[Finding]:
 def evidence(records: Records) -> list[Finding]:
     """Return the figures the decisions rest on."""
     found = [_adaptation_gain(*pair) for pair in adaptation_pairs(records)]
+    if not records.evaluations:
+        found += _label_free(records)
     for model in int8_models(records):
         found += [_int8_change(*pair) for pair in model.scores] or [_int8_unscored(model)]
         found += [_int8_speed(b, r) for b, r in model.timings if b is not None]
     return found + [_latency(bench) for bench in records.benches if bench.models]
+
+
+def _label_free(records: Records) -> list[Finding]:
+    """Say how far the networks agree with themselves, where no labels say more."""
+    taken = [(t, line) for t in records.trainings for line in t.signals if line["chosen"]]
+    alarms = [
+        Finding("Collapse alarm", "bad", f"{t.name}, step {line['step']}: {line['alarm']}")
+        for t in records.trainings
+        for line in t.signals
+        if line["alarm"]
+    ]
+    if not taken:
+        return alarms
+    first, (stage, last) = taken[0][0].signals[0], taken[-1]
+    headline = (
+        f"Predictions on the mirror image agree on {as_percent(last['flip_agreement'])} of the "
+        f"pixels, {as_percent(first['flip_agreement'])} before adaptation"
+    )
+    text = (
+        f"{stage.name}, step {last['step']}; IoU of clean and recoloured view "
+        f"{as_percent(first['view_agreement'])} before, "
+        f"{as_percent(last['view_agreement'])} after. Without labels this shows "
+        "consistency, not accuracy."
+    )
+    return [Finding("Without labels", "stated", headline, text), *alarms]
 
 
 def unknowns(records: Records) -> list[str]:

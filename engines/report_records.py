@@ -109,6 +109,18 @@ class Predictions:
     labels: Mapping[Path, Path]
 
 
+SIGNALS: Mapping[str, tuple[str, float]] = {
+    "flip_agreement": ("same class in the mirror image, %", 100),
+    "view_agreement": ("IoU of clean and recoloured view, %", 100),
+    "start_agreement": ("same class as at the start, %", 100),
+    "confidence": ("mean confidence, %", 100),
+    "entropy": ("entropy, % of the most", 100),
+    "neighbourhood_density": ("neighbourhood density, nats", 1),
+    "divergence": ("divergence of class shares from source, %", 100),
+}
+"""Label-free signals of an adaptation's networks: what tables call them, and their factor there."""
+
+
 @dataclass(frozen=True)
 class Training:
     """A stage of an ``edgeuda.adaptation/1`` record."""
@@ -116,6 +128,7 @@ class Training:
     name: str
     cells: Sequence[str]
     curve: Mapping[str, Sequence[Any]]
+    signals: Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -300,4 +313,13 @@ def _training(stage: dict[str, Any]) -> Training:
             as_text(stage.get("recipe_sha256")),
         ],
         curve if len(steps) > 1 and any(curve.get(key) for key in shapes) else {},
+        [
+            {
+                "step": int(line["step"]),
+                "alarm": None if line["alarm"] is None else str(line["alarm"]),
+                "chosen": bool(line["chosen"]),
+                **{key: float(line[key]) for key in SIGNALS},
+            }
+            for line in stage.get("signals") or []
+        ],
     )  # fmt: skip

@@ -15,7 +15,7 @@ from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
 from engines import plots
 from engines.report_findings import adaptation_pairs, dominators, int8_models
-from engines.report_records import Bench, Records
+from engines.report_records import SIGNALS, Bench, Records
 from engines.report_text import (
     DASH,
     MINUS,
@@ -90,7 +90,10 @@ class Section:
 
 def sections_of(records: Records) -> list[Section]:
     """Return the chapters that the records have something for, in reading order."""
-    makers = (_tradeoff, _accuracy, _timings, _overlays, _adaptation, _calibration, _machines)
+    makers = (
+        _tradeoff, _accuracy, _timings, _overlays, _adaptation, _label_free, _calibration,
+        _machines,
+    )  # fmt: skip
     found = [section for make in makers if (section := make(records)) is not None]
     return [*found, _artefacts(records)]
 
@@ -354,6 +357,37 @@ def _adaptation(records: Records) -> Section | None:
     ]
     grid = Grid("Stages of adaptation", columns, [t.cells for t in records.trainings])
     return Section("adaptation", "Adaptation", svgs=svgs, grids=[grid])
+
+
+def _label_free(records: Records) -> Section | None:
+    watched = [t for t in records.trainings if t.signals]
+    if not watched:
+        return None
+    columns = ["stage", "step", *(title for title, _ in SIGNALS.values()), "alarm"]
+    rows = [
+        [
+            t.name,
+            f"{line['step']}{', taken' if line['chosen'] else ''}",
+            *(f"{factor * line[key]:.1f}" for key, (_, factor) in SIGNALS.items()),
+            line["alarm"] or "none",
+        ]
+        for t in watched
+        for line in t.signals
+    ]
+    text = [
+        "Measured on a few target frames, without labels. These figures show whether a network "
+        "agrees with itself and whether its classes stay in proportion. A network can be sure, "
+        "consistent and wrong: they are no substitute for mIoU."
+    ]
+    svgs = [
+        plots.signals(t.signals, f"Label-free signals over the steps of {t.name}", t.name)
+        for t in watched
+        if len(t.signals) > 1
+    ]
+    return Section(
+        "label-free", "What the networks say without labels", text, svgs=svgs,
+        grids=[Grid("Label-free signals", columns, rows)],
+    )  # fmt: skip
 
 
 def _calibration(records: Records) -> Section | None:

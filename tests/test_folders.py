@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from edgeuda.data.folders import class_frequencies, labelled_folder, readable_frames, spread
+from edgeuda.data.folders import class_counts, labelled_folder, readable_frames, spread
 from edgeuda.data.images import read_image, read_label, resize_label, write_image, write_label
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE, SPACES
@@ -112,9 +112,10 @@ def test_nearest_resize_of_labels_takes_pixel_centres():
     assert resize_label(label, 8, 8)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_frequencies_ignore_unlabelled_pixels():
+def test_class_counts_ignore_unlabelled_pixels():
     label = np.array([[0, 0, 1, IGNORE]], np.uint8)
-    assert class_frequencies([label], 3).tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert class_counts([label, label[:, 2:]], 3).tolist() == [[2, 1, 0], [0, 1, 0]]
+    assert class_counts([], 3).shape == (0, 3)
 
 
 def test_spread_is_even_and_ordered():

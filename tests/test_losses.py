@@ -39,7 +39,7 @@ def pixel(values, requires_grad=True):
 def test_published_vectors(modulator, gamma, weights, value, strong, weak):
     z_w, z_s = pixel(WEAK), pixel(STRONG)
     w = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-    loss = unsupervised_focal(z_w, z_s, modulator=modulator, gamma=gamma, weights=w)
+    loss = unsupervised_focal(z_w, z_s, modulator=modulator, gamma=gamma, weights=w).loss
     loss.sum().backward()
     assert loss.item() == pytest.approx(value, abs=2e-6)
     assert z_s.grad.flatten().tolist() == pytest.approx(strong, abs=2e-6)
@@ -48,10 +48,10 @@ def test_published_vectors(modulator, gamma, weights, value, strong, weak):
 
 def test_neutral_cross_entropy_is_the_unmodulated_case():
     z_w, z_s = pixel(WEAK), pixel(STRONG)
-    neutral = unsupervised_focal(z_w, z_s, modulator="none")
+    neutral = unsupervised_focal(z_w, z_s, modulator="none").loss
     assert neutral.item() == pytest.approx(0.857585, abs=2e-6)
     for modulator in ("one-minus-q", "difference"):
-        flat = unsupervised_focal(z_w, z_s, modulator=modulator, gamma=0.0)
+        flat = unsupervised_focal(z_w, z_s, modulator=modulator, gamma=0.0).loss
         assert torch.allclose(flat, neutral)
 
 
@@ -76,7 +76,7 @@ def test_gradients_match_the_derivation(modulator):
     )
     inner = (wc * p * (p.log() + 1)).sum(1, keepdim=True)
     expected_weak = -wc * p * (p.log() + 1) + p * inner
-    unsupervised_focal(z_w, z_s, modulator=modulator, gamma=gamma, weights=w).sum().backward()
+    unsupervised_focal(z_w, z_s, modulator=modulator, gamma=gamma, weights=w).loss.sum().backward()
     assert torch.allclose(z_s.grad.double(), expected_strong, atol=1e-5)
     assert torch.allclose(z_w.grad.double(), expected_weak, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_gradients_match_the_derivation(modulator):
         up, down = (
             unsupervised_focal(
                 z_w.detach(), z_s.detach() + sign * shift, modulator=modulator, weights=w
-            )
+            ).loss
             for sign in (1, -1)
         )
         assert torch.allclose((up - down).double() / (2 * step), expected_strong[:, c], atol=2e-3)
@@ -96,7 +96,7 @@ def test_gradients_match_the_derivation(modulator):
 def test_agreeing_views_give_no_gradient_under_the_difference_modulator():
     z_w = torch.randn(2, 5, 4, 4)
     z_s = z_w.clone().requires_grad_()
-    unsupervised_focal(z_w, z_s, modulator="difference", gamma=2.0).sum().backward()
+    unsupervised_focal(z_w, z_s, modulator="difference", gamma=2.0).loss.sum().backward()
     assert z_s.grad.abs().max() < 1e-7
 
 
@@ -111,6 +111,21 @@ def test_empty_mask_gives_zero_with_zero_gradient():
 def test_masked_mean_averages_selected_pixels_only():
     values = torch.tensor([1.0, 2.0, 30.0])
     assert masked_mean(values, torch.tensor([True, True, False])).item() == 1.5
+
+
+def test_hard_mining_averages_the_largest_of_the_selected():
+    values = torch.tensor([1.0, 2.0, 3.0, 4.0, 50.0])
+    mask = torch.tensor([True, True, True, True, False])
+    assert masked_mean(values, mask, 0.5).item() == 3.5
+    assert masked_mean(values, mask, 0.01).item() == 4  # at least one pixel
+    assert masked_mean(values, ~mask & False, 0.5).item() == 0
+
+
+def test_the_focal_loss_returns_the_weak_view_s_prediction():
+    weak = torch.randn(2, 5, 3, 4)
+    found = unsupervised_focal(weak, torch.randn(2, 5, 3, 4), modulator="none")
+    assert torch.equal(found.winner, weak.argmax(1))
+    assert torch.allclose(found.confidence, weak.softmax(1).max(1).values)
 
 
 def test_ignored_pixels_count_as_zero_in_the_map():

@@ -34,7 +34,7 @@ def test_overrides():
         ("stage1.threshold.initail=1", r"'stage1\.threshold\.initail'; did you mean 'initial'"),
         ("colour=1", r"unknown key 'colour'; known keys: name"),
         ("stage1.lr=-1", r"stage1\.lr: .*greater than 0, found -1"),
-        ("stage1.style=oil", r"stage1\.style: .*'none', 'colour' or 'fourier', found 'oil'"),
+        ("stage1.style=oil", r"stage1\.style: .*'histogram' or 'fourier', found 'oil'"),
         ("model.input=[100, 320]", "multiples of 32"),
         ("steps", r"section\.key=value"),
         ("name.steps=3", "is a value"),

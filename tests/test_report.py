@@ -148,6 +148,20 @@ def everything(folder: Path) -> None:
     predictions(folder / "truth", "ground truth", [f"frame{i}.png" for i in range(9)])
 
 
+def measured(step: int, flip: float, **more: Any) -> dict[str, Any]:
+    signals = dict.fromkeys(
+        ("view_agreement", "start_agreement", "confidence", "entropy", "neighbourhood_density",
+         "divergence"), 0.5,
+    )  # fmt: skip
+    line = {"step": step, "flip_agreement": flip, "histogram": [1.0], **signals}
+    return {**line, "alarm": None, "chosen": False, **more}
+
+
+def watched(*lines: dict[str, Any]) -> dict[str, Any]:
+    stage = {"name": "stage 1", "method": "TUFL", "curve": {}, "signals": list(lines)}
+    return {"schema": "edgeuda.adaptation/1", "stages": [stage]}
+
+
 def predictions(folder: Path, name: str, frames: list[str]) -> None:
     rng = np.random.default_rng(0)
     for frame in frames:
@@ -442,6 +456,32 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     bars = [len(re.findall(r"(?<!\\)\|", line)) for line in text.split("\n")]
     for above, below in itertools.pairwise(bars):
         assert above == below or 0 in (above, below)  # rows of a table have equally many cells
+
+
+def test_without_labels_the_report_shows_what_the_networks_say_of_themselves(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "in"
+    alarm = "class 'road' vanished"
+    record = watched(
+        measured(0, 0.61), measured(50, 0.873, chosen=True), measured(100, 0.999, alarm=alarm)
+    )
+    write_json(folder / "adaptation.json", record)
+    page, data, markdown = build(tmp_path)
+    topics = {finding["topic"]: finding for finding in data["evidence"]}
+    assert "87.3 %" in topics["Without labels"]["headline"]
+    assert "61.0 %" in topics["Without labels"]["headline"]
+    assert alarm in topics["Collapse alarm"]["headline"]
+    assert topics["Collapse alarm"]["status"] == "bad"
+    for text in (page.words(), markdown):
+        assert "50, taken" in text
+        assert "no substitute for mIoU" in text
+    write_json(folder / "evaluation.json", evaluation("stage 2", STAGE2, 0.5))
+    again = tmp_path / "again.html"
+    build_report([folder], again)
+    labelled = json.loads(again.with_suffix(".json").read_text())
+    assert "Without labels" not in {finding["topic"] for finding in labelled["evidence"]}
+    assert "50, taken" in again.read_text()  # the table stays
 
 
 def test_unusable_files_are_named_and_the_rest_is_used(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,10 @@ def train(
         str | None,
         typer.Option(help="Label space the network learns; by default that of the labels."),
     ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="Target frames whose colours source images take (source.style)."),
+    ] = None,
     seed: options.Seed = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
@@ -34,6 +39,7 @@ def train(
         space_or_none(classes),
         Options(out, resume, workers),
         space_or_none(label_space),
+        target,
     )
     wrote(
         model,

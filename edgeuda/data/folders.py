@@ -159,13 +159,10 @@ def parallel(function: Callable[..., T], items: Sequence[object]) -> list[T]:
         return list(pool.map(function, items))
 
 
-def class_frequencies(labels: Iterable[LabelMap], classes: int) -> npt.NDArray[np.float64]:
-    """Return the share of each class among the labelled pixels, ``[K]`` summing to 1."""
-    counts = np.zeros(256, np.int64)
-    for label in labels:
-        counts += np.bincount(label.ravel(), minlength=256)
-    counts = counts[:classes]
-    return np.asarray(counts / max(1, counts.sum()), np.float64)
+def class_counts(labels: Iterable[LabelMap], classes: int) -> npt.NDArray[np.int64]:
+    """Return the pixels of each class in each label map, ``[M, K]``."""
+    rows = [np.bincount(label.ravel(), minlength=256)[:classes] for label in labels]
+    return np.asarray(rows, np.int64).reshape(-1, classes)
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

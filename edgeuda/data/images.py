@@ -85,7 +85,7 @@ def resize_image(image: Image, height: int, width: int) -> Image:
 
 def resize_label(label: LabelMap, height: int, width: int) -> LabelMap:
     """Resize a label map to ``height`` x ``width`` by nearest neighbour (pixel centres)."""
-    if label.shape == (height, width):
+    if label.shape[:2] == (height, width):
         return label
     resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized, np.uint8)

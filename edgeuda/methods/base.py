@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,18 +17,26 @@ class Batch:
     """Images of one step after the geometric views, not yet coloured or normalised.
 
     Attributes:
+        step: Number of the step, from 0.
         source: ``[N, 3, H, W]`` float RGB in [0, 1].
         source_label: ``[N, H, W]`` int64, 255 ignored.
         target: ``[N, 3, H, W]`` float RGB in [0, 1], or None in supervised training.
-        generator: The step's own generator, on the CPU: all further draws come from it.
+        pseudo_label: ``[N, H, W]`` int64 offline pseudo-labels of the target images, or None.
+        pseudo_confidence: ``[N, H, W]`` float confidence of the pseudo-labels, or None.
+        generators: One per pair of images, on the CPU: all further draws come from them.
         names: Files of the images, for messages.
+        crop: Draws a source crop that holds a class, see `edgeuda.methods.mixing.Crop`.
     """
 
+    step: int
     source: Tensor
     source_label: Tensor
     target: Tensor | None
-    generator: Generator
+    pseudo_label: Tensor | None
+    pseudo_confidence: Tensor | None
+    generators: Sequence[Generator]
     names: tuple[str, ...]
+    crop: Callable[[int, Generator], tuple[Tensor, Tensor] | None] | None = None
 
     def require_target(self) -> Tensor:
         """Return the target images of an adaptation step."""
@@ -43,11 +52,11 @@ class Losses:
 
     Attributes:
         terms: Scalars, already weighted; their sum is minimised.
-        figures: Numbers and lists of numbers for the log.
+        figures: Scalars and vectors for the log.
     """
 
     terms: dict[str, Tensor]
-    figures: dict[str, float | list[float]] = field(default_factory=dict)
+    figures: dict[str, Tensor] = field(default_factory=dict)
 
     def total(self) -> Tensor:
         """Return the sum of the terms."""
@@ -58,13 +67,11 @@ class Losses:
 
 
 class Method(Protocol):
-    """One way of training. It knows its paper; loops, files and ranks belong to the trainer.
+    """One way of training. It knows its paper; loops, files and ranks belong to the trainer."""
 
-    Attributes:
-        freezes_batch_norm: Whether the network stays in eval mode while its weights train.
-    """
-
-    freezes_batch_norm: bool
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether the network stays in eval mode while its weights train."""
 
     def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the losses of one batch."""

@@ -8,13 +8,14 @@ BiSeNet's public training recipes.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
+from edgeuda.methods import ranks
 
 Modulator = Literal["one-minus-q", "difference", "none"]
 
@@ -64,6 +65,14 @@ def ohem(loss: Tensor, valid: Tensor, threshold: float = 0.7) -> Tensor:
     return hard.mean() if hard.numel() >= least else values.topk(least).values.mean()
 
 
+class FocalLoss(NamedTuple):
+    """Loss per pixel and the weak view's prediction, ``[N, H, W]`` each."""
+
+    loss: Tensor
+    confidence: Tensor
+    winner: Tensor
+
+
 def unsupervised_focal(
     weak: Tensor,
     strong: Tensor,
@@ -71,7 +80,7 @@ def unsupervised_focal(
     modulator: Modulator,
     gamma: float = 2.0,
     weights: Tensor | None = None,
-) -> Tensor:
+) -> FocalLoss:
     """Return the unsupervised focal loss per pixel.
 
     With p = softmax(weak), q = softmax(strong), p' a constant copy of p, and k its arg-max::
@@ -91,7 +100,7 @@ def unsupervised_focal(
         weights: ``[K]`` class weights or None.
 
     Returns:
-        ``[N, H, W]`` float32.
+        The loss, float32, p'_k and k; the latter two carry no gradient.
     """
     log_p, log_q = weak.float().log_softmax(1), strong.float().log_softmax(1)
     p, fixed = log_p.exp(), log_p.detach()
@@ -100,14 +109,28 @@ def unsupervised_focal(
     if weights is not None:
         w = weights.to(log_p).view(1, -1, 1, 1)
         sharpness, cross = sharpness * w, cross * w
+    top, winner = soft.max(1, keepdim=True)  # many times faster than argmax on CPUs
     focus: Tensor | float = 1.0
     if modulator != "none":
-        top, winner = soft.max(1, keepdim=True)  # many times faster than argmax on CPUs
         q_winner = log_q.gather(1, winner).exp()
         focus = ((top if modulator == "difference" else 1.0) - q_winner)[:, 0].abs().pow(gamma)
-    return sharpness.sum(1) - focus * cross.sum(1)
+    return FocalLoss(sharpness.sum(1) - focus * cross.sum(1), top[:, 0], winner[:, 0])
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Average ``values`` where ``mask`` (bool, same shape) holds; 0 with no gradient if nowhere."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, share: float = 1.0) -> Tensor:
+    """Average ``values`` where ``mask`` holds, over the pixels of all ranks; 0 if nowhere.
+
+    Args:
+        values: ``[N, H, W]``.
+        mask: Same shape, bool.
+        share: Share of the masked pixels that counts, those with the largest values; ranks choose
+            theirs on their own.
+    """
+    if share < 1:
+        chosen = values[mask]
+        kept = chosen.topk(math.ceil(share * chosen.numel())).values
+        total, count = kept.sum(), mask.new_full((), kept.numel(), dtype=torch.int64)
+    else:
+        total, count = torch.where(mask, values, 0).sum(), mask.sum()
+    # Gradients are averaged over ranks, so each divides by the mean count.
+    return total / (ranks.total(count) / ranks.count()).clamp(min=1 / ranks.count())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch, Losses
 from edgeuda.methods.losses import cross_entropy_map, ohem
-from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.bisenet import BiSeNet, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
+from edgeuda.training.style import Style, restyle
 from edgeuda.training.views import SOURCE, ColourChain, colour
 
 
@@ -23,22 +25,31 @@ class Supervised:
     Attributes:
         loss: ``"ohem"`` or ``"ce"``.
         weights: ``[K]`` class weights.
-        chain: Colour augmentation of the images.
+        chain: Colour augmentation of the images, or None.
+        style: How source images are given the look of target images, where there are any.
     """
 
     loss: Literal["ohem", "ce"]
     weights: Tensor
-    chain: ColourChain = field(default=SOURCE)
+    chain: ColourChain | None = SOURCE
+    style: Style = "none"
     freezes_batch_norm = False
 
     def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
-        """Return the loss of the source images; target images are not looked at."""
-        images = colour(batch.source, self.chain, batch.generator)
-        outputs = model(normalise(images, preprocessing), aux=True)
+        """Return the loss of the source images, target images only lend their look."""
+        images = batch.source
+        if self.style != "none":
+            images = restyle(images, batch.require_target(), self.style)
+        if self.chain is not None:
+            images = colour(images, self.chain, batch.generators)
+        x = normalise(images, preprocessing).contiguous(memory_format=torch.channels_last)
+        outputs = model(x, aux=True, upsample=False)
+        size = (images.shape[2], images.shape[3])
         weights = self.weights.to(images)
         terms = {}
         for name, logits in zip(("main", "aux8", "aux16"), outputs.heads(), strict=True):
-            loss = cross_entropy_map(logits, batch.source_label, weights)
+            full = upsample(logits.float().contiguous(), size)  # faster than in half precision
+            loss = cross_entropy_map(full, batch.source_label, weights)
             hard = self.loss == "ohem"
             terms[name] = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
         return Losses(terms)

@@ -1,38 +1,36 @@
-"""TUFL: threshold-adaptive unsupervised focal loss; with image mixing, its second stage.
+"""TUFL: threshold-adaptive unsupervised focal loss; with a teacher, its second stage, mixing.
 
 Source: Yan, Qian, Wang, Yang, "Threshold-adaptive Unsupervised Focal Loss for Domain Adaptation of
-Semantic Segmentation", IEEE T-ITS 24(1), 2023, arXiv 2208.10716.
+Semantic Segmentation", IEEE T-ITS 24(1), 2023, arXiv 2208.10716. Without the focal term and with a
+moving teacher, stage 2 is the ClassMix/DACS baseline.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses
+from edgeuda.methods.batchnorm import BatchNorm, separate_statistics
 from edgeuda.methods.losses import (
     Modulator,
     cross_entropy_map,
     masked_mean,
     unsupervised_focal,
 )
-from edgeuda.methods.mixing import draw_class_mask, mix
+from edgeuda.methods.mixing import Mixed, MixSettings, mix
+from edgeuda.methods.teacher import Teacher
 from edgeuda.methods.thresholds import ThresholdRule, update_thresholds
-from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.bisenet import BiSeNet, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.views import (
-    SOURCE,
-    STRONG,
-    Style,
-    colour,
-    draw_affine,
-    inside,
-    restyle,
-    warp,
-)
+from edgeuda.training.style import Style, restyle
+from edgeuda.training.views import SOURCE, STRONG, colour, draw_affine, inside, warp
 
 
 @dataclass(frozen=True)
@@ -42,26 +40,34 @@ class TuflSettings:
     Attributes:
         modulator: Base of the focal factor, see `unsupervised_focal`.
         gamma: Focusing exponent.
-        adaptive: Whether thresholds follow the network; if not, they stay at the initial value.
+        update: When thresholds follow the network: ``"never"`` leaves them at the initial value;
+            ``"main"`` updates once per step from the main head; ``"every-head"`` once for each
+            head, as the released code does.
         threshold: Parameters of the thresholds.
-        target_weight: Weight of the unsupervised focal loss (lambda_u).
-        mix_weight: Weight of the loss on mixed images (lambda_m), used with a frozen network.
+        target_weight: Weight of the unsupervised focal loss (lambda_u); 0 leaves it out.
+        hard_mining: Share of the selected pixels, those with the largest loss, that count.
+        mix_weight: Weight of the loss on mixed images (lambda_m), used with a teacher.
+        mix: How images are mixed.
         style: How source images are given the look of target images.
         rigid: See `draw_affine`.
+        batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
     """
 
     modulator: Modulator = "one-minus-q"
     gamma: float = 2.0
-    adaptive: bool = True
+    update: Literal["never", "main", "every-head"] = "main"
     threshold: ThresholdRule = field(default_factory=ThresholdRule)
     target_weight: float = 0.01
+    hard_mining: float = 1.0
     mix_weight: float = 1.0
+    mix: MixSettings = field(default_factory=MixSettings)
     style: Style = "none"
     rigid: bool = True
+    batch_norm: BatchNorm = "frozen"
 
 
 class Tufl:
-    """Stage 1, or with ``frozen`` stage 2, of the method.
+    """Stage 1, or with a teacher stage 2, of the method.
 
     All views of a step go through the network as one batch; with frozen batch norm this equals
     separate passes.
@@ -69,103 +75,169 @@ class Tufl:
     Args:
         settings: Parameters.
         weights: ``[K]`` class weights of every term.
-        frozen: The stage-1 network, which labels the target images for mixing; None in stage 1.
+        related: ``[K, K]`` bool, see `edgeuda.methods.mixing.related_classes`.
+        teacher: Labels the target images for mixing; None in stage 1. It also stands for mixing
+            where offline pseudo-labels come with the batches.
     """
 
-    freezes_batch_norm = True
-
     def __init__(
-        self, settings: TuflSettings, weights: Tensor, frozen: BiSeNet | None = None
+        self,
+        settings: TuflSettings,
+        weights: Tensor,
+        related: Tensor,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.settings = settings
-        self.weights = weights
-        self.frozen = frozen
+        self.settings, self.weights, self.related = settings, weights, related
+        self.teacher = teacher
         self.thresholds = torch.full_like(weights, settings.threshold.initial)
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether the network stays in eval mode."""
+        return self.settings.batch_norm == "frozen"
 
     def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return supervised, target and (stage 2) mix losses, and the state of the thresholds."""
-        settings, generator = self.settings, batch.generator
+        settings, generators = self.settings, batch.generators
         target = batch.require_target()
-        n, _, height, width = target.shape
+        height, width = target.shape[-2:]
         weights = self.weights.to(target)
+        source = restyle(batch.source, target, settings.style)
+        augmented = normalise(colour(source, SOURCE, generators), preprocessing)
 
-        source = restyle(batch.source, target, settings.style, generator)
-        theta = draw_affine(n, height, width, generator, rigid=settings.rigid).to(target)
-        normalised = [
-            normalise(colour(source, SOURCE, generator), preprocessing),
-            normalise(target, preprocessing),
-            warp(normalise(colour(target, STRONG, generator), preprocessing), theta),
-        ]
-        if self.frozen is not None:
-            mixed, mixed_label, trust = self._mix(source, batch.source_label, batch, preprocessing)
-            normalised.append(normalise(colour(mixed, STRONG, generator), preprocessing))
+        views: list[Tensor] = []
+        theta = target.new_zeros(0)
+        if settings.target_weight:
+            theta = draw_affine(height, width, generators, rigid=settings.rigid).to(target)
+            strong = normalise(colour(target, STRONG, generators), preprocessing)
+            views += [normalise(target, preprocessing), warp(strong, theta)]
+        mixed = None
+        if self.teacher is not None:
+            mixed = self._mix(self.teacher, model, source, batch, preprocessing)
+            rest = len(mixed.images) // len(generators)
+            views.append(
+                normalise(colour(mixed.images, STRONG, [*generators] * rest), preprocessing)
+            )
 
-        outputs = model(torch.cat(normalised), aux=True)
-        heads = [head.float().split(n) for head in outputs.heads()]
-
+        size = (height, width)
+        source_heads, *heads = self._forward(model, augmented, views)
         supervised = sum(
-            cross_entropy_map(head[0], batch.source_label, weights).mean() for head in heads
+            cross_entropy_map(upsample(head, size), batch.source_label, weights).mean()
+            for head in source_heads
         )
-        terms = {"supervised": torch.as_tensor(supervised) / len(heads)}
-        valid = inside(theta, height, width)
-        target_loss, kept, kept_fixed = self._target_loss(heads, theta, valid, weights)
-        terms["target"] = settings.target_weight * target_loss
-        figures: dict[str, float | list[float]] = {
-            "keep": kept,
-            "keep_fixed": kept_fixed,
-            "thresholds": self.thresholds.tolist(),
-        }
-        if self.frozen is not None:
-            loss = trust * cross_entropy_map(heads[0][3], mixed_label, weights)
-            terms["mix"] = settings.mix_weight * loss.mean()
-            figures["trust"] = float(trust.mean())
+        terms = {"supervised": torch.as_tensor(supervised) / len(source_heads)}
+        figures: dict[str, Tensor] = {}
+        if settings.target_weight:
+            target_loss, kept = self._target_loss(
+                heads[0], heads[1], theta, size, weights, batch.step
+            )
+            terms["target"] = settings.target_weight * target_loss
+            figures |= {"keep": kept[0], "keep_fixed": kept[1], "thresholds": self.thresholds}
+        if mixed is not None:
+            main = upsample(heads[-1][0], size)
+            loss = sum(
+                (weight * cross_entropy_map(main, label, weights)).mean()
+                for label, weight in mixed.terms
+            )
+            terms["mix"] = settings.mix_weight * torch.as_tensor(loss)
+            figures["trust"] = mixed.trust.mean()
         return Losses(terms, figures)
 
+    def _forward(
+        self, model: BiSeNet, source: Tensor, views: list[Tensor]
+    ) -> list[tuple[Tensor, ...]]:
+        """Return the heads' float logits at low resolution, for the source images and each view."""
+        groups = [[source, *views]]
+        if self.settings.batch_norm == "domain" and views:
+            groups = [[source], views]
+        found: list[tuple[Tensor, ...]] = []
+        for number, group in enumerate(groups):
+            apart = number == 0 and len(groups) == 2
+            with separate_statistics(model) if apart else nullcontext():
+                joint = torch.cat(group).contiguous(memory_format=torch.channels_last)
+                outputs = model(joint, aux=True, upsample=False)
+            sizes = [len(view) for view in group]
+            heads = [head.float().contiguous().split(sizes) for head in outputs.heads()]
+            found += list(zip(*heads, strict=True))
+        return found
+
     def _target_loss(
-        self, heads: list[tuple[Tensor, ...]], theta: Tensor, valid: Tensor, weights: Tensor
-    ) -> tuple[Tensor, float, float]:
+        self,
+        clean: tuple[Tensor, ...],
+        strong: tuple[Tensor, ...],
+        theta: Tensor,
+        size: tuple[int, int],
+        weights: Tensor,
+        step: int,
+    ) -> tuple[Tensor, Tensor]:
         """Return the focal loss averaged over heads, and two keep ratios of the main head."""
         settings = self.settings
+        valid = inside(theta, *size)
         total = theta.new_zeros(())
-        ratios = (0.0, 0.0)
-        for index, (_, clean, strong, *_) in enumerate(heads):
-            weak = warp(clean, theta)
+        kept = theta.new_zeros(2)
+        for index, (before, after) in enumerate(zip(clean, strong, strict=True)):
+            loss, confidence, winner = unsupervised_focal(
+                warp(before, theta, size),
+                upsample(after, size),
+                modulator=settings.modulator,
+                gamma=settings.gamma,
+                weights=weights,
+            )
             with torch.no_grad():
-                confidence, winner = weak.softmax(1).max(1)
-                if index == 0 and settings.adaptive:
+                if settings.update == "every-head" or (settings.update == "main" and index == 0):
                     self.thresholds = update_thresholds(
-                        self.thresholds.to(weak),
+                        self.thresholds.to(confidence),
                         confidence[valid],
                         winner[valid],
                         settings.threshold,
+                        step,
                     )
-                thresholds = self.thresholds.to(weak)
+                thresholds = self.thresholds.to(confidence)
                 mask = (confidence > thresholds[winner]) & valid
                 if index == 0:
                     fixed = (confidence > settings.threshold.initial) & valid
-                    pixels = valid.sum().clamp(min=1)
-                    ratios = (float(mask.sum() / pixels), float(fixed.sum() / pixels))
-            loss = unsupervised_focal(
-                weak, strong, modulator=settings.modulator, gamma=settings.gamma, weights=weights
-            )
-            total = total + masked_mean(loss, mask)
-        return total / len(heads), *ratios
+                    counts = torch.stack([mask.sum(), fixed.sum(), valid.sum()])
+                    selected = ranks.total(counts).float()
+                    kept = selected[:2] / selected[2].clamp(min=1)
+            total = total + masked_mean(loss, mask, settings.hard_mining)
+        return total / len(clean), kept
 
     @torch.no_grad()
     def _mix(
-        self, source: Tensor, label: Tensor, batch: Batch, preprocessing: Preprocessing
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        teacher: Teacher,
+        model: BiSeNet,
+        source: Tensor,
+        batch: Batch,
+        preprocessing: Preprocessing,
+    ) -> Mixed:
         target = batch.require_target()
-        assert self.frozen is not None
-        self.frozen.to(target.device)  # does nothing from the second step on
-        probability = self.frozen(normalise(target, preprocessing)).main.float().softmax(1)
-        mask = draw_class_mask(label, batch.generator)
-        return mix(mask, source, label, target, probability)
+        if batch.pseudo_label is not None and batch.pseudo_confidence is not None:
+            confidence, label = batch.pseudo_confidence, batch.pseudo_label
+        else:
+            teacher.follow(model)
+            confidence, label = teacher.predict(target, preprocessing)
+        return mix(
+            source,
+            batch.source_label,
+            target,
+            label,
+            confidence,
+            self.thresholds,
+            self.settings.mix,
+            self.related,
+            batch.crop,
+            batch.generators,
+        )
 
     def state(self) -> dict[str, Tensor]:
-        """Return the thresholds."""
-        return {"thresholds": self.thresholds}
+        """Return the thresholds and the weights of a moving teacher."""
+        moving = self.teacher is not None and self.teacher.decay < 1
+        teacher = self.teacher.state() if self.teacher is not None and moving else {}
+        return {"thresholds": self.thresholds, **teacher}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take the thresholds back."""
+        """Take the state back."""
         self.thresholds = state["thresholds"]
+        if self.teacher is not None and self.teacher.decay < 1:
+            self.teacher.load_state(state)

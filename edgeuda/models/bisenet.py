@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Logits(NamedTuple):
-    """Class scores at input resolution, ``[N, K, H, W]`` each; auxiliary heads may be absent."""
+    """Class scores, ``[N, K, H, W]`` each; auxiliary heads may be absent."""
 
     main: Tensor
     aux8: Tensor | None = None
@@ -158,9 +158,11 @@ class Head(nn.Module):
         self.classifier = nn.Conv2d(middle, classes, 1)
         self.factor = float(factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, inputs, H, W]`` to ``[N, classes, H * factor, W * factor]``."""
-        z = self.classifier(self.conv(x))
+    def forward(self, x: Tensor, upsample: bool = True) -> Tensor:
+        """Map ``[N, inputs, H, W]`` to ``[N, classes, H * factor, W * factor]``, or to H x W."""
+        z: Tensor = self.classifier(self.conv(x))
+        if not upsample:
+            return z
         return F.interpolate(z, scale_factor=self.factor, mode="bilinear", align_corners=False)
 
 
@@ -188,18 +190,29 @@ class BiSeNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: Tensor, aux: bool = False) -> Logits:
+    def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:
         """Segment normalised images.
 
         Args:
             x: ``[N, 3, H, W]`` float, H and W multiples of 32.
             aux: Whether the two auxiliary heads are computed too; they serve training only.
+            upsample: Whether logits come at input resolution; if not, they come at 1/8, those of
+                the third head at 1/16. Losses that need only some views at full resolution save
+                time and memory so.
         """
         c8, c16 = self.context(x)
-        main = self.main(self.fusion(self.spatial(x), c8))
-        return Logits(main, self.aux8(c8), self.aux16(c16)) if aux else Logits(main)
+        main = self.main(self.fusion(self.spatial(x), c8), upsample)
+        if not aux:
+            return Logits(main)
+        return Logits(main, self.aux8(c8, upsample), self.aux16(c16, upsample))
 
 
 def scaled(channels: int, width: float) -> int:
     """Return ``channels * width`` rounded to a multiple of 8, at least 8."""
     return max(8, round(channels * width / 8) * 8)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring ``[N, K, h, w]`` logits to input resolution, as the network itself does."""
+    factor = float(size[0] // logits.shape[2])
+    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

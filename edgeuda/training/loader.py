@@ -1,7 +1,8 @@
 """Batches as a function of the step: sampling, decoding, geometric views.
 
-Everything a batch holds follows from the seed and the step's number, so a resumed run sees what an
-uninterrupted one would have seen.
+What an image is and how it is cut follows from the seed and its position in the domain's endless
+stream, so a resumed run sees what an uninterrupted one would have seen, and several ranks see
+together what one rank with their joint batch would have seen.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from edgeuda.data.folders import LabelledFolder, parallel
-from edgeuda.data.images import Image, LabelMap, read_image, resize_image, resize_label
+from edgeuda.data.images import (
+    Image,
+    LabelMap,
+    read_image,
+    read_label,
+    resize_image,
+    resize_label,
+)
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch
 
@@ -75,6 +83,26 @@ class Images:
                 yield label
 
 
+class PseudoLabelled(Images):
+    """Target frames with offline pseudo-labels; the label is ``[H, W, 2]``: class, confidence.
+
+    Args:
+        frames: The frames, decoded.
+        folder: Holds ``labels`` and ``confidence``, PNG files named by the frame's number.
+    """
+
+    def __init__(self, frames: Images, folder: Path) -> None:
+        self.names, self._frames, self._folder = frames.names, frames, folder
+        self._cache = None
+
+    def _read(self, index: int) -> tuple[Image, LabelMap | None]:
+        planes = [read_label(self._folder / plane / f"{index:06d}.png") for plane in PSEUDO_PLANES]
+        return self._frames[index][0], np.dstack(planes)
+
+
+PSEUDO_PLANES = ("labels", "confidence")
+
+
 def geometric(
     image: Image, label: LabelMap | None, views: Views, rng: np.random.Generator
 ) -> tuple[Image, LabelMap]:
@@ -100,10 +128,75 @@ def geometric(
     return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
 
-def sample(count: int, batch: int, step: int, seed: int, domain: int) -> list[int]:
-    """Return the indices of a step: consecutive slices of one permutation per epoch."""
+@dataclass(frozen=True)
+class RareClasses:
+    """Rare-class sampling: a class is drawn first, then one of the images that hold it.
+
+    Attributes:
+        probability: ``[K]``, summing to 1.
+        holders: Per class, the indices of the images that hold it.
+    """
+
+    probability: npt.NDArray[np.float64]
+    holders: tuple[npt.NDArray[np.int64], ...]
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Return the index of an image."""
+        drawn = int(rng.choice(self.probability.size, p=self.probability))
+        return int(rng.choice(self.holders[drawn]))
+
+
+class ClassCrops:
+    """Crops of source images that hold a given class, for long-tail class pasting.
+
+    Args:
+        images: The labelled source images.
+        holders: Per class, the indices of the images that hold it.
+        crop: Rows and columns.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        holders: tuple[npt.NDArray[np.int64], ...],
+        crop: tuple[int, int],
+    ) -> None:
+        self._images, self._holders, self._crop = images, holders, crop
+
+    def __call__(self, index: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Cut a window around a random pixel of class ``index``; None if no image has it.
+
+        Returns:
+            ``[3, H, W]`` float in [0, 1] and ``[H, W]`` int64.
+        """
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        holders = self._holders[index]
+        if holders.size == 0:
+            return None
+        rng = np.random.default_rng(seed)
+        image, label = self._images[int(rng.choice(holders))]
+        assert label is not None
+        views = Views(self._crop, (1.0,), 0.0)
+        if image.shape[0] < self._crop[0] or image.shape[1] < self._crop[1]:
+            image, label = geometric(image, label, views, rng)
+        found = np.flatnonzero(label == index)
+        row, column = divmod(int(rng.choice(found)), label.shape[1]) if found.size else (0, 0)
+        top, left = (
+            int(rng.integers(max(0, at - side + 1), min(at, whole - side) + 1))
+            for at, side, whole in zip((row, column), self._crop, label.shape, strict=True)
+        )
+        window = np.s_[top : top + self._crop[0], left : left + self._crop[1]]
+        pixels = torch.from_numpy(np.ascontiguousarray(image[window]))
+        return (
+            pixels.permute(2, 0, 1).float().div_(255),
+            torch.from_numpy(np.ascontiguousarray(label[window])).long(),
+        )
+
+
+def sample(count: int, positions: range, seed: int, domain: int) -> list[int]:
+    """Return the indices at positions of a domain's stream: one permutation per epoch."""
     indices = []
-    for position in range(step * batch, (step + 1) * batch):
+    for position in positions:
         epoch, place = divmod(position, count)
         indices.append(int(_permutation(count, seed, domain, epoch)[place]))
     return indices
@@ -114,65 +207,94 @@ def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[
     return np.random.default_rng([seed, domain, epoch]).permutation(count)
 
 
-Arrays = tuple[Tensor, Tensor, Tensor | None, tuple[str, ...]]
+Arrays = tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...]]
 
 
 class StepData(Dataset[Arrays]):
-    """Item ``step`` is that step's images as uint8 tensors.
+    """Item ``i`` is the i-th batch as uint8 tensors; a step takes ``accumulate`` of them.
 
     Args:
         source: Labelled source images.
         target: Target images, or None in supervised training.
-        batch: Images per domain.
+        batch: Images per domain and rank.
         views: Geometric views of both domains.
         seed: Seed of sampling and views.
-        steps: Length.
+        steps: Steps.
+        accumulate: Batches per step.
+        rare: How source images are drawn; None takes each once per epoch.
+        crop: Crops for long-tail pasting; None if there is none.
     """
 
     def __init__(
-        self, source: Images, target: Images | None, batch: int, views: Views, seed: int, steps: int
+        self,
+        source: Images,
+        target: Images | None,
+        batch: int,
+        views: Views,
+        seed: int,
+        steps: int,
+        accumulate: int = 1,
+        rare: RareClasses | None = None,
+        crop: ClassCrops | None = None,
     ) -> None:
         self.domains = (source,) if target is None else (source, target)
-        self.batch, self.views, self.seed, self.steps = batch, views, seed, steps
+        self.batch, self.views, self.seed = batch, views, seed
+        self.steps, self.accumulate = steps, accumulate
+        self.rare, self.crop = rare, crop
+        self.rank, self.ranks = 0, 1
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.accumulate
 
-    def __getitem__(self, step: int) -> Arrays:
+    def positions(self, item: int) -> range:
+        """Return the places of a batch's images in the stream."""
+        first = (item * self.ranks + self.rank) * self.batch
+        return range(first, first + self.batch)
+
+    def __getitem__(self, item: int) -> Arrays:
         images: list[Tensor] = []
         labels: list[Tensor] = []
         names: list[str] = []
+        positions = self.positions(item)
         for domain, data in enumerate(self.domains):
-            chosen = sample(len(data), self.batch, step, self.seed, domain)
-            rng = np.random.default_rng([self.seed, 2 + domain, step])
-            pairs = [geometric(*data[index], self.views, rng) for index in chosen]
+            chosen = sample(len(data), positions, self.seed, domain)
+            pairs = []
+            for place, position in enumerate(positions):
+                rng = np.random.default_rng([self.seed, 2 + domain, position])
+                if domain == 0 and self.rare is not None:
+                    chosen[place] = self.rare.draw(rng)
+                pairs.append(geometric(*data[chosen[place]], self.views, rng))
             images.append(torch.from_numpy(np.stack([image for image, _ in pairs])))
             labels.append(torch.from_numpy(np.stack([label for _, label in pairs])))
             names.extend(data.names[index] for index in chosen)
-        return images[0], labels[0], images[1] if len(images) > 1 else None, tuple(names)
+        if len(images) == 1:
+            return images[0], labels[0], None, None, tuple(names)
+        pseudo = labels[1] if labels[1].ndim == 4 else None
+        return images[0], labels[0], images[1], pseudo, tuple(names)
 
 
-def batches(
-    data: StepData, start: int, device: torch.device, workers: int = 0
-) -> Iterator[tuple[int, Batch]]:
-    """Yield step numbers and batches from ``start`` to the end."""
+def batches(data: StepData, start: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
+    """Yield the batches from item ``start`` to the end."""
+    items = range(start, len(data))
     loader = DataLoader(
         data,
-        sampler=range(start, len(data)),
+        sampler=items,
         batch_size=None,
         num_workers=workers,
         pin_memory=device.type == "cuda",
     )
-    for step, (source, label, target, names) in zip(range(start, len(data)), loader, strict=True):
-        yield (
-            step,
-            Batch(
-                source=to_unit(source, device),
-                source_label=label.to(device, torch.int64, non_blocking=True),
-                target=None if target is None else to_unit(target, device),
-                generator=step_generator(data.seed, step),
-                names=names,
-            ),
+    for item, (source, label, target, pseudo, names) in zip(items, loader, strict=True):
+        planes = None if pseudo is None else pseudo.to(device, non_blocking=True)
+        yield Batch(
+            step=item // data.accumulate,
+            source=to_unit(source, device),
+            source_label=label.to(device, torch.int64, non_blocking=True),
+            target=None if target is None else to_unit(target, device),
+            pseudo_label=None if planes is None else planes[..., 0].long(),
+            pseudo_confidence=None if planes is None else planes[..., 1].float() / 255,
+            generators=[position_generator(data.seed, p) for p in data.positions(item)],
+            names=names,
+            crop=data.crop,
         )
 
 
@@ -182,7 +304,7 @@ def to_unit(images: Tensor, device: torch.device) -> Tensor:
     return moved.permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return the generator of a step's random draws."""
-    state = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+def position_generator(seed: int, position: int) -> torch.Generator:
+    """Return the generator of the random draws for one place in the stream."""
+    state = int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state >> 1)  # torch takes 63 bits

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
+from edgeuda.methods.entropy import EntropySettings
+from edgeuda.methods.mixing import MixSettings
 from edgeuda.methods.thresholds import ThresholdRule
 from edgeuda.methods.tufl import TuflSettings
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
+from edgeuda.training.monitor import RANKED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,8 +28,10 @@ else:
     import tomli as tomllib
 
 Positive = Annotated[int, Field(gt=0)]
-ClassWeights = Literal["raw", "normalised", "none"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+ClassWeights = Literal["raw", "normalised", "none"] | tuple[Weight, ...]
+StyleName = Literal["none", "colour", "histogram", "fourier"]
 
 
 class Section(BaseModel):
@@ -73,7 +79,8 @@ class Optimisation(Section):
 
     Attributes:
         steps: Length of the stage.
-        batch: Images per domain and step.
+        batch: Images per domain and step, on each rank.
+        accumulate: Batches whose gradients are added up to one step.
         lr: Learning rate after warm-up.
         head_factor: Factor on the learning rate of everything but the trunk and spatial path.
         momentum: SGD momentum.
@@ -82,18 +89,26 @@ class Optimisation(Section):
         warmup: Steps over which the rate rises exponentially from a tenth.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between lines of the log.
+        rare_temperature: Temperature of rare-class sampling of source images; 0 takes each image
+            once per epoch.
+        style: How source images are given the look of target images.
+        class_weights: Of all terms of this stage; None takes the recipe's.
     """
 
     steps: Positive
     batch: Positive
+    accumulate: Positive = 1
     lr: Annotated[float, Field(gt=0)]
     head_factor: Annotated[float, Field(gt=0)] = 1.0
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    power: Annotated[float, Field(ge=0)] = 0.9
+    weight_decay: Weight = 5e-4
+    power: Weight = 0.9
     warmup: Annotated[int, Field(ge=0)] = 0
     checkpoint_every: Positive = 500
     log_every: Positive = 10
+    rare_temperature: Weight = 0.0
+    style: StyleName = "none"
+    class_weights: ClassWeights | None = None
 
 
 class SourceSection(Optimisation):
@@ -101,9 +116,11 @@ class SourceSection(Optimisation):
 
     Attributes:
         loss: ``"ohem"`` or ``"ce"``.
+        augment: Whether source images pass the colour chain of their branch.
     """
 
     loss: Literal["ohem", "ce"] = "ohem"
+    augment: bool = True
 
 
 class AdaBNSection(Section):
@@ -118,47 +135,125 @@ class AdaBNSection(Section):
     batches: Positive = 50
 
 
+class EntropySection(Optimisation):
+    """Entropy minimisation; see `edgeuda.methods.entropy.EntropySettings`."""
+
+    loss: Literal["min-entropy", "max-square"] = "min-entropy"
+    image_wise: bool = False
+    weight: Weight = 1e-3
+    auxiliary_weight: Weight = 2e-4
+
+    def settings(self) -> EntropySettings:
+        """Return the method's parameters."""
+        return EntropySettings(
+            self.loss, self.image_wise, self.weight, self.auxiliary_weight, self.style
+        )
+
+
 class ThresholdSection(Section):
     """Confidence thresholds; see `edgeuda.methods.thresholds.ThresholdRule`."""
 
     initial: Share = 0.8
     keep: Share = 0.8
-    hardness: Annotated[float, Field(ge=0)] = 8.0
+    hardness: Weight = 8.0
     history: Share = 0.9
+    decay: Weight = 0.0
+    floor: Share = 0.0
+
+
+class MixSection(Section):
+    """Cross-domain mixing; see `edgeuda.methods.mixing.MixSettings`."""
+
+    mode: Literal["single", "dual-soft"] = "single"
+    long_tail: Share = 0.0
+    related: bool = False
+    boundary: Annotated[int, Field(ge=0)] = 0
+
+
+class TeacherSection(Section):
+    """Pseudo-labels for mixing; see `edgeuda.methods.teacher.Teacher`.
+
+    Attributes:
+        decay: 1 keeps the network frozen that the stage starts from; less makes it follow.
+        scales: Sizes at which a target image is looked at.
+        flip: Whether its mirror image is looked at too.
+        offline: Whether all target frames are labelled once, before the stage.
+    """
+
+    decay: Share = 1.0
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    flip: bool = False
+    offline: bool = False
 
 
 class TuflSection(Optimisation):
-    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`.
-
-    Attributes:
-        class_weights: Of all terms of this stage; None takes the recipe's.
-    """
+    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`."""
 
     modulator: Literal["one-minus-q", "difference", "none"] = "one-minus-q"
-    gamma: Annotated[float, Field(ge=0)] = 2.0
-    adaptive: bool = True
-    target_weight: Annotated[float, Field(ge=0)] = 0.01
-    mix_weight: Annotated[float, Field(ge=0)] = 1.0
-    style: Literal["none", "colour", "fourier"] = "none"
+    gamma: Weight = 2.0
+    update: Literal["never", "main", "every-head"] = "main"
+    target_weight: Weight = 0.01
+    hard_mining: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mix_weight: Weight = 1.0
     rigid: bool = True
-    class_weights: ClassWeights | None = None
+    batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
     threshold: ThresholdSection = ThresholdSection()
+    mix: MixSection = MixSection()
+    teacher: TeacherSection = TeacherSection()
 
     def settings(self) -> TuflSettings:
         """Return the method's parameters."""
         return TuflSettings(
-            self.modulator,
-            self.gamma,
-            self.adaptive,
-            ThresholdRule(**self.threshold.model_dump()),
-            self.target_weight,
-            self.mix_weight,
-            self.style,
-            self.rigid,
+            modulator=self.modulator,
+            gamma=self.gamma,
+            update=self.update,
+            threshold=ThresholdRule(**self.threshold.model_dump()),
+            target_weight=self.target_weight,
+            hard_mining=self.hard_mining,
+            mix_weight=self.mix_weight,
+            mix=MixSettings(**self.mix.model_dump(), adaptive=self.update != "never"),
+            style=self.style,
+            rigid=self.rigid,
+            batch_norm=self.batch_norm,
         )
 
 
-Stage = Literal["adabn", "stage1", "stage2"]
+class MonitorSection(Section):
+    """What is watched while a stage runs, without labels; see `edgeuda.training.monitor`.
+
+    Attributes:
+        frames: Target frames that are watched, evenly spread; 0 switches all of it off.
+        every: Steps between measurements.
+        select: Signal by which the stage's network is chosen among the measured ones, or
+            ``"last"``.
+        on_collapse: What follows when a class vanishes or swallows the rest: ``"rollback"`` ends
+            the stage with the last healthy network, ``"stop"`` ends the run with an error,
+            ``"continue"`` only warns.
+        keep_all: Whether the network of every measurement is kept.
+    """
+
+    frames: Annotated[int, Field(ge=0)] = 16
+    every: Positive = 100
+    select: str = "last"
+    on_collapse: Literal["rollback", "stop", "continue"] = "rollback"
+    keep_all: bool = False
+
+
+Stage = Literal["adabn", "entropy", "stage1", "stage2"]
+
+
+class Published(Section):
+    """A published result that a recipe aims at.
+
+    Attributes:
+        setting: Data, network, evaluation.
+        miou: In percent.
+        source: Where it was published.
+    """
+
+    setting: str
+    miou: Annotated[float, Field(gt=0, lt=100)]
+    source: str
 
 
 class Recipe(Section):
@@ -170,13 +265,18 @@ class Recipe(Section):
         seed: Seed of everything random.
         precision: ``"bf16-mixed"``, ``"32-true"``, or ``"auto"``: bf16 where the processor has it.
         class_weights: See `edgeuda.methods.losses.class_weights`.
+        needs: Data and weights it expects, in words.
+        published: Published results of the setting.
+        compile: Whether the network is compiled (torch.compile); pays off in long runs.
         stages: What `adapt` does, in this order.
         model: The network.
         geometry: Geometric views.
+        monitor: Label-free watch.
         source: Stage 0.
         adabn: AdaBN.
+        entropy: Entropy minimisation.
         stage1: Unsupervised focal loss.
-        stage2: The same with cross-domain mixing, from the frozen stage-1 network.
+        stage2: The same with cross-domain mixing, pseudo-labelled by a teacher.
     """
 
     name: str
@@ -184,13 +284,24 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
     class_weights: ClassWeights = "raw"
+    needs: str = ""
+    published: tuple[Published, ...] = ()
+    compile: bool = False
     stages: tuple[Stage, ...] = ("adabn", "stage1", "stage2")
     model: ModelSection = ModelSection()
     geometry: Geometry = Geometry()
+    monitor: MonitorSection = MonitorSection()
     source: SourceSection
     adabn: AdaBNSection = AdaBNSection()
-    stage1: TuflSection
-    stage2: TuflSection
+    entropy: EntropySection | None = None
+    stage1: TuflSection | None = None
+    stage2: TuflSection | None = None
+
+    def section(self, stage: Stage) -> AdaBNSection | EntropySection | TuflSection:
+        """Return the settings of a stage."""
+        found: AdaBNSection | EntropySection | TuflSection | None = getattr(self, stage)
+        assert found is not None  # `parse_recipe` has seen to it
+        return found
 
     def spec(self, space: LabelSpace) -> ModelSpec:
         """Return the spec of the network this recipe trains for a label space."""
@@ -219,16 +330,43 @@ def built_in() -> list[str]:
     )
 
 
-def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
+def load_recipe(
+    name: str, overrides: tuple[str, ...] = (), variant: dict[str, Any] | None = None
+) -> Recipe:
     """Read a recipe by built-in name or path and apply overrides.
 
     Args:
         name: Built-in name, or path of a ``.toml`` file.
         overrides: ``"section.key=value"`` with a TOML value; a bare word counts as a string.
+        variant: Tables that are merged over the recipe before the overrides.
 
     Raises:
         ConfigError: If the file, a key or a value is not valid; each is named.
     """
+    table, origin = _read(name, ())
+    return _validate(_merged(table, variant or {}), origin, overrides)
+
+
+def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Validate a recipe's text; ``origin`` names it in errors. See `load_recipe`."""
+    return _validate(_parse(text, origin, ()), origin, overrides)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the values of ``over``; tables are merged, all else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        result[key] = _merged(old, value) if both and isinstance(old, dict) else value
+    return result
+
+
+def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Return a recipe's tables, with those it extends, and what to call it in errors."""
+    if name in seen:
+        msg = f"Recipe {seen[0]!r} extends itself: {' -> '.join((*seen, name))}"
+        raise ConfigError(msg)
     if name in built_in():
         origin = f"{name}.toml"
         text = (resources.files("edgeuda") / "recipes" / origin).read_text(encoding="utf-8")
@@ -237,16 +375,21 @@ def load_recipe(name: str, overrides: tuple[str, ...] = ()) -> Recipe:
     else:
         msg = f"Unknown recipe {name!r}: expected a .toml file or one of {', '.join(built_in())}"
         raise ConfigError(msg)
-    return parse_recipe(text, origin, overrides)
+    return _parse(text, origin, (*seen, name)), origin
 
 
-def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Validate a recipe's text; ``origin`` names it in errors. See `load_recipe`."""
+def _parse(text: str, origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
         msg = f"{origin}: expected TOML ({err})"
         raise ConfigError(msg) from err
+    base = table.pop("extends", None)
+    return table if base is None else _merged(_read(str(base), seen)[0], table)
+
+
+def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) -> Recipe:
+    table = copy.deepcopy(table)
     for override in overrides:
         _apply(table, override)
     try:
@@ -255,6 +398,19 @@ def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Rec
         raise ConfigError("\n".join(_explain(origin, e) for e in err.errors())) from err
     if any(side % 32 for side in (*recipe.model.input, *recipe.crop())):
         msg = f"{origin}: model.input and geometry.crop must be multiples of 32"
+        raise ConfigError(msg)
+    missing = [stage for stage in recipe.stages if getattr(recipe, stage) is None]
+    if missing:
+        msg = f"{origin}: stages names {missing[0]!r}, expected a section [{missing[0]}] for it"
+        raise ConfigError(msg)
+    if len(set(recipe.stages)) < len(recipe.stages):
+        msg = f"{origin}: expected each stage once, found {', '.join(recipe.stages)}"
+        raise ConfigError(msg)
+    if recipe.monitor.select not in ("last", *RANKED):
+        msg = (
+            f"{origin}: monitor.select: expected 'last' or one of {', '.join(RANKED)}, "
+            f"found {recipe.monitor.select!r}"
+        )
         raise ConfigError(msg)
     return recipe
 
@@ -284,8 +440,11 @@ def _explain(origin: str, error: Any) -> str:
     section: type[BaseModel] = Recipe
     for part in error["loc"][:-1]:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        section = next(  # an optional section is a union with None
+            kind
+            for kind in (annotation, *get_args(annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
     known = list(section.model_fields)
     close = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"

@@ -1,0 +1,50 @@
+"""Compare methods over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, resolved_recipe, space_or_none, wrote
+from edgeuda.files import write_json, write_text
+
+
+def compare(
+    source: options.Source,
+    target: options.Target,
+    data: options.Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder; runs that are in it are kept.")],
+    plan: Annotated[
+        str, typer.Option(help="Built-in plan or .toml file of methods: baselines, ablations, ...")
+    ] = "baselines",
+    oracle: Annotated[
+        Path | None, typer.Option(help="Labelled images that the oracle trains on.")
+    ] = None,
+    recipe: options.RecipeName = "small",
+    overrides: options.Overrides = None,
+    label_space: options.LabelSpaceName = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable.")] = None,
+    workers: options.Workers = 0,
+) -> None:
+    """Run methods x seeds on one track; table with mean, spread and a plot. Resumes by itself."""
+    resolved_recipe(recipe, overrides, None)
+    from edgeuda.training.compare import Track, load_plan, markdown, table
+    from edgeuda.training.compare import compare as run
+    from engines.machine import identity
+    from engines.plots import comparison
+
+    variants = load_plan(plan, recipe, tuple(overrides or ()))
+    track = Track(source, target, data, oracle, space_or_none(label_space))
+    record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
+    record["machine"] = identity()
+    record_file, text_file, plot_file = (
+        out / f"comparison.{suffix}" for suffix in ("json", "md", "svg")
+    )
+    write_json(record_file, record)
+    write_text(text_file, markdown(record))
+    write_text(plot_file, comparison(record))
+    console.print(table(record))
+    wrote(record_file, text_file, plot_file)

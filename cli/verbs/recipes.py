@@ -1,0 +1,37 @@
+"""List the recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli.verbs.shared import console, resolved_recipe
+
+
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe, resolved, as TOML.")
+    ] = None,
+) -> None:
+    """List the built-in recipes: what they are for, what they need, published results."""
+    if name is not None:
+        typer.echo(resolved_recipe(name, None, None).to_toml(), nl=False)
+        return
+    for recipe in (resolved_recipe(found, None, None) for found in _names()):
+        console.print(f"[bold]{recipe.name}[/]  {recipe.description}", soft_wrap=True)
+        console.print(f"  stages: source, {', '.join(recipe.stages)}", soft_wrap=True)
+        if recipe.needs:
+            console.print(f"  needs: {recipe.needs}", soft_wrap=True, markup=False)
+        for result in recipe.published:
+            console.print(
+                f"  published: {result.miou} mIoU, {result.setting} ({result.source})",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
+def _names() -> list[str]:
+    from edgeuda.training.recipe import built_in
+
+    return built_in()

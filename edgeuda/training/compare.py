@@ -1,0 +1,320 @@
+"""Methods times seeds on one track: every run kept, every common part run once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames
+from edgeuda.errors import ConfigError
+from edgeuda.evaluation import Evaluation, evaluate
+from edgeuda.files import read_json, sha256, sha256_of, write_json
+from edgeuda.labels import LabelSpace
+from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.predictor import Predictor
+from edgeuda.training.pipeline import Domains, Job, load_domains, run_source, run_stage
+from edgeuda.training.recipe import Recipe, load_recipe
+from edgeuda.training.trainer import make_fabric, read_log
+from edgeuda.training.watch import read_signals
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "edgeuda.comparison/1"
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method of a plan: a recipe, and whether it is trained on labelled target images."""
+
+    name: str
+    recipe: Recipe
+    oracle: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """Folders of a comparison.
+
+    Attributes:
+        source: Labelled source images.
+        target: Target frames.
+        data: Labelled images to score on.
+        oracle: Labelled images that an oracle trains on, or None.
+        stored: Label space of the label files, where the folders do not say.
+    """
+
+    source: Path
+    target: Path
+    data: Path
+    oracle: Path | None = None
+    stored: LabelSpace | None = None
+
+
+def built_in_plans() -> list[str]:
+    """Return the names of the plans that come with the package."""
+    folder = resources.files("edgeuda") / "plans"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir())
+
+
+def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[Variant]:
+    """Read a plan: TOML tables, each a method's name and what it changes in the recipe.
+
+    Args:
+        name: Built-in name, or path of a ``.toml`` file.
+        recipe: Recipe that the tables are merged over, see `load_recipe`.
+        overrides: Of every method, ``"section.key=value"``.
+
+    Raises:
+        ConfigError: If the plan is not valid or a method's recipe is not.
+    """
+    if name in built_in_plans():
+        text = (resources.files("edgeuda") / "plans" / f"{name}.toml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        known = ", ".join(built_in_plans())
+        msg = f"Unknown plan {name!r}: expected a .toml file or one of {known}"
+        raise ConfigError(msg)
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        msg = f"{name}: expected TOML ({err})"
+        raise ConfigError(msg) from err
+    variants = []
+    for method, table in tables.items():
+        if not isinstance(table, dict):
+            msg = f"{name}: {method}: expected a table [{json.dumps(method)}], found {table!r}"
+            raise ConfigError(msg)
+        trains_on = table.pop("trains_on", "source")
+        if trains_on not in ("source", ORACLE):
+            msg = f"{name}: {method}.trains_on: expected 'source' or 'oracle', found {trains_on!r}"
+            raise ConfigError(msg)
+        try:
+            found = load_recipe(recipe, overrides, table)
+        except ConfigError as err:
+            msg = f"{name}: {method}: {err}"
+            raise ConfigError(msg) from err
+        variants.append(Variant(method, found, trains_on == ORACLE))
+    return variants
+
+
+def compare(
+    variants: Sequence[Variant],
+    track: Track,
+    seeds: Sequence[int],
+    out: Path,
+    workers: int = 0,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run every method with every seed and return the record of their scores.
+
+    Runs lie under ``out/runs``, named by what they depend on: what two methods have in common is
+    run once, what is there is not run again, and what was interrupted goes on. Target labels are
+    read for scoring, and by oracles.
+
+    Args:
+        variants: Methods; gains are measured from the first.
+        track: Folders.
+        seeds: Seeds of training; at least three make a claim.
+        out: Folder of the runs.
+        workers: Processes that load images.
+        report: Called with a line of text after each run.
+
+    Returns:
+        The record, schema ``edgeuda.comparison/1``.
+
+    Raises:
+        EdgeudaError: See `adapt`.
+    """
+    first = variants[0].recipe
+    folder = labelled_folder(track.source, None, track.stored)
+    data = labelled_folder(track.data, folder.space, track.stored)
+    variants = [v for v in variants if track.oracle is not None or not v.oracle]
+    domains = {False: load_domains(folder, readable_frames(track.target), first.model.input)}
+    if any(variant.oracle for variant in variants) and track.oracle is not None:
+        labelled = labelled_folder(track.oracle, folder.space, track.stored)
+        domains[True] = load_domains(labelled, None, first.model.input)
+    scores: dict[str, list[Evaluation]] = {variant.name: [] for variant in variants}
+    costs: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
+    for seed in seeds:
+        for variant in variants:
+            recipe = variant.recipe.model_copy(update={"seed": seed})
+            chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
+            scores[variant.name].append(_score(chain[-1], variant.name, data))
+            costs[variant.name].append(sum(_seconds(stage) for stage in chain))
+            chosen = [line for line in read_signals(chain[-1]) if line["chosen"]]
+            signals[variant.name].append(chosen[0] if chosen else None)
+            report(f"seed {seed}, {variant.name}: {100 * scores[variant.name][-1].miou:.1f}")
+    return _record(variants, seeds, scores, costs, signals, data)
+
+
+def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
+    """Run a method's stages where they are not complete; returns their folders."""
+    fabric = make_fabric(recipe.precision)
+    spec = recipe.spec(domains.space)
+    frames = domains.target.names if domains.target is not None else ()
+    common = [
+        spec.to_json(),
+        recipe.geometry.model_dump_json(),
+        recipe.precision,
+        json.dumps(recipe.class_weights),
+        str(recipe.seed),
+        *domains.source.names,
+    ]
+    styled = recipe.source.style != "none"
+    key = sha256_of(
+        [*common, recipe.source.model_dump_json(), recipe.model.pretrained, *(frames * styled)]
+    )
+    chain = [out / f"source-{key[:12]}"]
+    if not (chain[0] / MODEL_FILE).exists():
+        chain[0].mkdir(parents=True, exist_ok=True)
+        run_source(recipe, domains, Job(chain[0], key, fabric, workers))
+    model, _ = load_model(chain[0])
+    for stage in recipe.stages:
+        settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
+        key = sha256_of([*common, key, stage, *settings, *frames])
+        chain.append(out / f"{stage}-{key[:12]}")
+        run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
+    return chain
+
+
+def _score(folder: Path, name: str, data: LabelledFolder) -> Evaluation:
+    labels = sha256_of(sha256(pair.label) for pair in data.pairs)
+    record = folder / f"evaluation-{labels[:12]}.json"
+    if not record.exists():
+        model, spec = load_model(folder)
+        counts = evaluate(Predictor(model, spec), data, len(data.space))
+        found = Evaluation(
+            name, MODEL_FILE, sha256(folder / MODEL_FILE), "checkpoint", "fp32",
+            data.root.name, len(data), labels, data.space, counts,
+        )  # fmt: skip
+        write_json(record, found.to_record())
+    return Evaluation.from_record(read_json(record), str(record))
+
+
+def _seconds(folder: Path) -> float:
+    log = read_log(folder)
+    return float(log[-1]["seconds"]) if log else 0.0
+
+
+def _record(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    scores: dict[str, list[Evaluation]],
+    costs: dict[str, list[float]],
+    signals: dict[str, list[dict[str, Any] | None]],
+    data: LabelledFolder,
+) -> dict[str, Any]:
+    values = {name: [100 * found.miou for found in runs] for name, runs in scores.items()}
+    base = values[variants[0].name]
+    top = next((values[v.name] for v in variants if v.oracle), None)
+    methods = []
+    for variant in variants:
+        name = variant.name
+        gains = [value - zero for value, zero in zip(values[name], base, strict=True)]
+        iou = np.array([found.iou for found in scores[name]])
+        methods.append(
+            {
+                "name": name,
+                "stages": list(variant.recipe.stages),
+                "trains_on": ORACLE if variant.oracle else "source",
+                "miou": _summary(values[name]),
+                "gain": _summary(gains),
+                "gap_closed": None
+                if top is None
+                else round(sum(gains) / (sum(top) - sum(base)), 3),
+                "iou": {
+                    label: [round(100 * float(v), 2) for v in iou[:, index]]
+                    for index, label in enumerate(data.space.classes)
+                },
+                "seconds": [round(value, 1) for value in costs[name]],
+                "signals": signals[name],
+                "recipe_sha256": variant.recipe.digest(),
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "seeds": list(seeds),
+        "classes": list(data.space.classes),
+        "images": len(data),
+        "methods": methods,
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "runs": [round(value, 2) for value in values],
+        "mean": round(statistics.mean(values), 2),
+        "stdev": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+    }
+
+
+def table(record: dict[str, Any]) -> Table:
+    """Return the record's methods as a table for the terminal."""
+    from rich.table import Table
+
+    header, rows = _rows(record)
+    result = Table(title="mIoU in percent", caption=_caption(record))
+    for number, name in enumerate(header):
+        result.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """Return the record's methods as a Markdown table with a caption."""
+    header, rows = _rows(record)
+    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(record)}\n"
+
+
+def _rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    seeds = ", ".join(map(str, record["seeds"]))
+    header = ["method", "mIoU", f"seeds {seeds}", "gain", "gap closed"]
+    rows = []
+    for method in record["methods"]:
+        gap = method["gap_closed"]
+        rows.append(
+            [
+                method["name"],
+                _spread(method["miou"]),
+                ", ".join(f"{value:.1f}" for value in method["miou"]["runs"]),
+                _spread(method["gain"], "+"),
+                "-" if gap is None else f"{gap:.0%}",
+            ]
+        )
+    return header, rows
+
+
+def _spread(summary: dict[str, Any], sign: str = "") -> str:
+    mean = f"{summary['mean']:{sign}.1f}"
+    return mean if summary["stdev"] is None else f"{mean} ± {summary['stdev']:.1f}"
+
+
+def _caption(record: dict[str, Any]) -> str:
+    first = record["methods"][0]["name"]
+    return (
+        f"{record['images']} images; mean ± standard deviation over {len(record['seeds'])} seeds. "
+        f"Gain: difference to {first!r} with the same seed. Gap closed: share of the distance from "
+        f"{first!r} to the oracle."
+    )
