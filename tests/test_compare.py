@@ -107,12 +107,19 @@ def test_the_record_and_its_views(track, tmp_path):
         ("[a]\nsteps = 3", r"a: small\.toml: unknown key 'steps'"),
         ('[a]\ntrains_on = "target"', "expected 'source' or 'oracle', found 'target'"),
         ("[a", "expected TOML"),
+        ('[a]\nlike = "b"\n[b]', "a.like: expected an earlier table's name, found 'b'"),
         ('[a]\nstages = ["stage1", "stage1"]', "each stage once"),
     ],
 )
 def test_bad_plans_are_named(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         load_plan(plan_file(tmp_path, text), "small")
+
+
+def test_tables_build_on_earlier_ones(tmp_path):
+    text = '[a]\nstages = []\n[a.source]\nlr = 0.5\n[b]\nlike = "a"\n[b.source]\nsteps = 9\n'
+    _, found = load_plan(plan_file(tmp_path, text), "small")
+    assert (found.recipe.stages, found.recipe.source.lr, found.recipe.source.steps) == ((), 0.5, 9)
 
 
 def test_unknown_plans_list_the_known_ones():

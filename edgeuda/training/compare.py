@@ -22,7 +22,7 @@ from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.predictor import Predictor
 from edgeuda.training.pipeline import Domains, Job, load_domains, run_source, run_stage
-from edgeuda.training.recipe import Recipe, load_recipe
+from edgeuda.training.recipe import Recipe, load_recipe, merged
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -77,6 +77,9 @@ def built_in_plans() -> list[str]:
 def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[Variant]:
     """Read a plan: TOML tables, each a method's name and what it changes in the recipe.
 
+    A table may also hold ``like``, the name of an earlier table that it is merged over, and
+    ``trains_on``, ``"source"`` (the default) or ``"oracle"``.
+
     Args:
         name: Built-in name, or path of a ``.toml`` file.
         recipe: Recipe that the tables are merged over, see `load_recipe`.
@@ -99,16 +102,25 @@ def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[V
         msg = f"{name}: expected TOML ({err})"
         raise ConfigError(msg) from err
     variants = []
+    seen: dict[str, dict[str, Any]] = {}
     for method, table in tables.items():
         if not isinstance(table, dict):
             msg = f"{name}: {method}: expected a table [{json.dumps(method)}], found {table!r}"
             raise ConfigError(msg)
-        trains_on = table.pop("trains_on", "source")
+        like = table.pop("like", None)
+        if like is not None:
+            if like not in seen:
+                msg = f"{name}: {method}.like: expected an earlier table's name, found {like!r}"
+                raise ConfigError(msg)
+            table = merged(seen[like], table)
+        seen[method] = table
+        trains_on = table.get("trains_on", "source")
         if trains_on not in ("source", ORACLE):
             msg = f"{name}: {method}.trains_on: expected 'source' or 'oracle', found {trains_on!r}"
             raise ConfigError(msg)
         try:
-            found = load_recipe(recipe, overrides, table)
+            changes = {key: value for key, value in table.items() if key != "trains_on"}
+            found = load_recipe(recipe, overrides, changes)
         except ConfigError as err:
             msg = f"{name}: {method}: {err}"
             raise ConfigError(msg) from err

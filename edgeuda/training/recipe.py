@@ -344,7 +344,7 @@ def load_recipe(
         ConfigError: If the file, a key or a value is not valid; each is named.
     """
     table, origin = _read(name, ())
-    return _validate(_merged(table, variant or {}), origin, overrides)
+    return _validate(merged(table, variant or {}), origin, overrides)
 
 
 def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -352,13 +352,13 @@ def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Rec
     return _validate(_parse(text, origin, ()), origin, overrides)
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` with the values of ``over``; tables are merged, all else is replaced."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
         both = isinstance(value, dict) and isinstance(old, dict)
-        result[key] = _merged(old, value) if both and isinstance(old, dict) else value
+        result[key] = merged(old, value) if both and isinstance(old, dict) else value
     return result
 
 
@@ -385,7 +385,7 @@ def _parse(text: str, origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
         msg = f"{origin}: expected TOML ({err})"
         raise ConfigError(msg) from err
     base = table.pop("extends", None)
-    return table if base is None else _merged(_read(str(base), seen)[0], table)
+    return table if base is None else merged(_read(str(base), seen)[0], table)
 
 
 def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) -> Recipe:

@@ -183,6 +183,8 @@ def fit(
         watch.choose(model)
     if fabric.is_global_zero:
         save_model(model, spec, run.folder / MODEL_FILE)
+    if watch is not None:
+        watch.close()
     fabric.barrier()
 
 

@@ -138,6 +138,9 @@ class Watch:
         best.chosen = True
         self._write()
         model.load_state_dict(load_file(self._snapshot(best.step)))
+
+    def close(self) -> None:
+        """Drop the kept networks, unless all are wanted; call it when the result is written."""
         if self.writes and not self.settings.keep_all:
             shutil.rmtree(self.folder / SNAPSHOTS)
 
