@@ -19,9 +19,9 @@ CAP = 0.999
 
 _LEAST = 0x3B800000
 """Bits of 2 ** -8: the winner of fewer than 256 classes is never less confident."""
-_LOW = 13
-_BINS = ((0x3F800000 - _LEAST) >> _LOW) + 1
-"""The bits of 2 ** -8 to 1 are a range of 2 ** 26, split in two digits of 13 bits."""
+_SHIFTS = (18, 9, 0)
+_BINS = 512
+"""From 2 ** -8 to 1 the bits run from 0 to 2 ** 26: three digits of nine bits."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def update_thresholds(
 
     For each class, the winner confidences of its pixels and its old threshold are put in
     descending order; the one at index ``floor(n * b * T ** d)`` is averaged into the old one. It
-    is found exactly, by radix selection: two histograms per class instead of a sort.
+    is found exactly, by radix selection: histograms of digits, and no sort.
 
     Args:
         thresholds: ``[K]`` float32.
@@ -70,31 +70,31 @@ def update_thresholds(
     """
     classes = thresholds.numel()
     pixels, olds = _digits(confidence), _digits(thresholds)
+    rows = winner.to(torch.int32) * _BINS
     own = torch.arange(classes, device=thresholds.device)
-
-    def histogram(classes_of: Tensor, digit: Tensor) -> Tensor:
-        keys = classes_of.to(torch.int32) * _BINS + digit
-        counts = torch.bincount(keys, minlength=classes * _BINS)
-        return ranks.total(counts).view(classes, _BINS)
-
-    high = histogram(winner, pixels >> _LOW)
-    seen = high.sum(1) > 0
-    high[own, (olds >> _LOW).long()] += 1  # the old threshold, once and not once per rank
-    count = high.sum(1).double()
-    rank = (count * rule.keep * thresholds.double() ** rule.hardness).long()
-    rank = torch.minimum(rank, count.long() - 1)
-    bin_high, rank = _descend(high, rank)
-
-    near = (pixels >> _LOW) == bin_high.to(torch.int32)[winner]
-    mask = (1 << _LOW) - 1
-    low = histogram(winner[near], pixels[near] & mask)
-    same = (olds >> _LOW) == bin_high
-    low[own, (olds & mask).long()] += same.long()
-    bin_low, _ = _descend(low, rank)
-    nearest = ((bin_high << _LOW) + bin_low + _LEAST).to(torch.int32).view(torch.float32)
+    found, alive = torch.zeros_like(own), torch.ones_like(own)
+    rank = seen = found
+    for shift in _SHIFTS:
+        keys = rows + ((pixels >> shift) & (_BINS - 1))
+        counts = ranks.total(torch.bincount(keys, minlength=classes * _BINS))
+        counts = counts.view(classes, _BINS)
+        old = (olds.long() >> shift) & (_BINS - 1)
+        if shift == _SHIFTS[0]:
+            seen = counts.sum(1)
+            rank = ((seen + 1) * rule.keep * thresholds.double() ** rule.hardness).long()
+            rank = torch.minimum(rank, seen)
+        counts[own, old] += alive  # the old threshold, once and not once per rank
+        chosen, rank = _descend(counts, rank)
+        found = found + (chosen << shift)
+        alive = alive * (old == chosen)
+        wanted = torch.zeros_like(counts, dtype=torch.bool)
+        wanted[own, chosen] = True
+        near = wanted.view(-1).index_select(0, keys).nonzero()[:, 0]
+        pixels, rows = pixels[near], rows[near]
+    nearest = (found + _LEAST).to(torch.int32).view(torch.float32)
 
     history = 1 - rule.history * math.exp(-step * rule.decay) if rule.decay > 0 else rule.history
-    mixed = history * thresholds + (1 - history) * torch.where(seen, nearest, thresholds)
+    mixed = history * thresholds + (1 - history) * torch.where(seen > 0, nearest, thresholds)
     return torch.where(mixed >= 1, torch.full_like(mixed, CAP), mixed).clamp(min=rule.floor)
 
 
@@ -103,9 +103,10 @@ def _digits(values: Tensor) -> Tensor:
     return (values.float().contiguous().view(torch.int32) - _LEAST).clamp(min=0)
 
 
-def _descend(counts: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+def _descend(histogram: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
     """Return, per row, the bin of the rank-th largest value, and its rank within that bin."""
-    above = counts.flip(1).cumsum(1)
-    place = torch.searchsorted(above, rank[:, None], right=True)[:, 0]
-    before = above.gather(1, (place - 1).clamp(min=0)[:, None])[:, 0]
-    return _BINS - 1 - place, rank - torch.where(place > 0, before, 0)
+    above = histogram.flip(1).cumsum(1)
+    place = torch.searchsorted(above, rank[:, None], right=True)
+    before = above.gather(1, (place - 1).clamp(min=0))
+    rank = rank - torch.where(place > 0, before, 0)[:, 0]
+    return _BINS - 1 - place[:, 0], rank

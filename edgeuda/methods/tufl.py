@@ -47,6 +47,7 @@ class TuflSettings:
         target_weight: Weight of the unsupervised focal loss (lambda_u); 0 leaves it out.
         hard_mining: Share of the selected pixels, those with the largest loss, that count.
         mix_weight: Weight of the loss on mixed images (lambda_m), used with a teacher.
+        mix_weighted: Whether class weights apply to the mix loss too; DACS has none there.
         mix: How images are mixed.
         style: How source images are given the look of target images.
         rigid: See `draw_affine`.
@@ -60,6 +61,7 @@ class TuflSettings:
     target_weight: float = 0.01
     hard_mining: float = 1.0
     mix_weight: float = 1.0
+    mix_weighted: bool = True
     mix: MixSettings = field(default_factory=MixSettings)
     style: Style = "none"
     rigid: bool = True
@@ -135,8 +137,9 @@ class Tufl:
             figures |= {"keep": kept[0], "keep_fixed": kept[1], "thresholds": self.thresholds}
         if mixed is not None:
             main = upsample(heads[-1][0], size)
+            of_classes = weights if settings.mix_weighted else None
             loss = sum(
-                (weight * cross_entropy_map(main, label, weights)).mean()
+                (weight * cross_entropy_map(main, label, of_classes)).mean()
                 for label, weight in mixed.terms
             )
             terms["mix"] = settings.mix_weight * torch.as_tensor(loss)

@@ -195,6 +195,7 @@ class TuflSection(Optimisation):
     target_weight: Weight = 0.01
     hard_mining: Annotated[float, Field(gt=0, le=1)] = 1.0
     mix_weight: Weight = 1.0
+    mix_weighted: bool = True
     rigid: bool = True
     batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
     threshold: ThresholdSection = ThresholdSection()
@@ -211,6 +212,7 @@ class TuflSection(Optimisation):
             target_weight=self.target_weight,
             hard_mining=self.hard_mining,
             mix_weight=self.mix_weight,
+            mix_weighted=self.mix_weighted,
             mix=MixSettings(**self.mix.model_dump(), adaptive=self.update != "never"),
             style=self.style,
             rigid=self.rigid,

@@ -1,0 +1,122 @@
+"""How well label-free signals rank checkpoints, against mIoU on labelled target images.
+
+    python benchmarks/label_free_ranking.py --work WORK/TRACK ... --out JSON
+
+WORK/TRACK is a work folder of `adaptation_tracks.py`, whose runs keep every measured network. Each
+is scored on the track's develop images (kept beside it); then, per signal:
+
+- ``within``: Spearman correlation with mIoU over the networks of one stage, mean over stages;
+- ``across``: the same over the results of all methods with one seed, mean over seeds and tracks;
+- ``loss``: mIoU points lost by taking the network the signal prefers instead of the stage's best,
+  and, as ``last``, instead of the last one.
+
+Signals are signed so that a perfect one correlates with +1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeuda.data.folders import LabelledFolder, labelled_folder
+from edgeuda.evaluation import Evaluation, evaluate
+from edgeuda.files import read_json, sha256, write_json
+from edgeuda.models.checkpoint import load_model
+from edgeuda.models.predictor import Predictor
+from edgeuda.training.monitor import RANKED
+from edgeuda.training.watch import SNAPSHOTS, read_signals
+from engines.machine import git_commit, identity
+
+
+def score(snapshot: Path, data: LabelledFolder) -> float:
+    """Return the mIoU of a kept network in percent, from the record beside it if there is one."""
+    record = snapshot.with_suffix(".json")
+    if not record.exists():
+        model, spec = load_model(snapshot)
+        counts = evaluate(Predictor(model, spec), data, len(data.space))
+        found = Evaluation(
+            snapshot.stem, snapshot.name, sha256(snapshot), "checkpoint", "fp32",
+            data.root.name, len(data), "", data.space, counts,
+        )  # fmt: skip
+        write_json(record, found.to_record())
+    return 100 * Evaluation.from_record(read_json(record)).miou
+
+
+def spearman(a: list[float], b: list[float]) -> float | None:
+    """Return the rank correlation, ties sharing their mean rank; None without variation."""
+    first, second = (ranks(np.asarray(values)) for values in (a, b))
+    if first.std() == 0 or second.std() == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    return np.array([(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values])
+
+
+def mean(values: list[float | None]) -> dict[str, float | int] | None:
+    known = np.array([value for value in values if value is not None])
+    if known.size == 0:
+        return None
+    spread = float(known.std(ddof=1)) if known.size > 1 else 0.0
+    return {"mean": round(float(known.mean()), 3), "stdev": round(spread, 3), "n": known.size}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    within: dict[str, list[float | None]] = {name: [] for name in RANKED}
+    across: dict[str, list[float | None]] = {name: [] for name in RANKED}
+    lost: dict[str, list[float | None]] = {name: [] for name in (*RANKED, "last")}
+    stages = networks = 0
+    for work in arguments.work:
+        develop = work / "develop" if (work / "develop").exists() else work / "target"
+        data = labelled_folder(develop)
+        for seed in sorted((work / "runs").iterdir()):
+            results = []
+            for folder in sorted(path for path in seed.iterdir() if (path / SNAPSHOTS).exists()):
+                lines = read_signals(folder)
+                names = [folder / SNAPSHOTS / f"step-{x['step']:06d}.safetensors" for x in lines]
+                scores = [score(name, data) for name in names]
+                print(seed, folder.name, [round(value, 1) for value in scores], flush=True)
+                stages, networks = stages + 1, networks + len(scores)
+                results.append((lines[-1], scores[-1]))
+                lost["last"].append(max(scores) - scores[-1])
+                for signal, larger in RANKED.items():
+                    signed = [line[signal] * (1 if larger else -1) for line in lines]
+                    within[signal].append(spearman(signed, scores))
+                    lost[signal].append(max(scores) - scores[int(np.argmax(signed))])
+            for signal, larger in RANKED.items():
+                signed = [line[signal] * (1 if larger else -1) for line, _ in results]
+                across[signal].append(spearman(signed, [value for _, value in results]))
+    record = {
+        "schema": "edgeuda.label-free/1",
+        "tracks": [work.name for work in arguments.work],
+        "stages": stages,
+        "networks": networks,
+        "signals": {
+            name: {
+                "within": mean(within[name]),
+                "across": mean(across[name]),
+                "loss": mean(lost[name]),
+            }
+            for name in RANKED
+        },
+        "last": {"loss": mean(lost["last"])},
+        "commit": git_commit(Path(__file__).resolve().parents[1]),
+        "versions": {"torch": torch.__version__},
+        "machine": identity(),
+    }
+    write_json(arguments.out, record)
+    print(json.dumps(record["signals"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
