@@ -21,7 +21,7 @@ AnyModel = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="What to write; it must not exist.")]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", help="Built-in name or .toml file: tufl-cim, small, ...")
+    str, typer.Option("--recipe", help="Built-in name (see recipes) or .toml file.")
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -70,7 +70,12 @@ def work(data, tmp_path_factory):
         "FOOTAGE": data / "target",
         "LABELLED": data / "target",
     }
-    little = {"train": TINY, "adapt": TINY, "bench": ["--samples", "12"]}
+    little = {
+        "train": TINY,
+        "adapt": TINY,
+        "compare": [*TINY, "--set", "entropy.steps=2", "--set", "entropy.batch=2"],
+        "bench": ["--samples", "12"],
+    }
     printed = []
     for verb, *rest in readme_commands():
         words = [folders.get(word, word) for word in rest]
@@ -82,7 +87,7 @@ def work(data, tmp_path_factory):
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
-                     "report"}  # fmt: skip
+                     "report", "recipes", "compare"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
@@ -90,7 +95,7 @@ def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
                  "bench": "report", "predict": "report", "evaluate": "report"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
-        assert written
+        assert written or verb == "recipes"
         assert all((work / path).exists() for path in written)
         if verb in following:
             assert f"next: edgeuda {following[verb]} " in text
@@ -109,6 +114,29 @@ def test_records_have_schemas_and_agree(work):
     assert [model["precision"] for model in bench["models"]] == ["fp32", "int8"]
     assert bench["models"][1]["sha256"] == int8["model"]["sha256"]
     assert np.array(int8["confusion"]).sum() > 0
+
+
+def test_recipes_tell_what_they_need_and_what_was_published(work):
+    printed = dict(json.loads((work / "printed.json").read_text()))
+    text = message(printed["recipes"])
+    assert "52.27 mIoU, 100 labelled images of Rome" in text
+    assert "needs: SYNTHIA-RAND-CITYSCAPES" in text
+    resolved = edgeuda("recipes", "cityscapes-to-rio")
+    assert "target_weight = 0.08" in resolved  # what it extends is in it
+    assert "extends" not in resolved
+    assert "expected a .toml file or one of" in message(edgeuda("recipes", "best", code=4))
+
+
+def test_a_comparison_leaves_table_record_and_plot(work):
+    record = json.loads((work / "comparison" / "comparison.json").read_text())
+    assert record["schema"] == "edgeuda.comparison/1"
+    names = [method["name"] for method in record["methods"]]
+    assert names[0] == "source-only"
+    assert {"AdaBN", "TUFL + CIM", "edge"} <= set(names)
+    assert "oracle" not in names  # no folder was given for it
+    text = (work / "comparison" / "comparison.md").read_text()
+    assert all(f"| {name} |" in text for name in names)
+    assert (work / "comparison" / "comparison.svg").read_text().startswith("<svg")
 
 
 def test_predictions_have_the_size_of_their_frames(work):
@@ -135,7 +163,7 @@ def test_the_report_shows_both_models(work):
 def test_help_lists_the_verbs_and_imports_nothing_heavy():
     text = edgeuda("--help")
     for verb in ("train", "adapt", "evaluate", "export", "calibrate", "bench", "report",
-                 "predict", "demo"):  # fmt: skip
+                 "predict", "demo", "compare", "recipes"):  # fmt: skip
         assert verb in text
     heavy = "import sys, cli.app; print([m for m in ('torch', 'cv2', 'onnx') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT,

@@ -11,7 +11,7 @@ def adapt(
     source: options.Source,
     target: options.Target,
     out: options.Out,
-    recipe: options.RecipeName = "tufl-cim",
+    recipe: options.RecipeName = "edge",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
     seed: options.Seed = None,

@@ -14,7 +14,7 @@ from cli.verbs.shared import resolved_recipe, space_or_none, wrote
 def train(
     source: options.Source,
     out: options.Out,
-    recipe: options.RecipeName = "tufl-cim",
+    recipe: options.RecipeName = "edge",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
     classes: Annotated[
