@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeuda.methods.thresholds import CAP, ThresholdRule, update_thresholds
+from edgeuda.training.trainer import keep_freed_memory
 from engines.machine import identity
 
 CASES = [(4, 160, 320), (2, 640, 1280)]
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as in training
     rule, cases = ThresholdRule(), []
     for images, rows, columns in CASES:
         for classes in (3, 11, 19):

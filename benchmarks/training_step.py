@@ -87,8 +87,7 @@ def main() -> None:
         return lambda: backward(method.step(model, batch, preprocessing).total())
 
     weights, related = torch.ones(classes), related_classes([str(c) for c in range(classes)])
-    # A threshold of 0 keeps every pixel: the most work a step can have.
-    settings = TuflSettings(update="main")
+    settings = TuflSettings()
     found = {}
     for name, times, method in (
         ("stage 1", 3, Tufl(settings, weights, related)),

@@ -110,13 +110,13 @@ class Predictions:
 
 
 SIGNALS: Mapping[str, tuple[str, float]] = {
-    "flip_agreement": ("same class in the mirror image, %", 100),
-    "view_agreement": ("IoU of clean and recoloured view, %", 100),
-    "start_agreement": ("same class as at the start, %", 100),
-    "confidence": ("mean confidence, %", 100),
-    "entropy": ("entropy, % of the most", 100),
-    "neighbourhood_density": ("neighbourhood density, nats", 1),
-    "divergence": ("divergence of class shares from source, %", 100),
+    "flip_agreement": ("mirror image, %", 100),
+    "view_agreement": ("recoloured, IoU %", 100),
+    "start_agreement": ("as at the start, %", 100),
+    "confidence": ("confidence, %", 100),
+    "entropy": ("entropy, %", 100),
+    "neighbourhood_density": ("density", 1),
+    "divergence": ("divergence, %", 100),
 }
 """Label-free signals of an adaptation's networks: what tables call them, and their factor there."""
 
@@ -129,6 +129,8 @@ class Training:
     cells: Sequence[str]
     curve: Mapping[str, Sequence[Any]]
     signals: Sequence[Mapping[str, Any]]
+    classes: Sequence[str]
+    source_shares: Sequence[float]
 
 
 @dataclass
@@ -228,7 +230,7 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
     elif schema == "edgeuda.predictions/1":
         records.predictions.append(_predictions(record, path))
     elif schema == "edgeuda.adaptation/1":
-        records.trainings.extend([_training(stage) for stage in record["stages"]])
+        records.trainings.extend([_training(stage, record) for stage in record["stages"]])
     else:
         return False
     return True
@@ -295,7 +297,7 @@ def _predictions(record: dict[str, Any], path: Path) -> Predictions:
     return Predictions(str(record["name"]), LabelSpace.from_record(record["label_space"]), labels)
 
 
-def _training(stage: dict[str, Any]) -> Training:
+def _training(stage: dict[str, Any], record: dict[str, Any]) -> Training:
     seconds = stage.get("seconds")
     curve = {str(k): list(v) for k, v in (stage.get("curve") or {}).items()}
     steps = curve.get("step", [])
@@ -319,7 +321,10 @@ def _training(stage: dict[str, Any]) -> Training:
                 "alarm": None if line["alarm"] is None else str(line["alarm"]),
                 "chosen": bool(line["chosen"]),
                 **{key: float(line[key]) for key in SIGNALS},
+                "histogram": [float(share) for share in line["histogram"]],
             }
             for line in stage.get("signals") or []
         ],
+        [str(name) for name in record.get("classes", [])],
+        [float(share) for share in record.get("source_shares", [])],
     )  # fmt: skip

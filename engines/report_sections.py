@@ -384,10 +384,22 @@ def _label_free(records: Records) -> Section | None:
         for t in watched
         if len(t.signals) > 1
     ]
-    return Section(
-        "label-free", "What the networks say without labels", text, svgs=svgs,
-        grids=[Grid("Label-free signals", columns, rows)],
-    )  # fmt: skip
+    grids = [Grid("Label-free signals", columns, rows)]
+    first = watched[0]
+    if len(first.classes) == len(first.source_shares):
+        taken = [(t.name, x["histogram"]) for t in watched for x in t.signals if x["chosen"]]
+        shown = [("source labels", first.source_shares), ("start", first.signals[0]["histogram"])]
+        shown += taken
+        shares = [
+            [name, *(f"{100 * values[index]:.2f}" for _, values in shown)]
+            for index, name in enumerate(first.classes)
+        ]
+        heads = ["class", *(head for head, _ in shown)]
+        grids.append(
+            Grid("Share of the pixels, %: source labels, predictions on target", heads, shares)
+        )
+    title = "What the networks say without labels"
+    return Section("label-free", title, text, svgs=svgs, grids=grids)
 
 
 def _calibration(records: Records) -> Section | None:

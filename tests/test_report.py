@@ -153,13 +153,16 @@ def measured(step: int, flip: float, **more: Any) -> dict[str, Any]:
         ("view_agreement", "start_agreement", "confidence", "entropy", "neighbourhood_density",
          "divergence"), 0.5,
     )  # fmt: skip
-    line = {"step": step, "flip_agreement": flip, "histogram": [1.0], **signals}
+    line = {"step": step, "flip_agreement": flip, "histogram": [0.8, 0.2], **signals}
     return {**line, "alarm": None, "chosen": False, **more}
 
 
 def watched(*lines: dict[str, Any]) -> dict[str, Any]:
     stage = {"name": "stage 1", "method": "TUFL", "curve": {}, "signals": list(lines)}
-    return {"schema": "edgeuda.adaptation/1", "stages": [stage]}
+    return {
+        "schema": "edgeuda.adaptation/1", "stages": [stage], "classes": ["road", "sky"],
+        "source_shares": [0.7, 0.3],
+    }  # fmt: skip
 
 
 def predictions(folder: Path, name: str, frames: list[str]) -> None:
@@ -476,6 +479,8 @@ def test_without_labels_the_report_shows_what_the_networks_say_of_themselves(
     for text in (page.words(), markdown):
         assert "50, taken" in text
         assert "no substitute for mIoU" in text
+        assert "70.00" in text  # of the source labels are road
+        assert "80.00" in text  # of the predictions
     write_json(folder / "evaluation.json", evaluation("stage 2", STAGE2, 0.5))
     again = tmp_path / "again.html"
     build_report([folder], again)

@@ -182,7 +182,7 @@ def adapt(
         job = Job(options.out / stage, digest, fabric, options.workers)
         run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
-        write_json(options.out / ADAPTATION_FILE, adaptation_record(recipe, options.out, spec))
+        write_json(options.out / ADAPTATION_FILE, adaptation_record(recipe, options.out, domains))
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
@@ -475,7 +475,7 @@ def _open(
     )
 
 
-def adaptation_record(recipe: Recipe, out: Path, spec: ModelSpec) -> dict[str, Any]:
+def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, Any]:
     """Return the stages of an adaptation with their curves and label-free signals."""
     stages = []
     for stage in recipe.stages:
@@ -505,6 +505,7 @@ def adaptation_record(recipe: Recipe, out: Path, spec: ModelSpec) -> dict[str, A
         )
     return {
         "schema": "edgeuda.adaptation/1",
-        "classes": list(spec.label_space.classes),
+        "classes": list(domains.space.classes),
+        "source_shares": domains.frequencies.tolist(),
         "stages": stages,
     }

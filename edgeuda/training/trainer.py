@@ -102,7 +102,7 @@ def fit(
         Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
         ModelError: If the checkpoint belongs to another recipe or data.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     data.rank, data.ranks = fabric.global_rank, fabric.world_size
     # Convolutions are about an eighth faster with channels last, on CPUs and on tensor cores.
     model.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -258,7 +258,7 @@ def _save(
     write_atomic(run.folder / CHECKPOINT_FILE, lambda path: torch.save(state, path))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to reuse large blocks instead of returning them to the system.
 
     Every step frees and asks again for the same hundreds of megabytes, and faults on fresh pages.
