@@ -1,5 +1,7 @@
 """MinEnt and MaxSquare against limits, slow loops and finite differences."""
 
+import math
+
 import pytest
 import torch
 
@@ -35,6 +37,8 @@ def test_gradient_of_maximum_squares_grows_linearly_where_that_of_entropy_blows_
     logits = torch.stack([p.log(), (1 - p).log()], 1)[:, :, None, None]
     (square,) = torch.autograd.grad(max_square_map(logits).sum(), p, retain_graph=True)
     assert square.tolist() == pytest.approx((1 - 2 * p).tolist())
+    (entropy,) = torch.autograd.grad(entropy_map(logits).sum(), p)
+    assert entropy.tolist() == pytest.approx((((1 - p) / p).log() / math.log(2)).tolist())
 
 
 def test_image_wise_weights_against_a_loop():
@@ -50,6 +54,19 @@ def test_image_wise_weights_against_a_loop():
                 expected = 20 / (count**0.2 * 20**0.8 * 3)
                 assert weights[n, row, column].item() == pytest.approx(expected, rel=1e-5)
     assert weights[1].unique().numel() == 1
+
+
+def test_image_wise_loss_is_the_published_sum_over_pixels_per_image_and_class():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    p, winner, total = logits.softmax(1), logits.argmax(1), 0.0
+    for n in range(2):
+        for k in range(3):
+            pixels = winner[n] == k
+            factor = max(1, int(pixels.sum())) ** 0.2 * 20**0.8
+            total -= 0.5 * float(p[n, :, pixels].square().sum()) / factor
+    loss = (max_square_map(logits) * image_wise_weights(logits, ratio=0.2)).mean()
+    assert loss.item() == pytest.approx(total / (2 * 3), rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["min-entropy", "max-square"])

@@ -25,6 +25,23 @@ def test_fourier_style_takes_the_mean_of_the_reference_and_keeps_the_phase():
     assert torch.allclose(match_amplitude(images, images, band=0.1), images, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "band"), [((32, 64), 0.1), ((33, 47), 0.2), ((40, 24), 0.0)])
+def test_fourier_style_against_the_whole_spectrum(size, band):
+    """The paper's procedure: shift, replace the central square, shift back."""
+    images, references = torch.rand(2, 3, *size).double(), torch.rand(2, 3, *size).double()
+    images[0] = 0  # no phase
+    spectrum, other = (
+        np.fft.fftshift(np.fft.fft2(x.numpy()), axes=(2, 3)) for x in (images, references)
+    )
+    amplitude, reach = np.abs(spectrum), int(band * min(size))
+    row, column = size[0] // 2, size[1] // 2
+    square = np.s_[:, :, row - reach : row + reach + 1, column - reach : column + reach + 1]
+    amplitude[square] = np.abs(other)[square]
+    mixed = np.fft.ifftshift(amplitude * np.exp(1j * np.angle(spectrum)), axes=(2, 3))
+    expected = torch.from_numpy(np.fft.ifft2(mixed).real)
+    assert torch.allclose(match_amplitude(images, references, band), expected, atol=1e-5)
+
+
 def test_restyle_none_is_the_identity():
     images = torch.rand(1, 3, 8, 8)
     assert restyle(images, torch.rand(1, 3, 8, 8), "none") is images

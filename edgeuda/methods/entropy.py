@@ -29,7 +29,9 @@ class EntropySettings:
     Attributes:
         loss: ``"min-entropy"`` or ``"max-square"``.
         image_wise: Whether pixels are weighted by how rare their class is in their image.
-        weight: Weight of the target term on the main head.
+        weight: Weight of the target term on the main head. A weight of the released MaxSquare
+            code, whose loss is also averaged over the K classes, is K times too large here; with
+            ``image_wise`` it is half of what is meant here.
         auxiliary_weight: Its weight on each auxiliary head.
         style: How source images are given the look of target images.
     """

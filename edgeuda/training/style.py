@@ -41,8 +41,10 @@ def match_histogram(images: Tensor, references: Tensor) -> Tensor:
         images: ``[N, 3, H, W]`` in [0, 1].
         references: ``[N, 3, H', W']`` in [0, 1].
     """
-    levels = (images * 255).round().long().clamp(0, 255).flatten(2)
-    ours, theirs = _cumulative(levels), _cumulative((references * 255).round().long().flatten(2))
+    levels, other = (
+        (x * 255).round().long().clamp(0, 255).flatten(2) for x in (images, references)
+    )
+    ours, theirs = _cumulative(levels), _cumulative(other)
     # The first level at which the reference holds as large a share of its pixels; counts are
     # compared crosswise, for shares would differ in their last bit.
     shares = ours * references[0, 0].numel(), theirs * images[0, 0].numel()
@@ -54,9 +56,7 @@ def _cumulative(levels: Tensor) -> Tensor:
     """Return ``[N, C, 256]`` int64 cumulative counts of ``[N, C, P]`` levels."""
     n, channels, _ = levels.shape
     rows = torch.arange(n * channels, device=levels.device).view(n, channels, 1)
-    counts = torch.bincount(
-        (levels.clamp(0, 255) + 256 * rows).flatten(), minlength=rows.numel() * 256
-    )
+    counts = torch.bincount((levels + 256 * rows).flatten(), minlength=rows.numel() * 256)
     return counts.view(n, channels, 256).cumsum(2)
 
 
@@ -78,13 +78,11 @@ def match_amplitude(images: Tensor, references: Tensor, band: float = 0.01) -> T
             shorter side (the paper's beta).
     """
     h, w = images.shape[-2:]
-    spectrum = torch.fft.fft2(images.float())
-    amplitude, phase = spectrum.abs(), spectrum.angle()
-    other = torch.fft.fft2(references.float()).abs()
     reach = int(band * min(h, w))
-    rows = (torch.fft.fftfreq(h).abs() * h <= reach).to(images.device)
-    columns = (torch.fft.fftfreq(w).abs() * w <= reach).to(images.device)
-    low = rows[:, None] & columns[None, :]
-    mixed = torch.polar(torch.where(low, other, amplitude), phase)
-    restyled: Tensor = torch.fft.ifft2(mixed).real.to(images)
+    # Spectra of real images hold every column twice; rfft2 computes one half.
+    spectrum, other = torch.fft.rfft2(images.float()), torch.fft.rfft2(references.float())
+    for rows in (slice(0, reach + 1), slice(h - reach, h)):
+        low = (..., rows, slice(0, reach + 1))
+        spectrum[low] = torch.polar(other[low].abs(), spectrum[low].angle())
+    restyled: Tensor = torch.fft.irfft2(spectrum, (h, w)).to(images)
     return restyled
