@@ -23,26 +23,19 @@ import numpy as np
 import torch
 
 from edgeuda.data.folders import LabelledFolder, labelled_folder
-from edgeuda.evaluation import Evaluation, evaluate
-from edgeuda.files import read_json, sha256, write_json
-from edgeuda.models.checkpoint import load_model
-from edgeuda.models.predictor import Predictor
+from edgeuda.evaluation import Evaluation
+from edgeuda.files import read_json, write_json
+from edgeuda.models.scoring import score
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
 from engines.machine import git_commit, identity
 
 
-def score(snapshot: Path, data: LabelledFolder) -> float:
+def miou(snapshot: Path, data: LabelledFolder) -> float:
     """Return the mIoU of a kept network in percent, from the record beside it if there is one."""
     record = snapshot.with_suffix(".json")
     if not record.exists():
-        model, spec = load_model(snapshot)
-        counts = evaluate(Predictor(model, spec), data, len(data.space))
-        found = Evaluation(
-            snapshot.stem, snapshot.name, sha256(snapshot), "checkpoint", "fp32",
-            data.root.name, len(data), "", data.space, counts,
-        )  # fmt: skip
-        write_json(record, found.to_record())
+        write_json(record, score(snapshot, data, snapshot.stem).to_record())
     return 100 * Evaluation.from_record(read_json(record)).miou
 
 
@@ -84,7 +77,7 @@ def main() -> None:
             for folder in sorted(path for path in seed.iterdir() if (path / SNAPSHOTS).exists()):
                 lines = read_signals(folder)
                 names = [folder / SNAPSHOTS / f"step-{x['step']:06d}.safetensors" for x in lines]
-                scores = [score(name, data) for name in names]
+                scores = [miou(name, data) for name in names]
                 print(seed, folder.name, [round(value, 1) for value in scores], flush=True)
                 stages, networks = stages + 1, networks + len(scores)
                 results.append((lines[-1], scores[-1]))

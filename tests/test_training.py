@@ -17,7 +17,16 @@ from edgeuda.data.street import write_dataset
 from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
-from edgeuda.training.loader import Images, StepData, Views, batches, sample
+from edgeuda.training.loader import (
+    ClassCrops,
+    Images,
+    RareClasses,
+    StepData,
+    Views,
+    batches,
+    holders,
+    sample,
+)
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import Optimisation, load_recipe
 from edgeuda.training.trainer import CHECKPOINT_FILE, LOG_FILE, read_log, schedule_factor
@@ -252,6 +261,44 @@ def test_batches_depend_on_seed_and_step_only_and_labels_follow_images(data):
     for spelt, label in nearest:
         exact = (spelt - label).abs() < 0.03
         assert exact[label != 255].float().mean() > 0.75  # bilinear edges differ
+
+
+def test_rare_classes_are_drawn_more_often_and_absent_ones_never():
+    counts = np.array([[90, 10, 0, 0], [80, 0, 20, 0], [100, 0, 0, 0]])  # 90, 3.3, 6.7, 0 %
+    rare = RareClasses.of(counts, 0.5)
+    shares = counts.sum(0) / 300
+    weights = np.where(shares > 0, np.exp((1 - shares) / 0.5), 0)
+    assert rare.probability == pytest.approx(weights / weights.sum())
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([rare.draw(rng) for _ in range(3000)], minlength=3) / 3000
+    holding = [[0, 1, 2], [0], [1]]
+    expected = [
+        sum(p / len(h) for p, h in zip(rare.probability, holding, strict=False) if i in h)
+        for i in range(3)
+    ]
+    assert drawn == pytest.approx(expected, abs=0.03)
+    assert RareClasses.of(counts, 1e-4).probability == pytest.approx([0, 1, 0, 0])
+
+
+def test_crops_hold_their_class_and_are_drawn_from_all_of_its_images(data):
+    from edgeuda.data.folders import class_counts, labelled_folder
+
+    folder = labelled_folder(data / "source")
+    images = Images(folder, SIZE)
+    counts = class_counts(images.labels(), len(folder.space))
+    crops = ClassCrops(images, holders(counts), (32, 64))
+    for index in range(len(folder.space)):
+        found = [crops(index, torch.Generator().manual_seed(seed)) for seed in range(8)]
+        if counts[:, index].sum() == 0:
+            assert found == [None] * 8
+            continue
+        for pixels, label in found:
+            assert (pixels.shape, label.shape) == ((3, 32, 64), (32, 64))
+            assert (label == index).any()
+            assert 0 <= pixels.min() <= pixels.max() <= 1
+        assert len({label.numpy().tobytes() for _, label in found}) > 1
+    larger = ClassCrops(images, holders(counts), (96, 160))(0, torch.Generator())
+    assert larger[1].shape == (96, 160)
 
 
 def test_schedule():

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
-from edgeuda.files import require_absent, sha256, sha256_of, write_json
+from edgeuda.files import require_absent, sha256, write_json
 
 if TYPE_CHECKING:
-    from edgeuda.data.folders import LabelledFolder
     from edgeuda.evaluation import Evaluation
     from edgeuda.labels import LabelSpace
 
@@ -50,7 +49,7 @@ def _score_onnx(
         counts = count(partial(segment, runner), folder, len(folder.space))
         return Evaluation(
             name, str(model), sha256(model), "onnx", runner.precision,
-            str(data), len(folder), _checksum(folder), folder.space, counts,
+            str(data), len(folder), folder.labels_sha256(), folder.space, counts,
         )  # fmt: skip
 
 
@@ -61,22 +60,10 @@ def _score_checkpoint(
 
     torch = require("torch", "train")
     from edgeuda.data.folders import labelled_folder
-    from edgeuda.evaluation import Evaluation
-    from edgeuda.evaluation import evaluate as count
-    from edgeuda.models.checkpoint import load_model, model_file
-    from edgeuda.models.predictor import Predictor
+    from edgeuda.models.checkpoint import load_model
+    from edgeuda.models.scoring import score
 
     if threads is not None:
         torch.set_num_threads(threads)
-    network, spec = load_model(model)
-    file = model_file(model)
-    folder = labelled_folder(data, spec.label_space, stored)
-    counts = count(Predictor(network, spec), folder, len(folder.space))
-    return Evaluation(
-        name, str(file), sha256(file), "checkpoint", "fp32",
-        str(data), len(folder), _checksum(folder), folder.space, counts,
-    )  # fmt: skip
-
-
-def _checksum(folder: LabelledFolder) -> str:
-    return sha256_of(sha256(pair.label) for pair in folder.pairs)
+    space = load_model(model)[1].label_space
+    return score(model, labelled_folder(data, space, stored), name)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap, list_images, read_image, read_label
 from edgeuda.errors import DataError
-from edgeuda.files import read_json
+from edgeuda.files import read_json, sha256, sha256_of
 from edgeuda.labels import IGNORE, LabelSpace, mapping
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,10 @@ class LabelledFolder:
         if self.stored != self.space:
             label = mapping(self.stored, self.space)[label]
         return image, label
+
+    def labels_sha256(self) -> str:
+        """Return a checksum over the label files: equal ones mean comparable scores."""
+        return sha256_of(sha256(pair.label) for pair in self.pairs)
 
     def __iter__(self) -> Iterator[tuple[Image, LabelMap]]:
         return (self.read(index) for index in range(len(self)))

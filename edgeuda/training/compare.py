@@ -16,11 +16,11 @@ import numpy as np
 
 from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames
 from edgeuda.errors import ConfigError
-from edgeuda.evaluation import Evaluation, evaluate
-from edgeuda.files import read_json, sha256, sha256_of, write_json
+from edgeuda.evaluation import Evaluation
+from edgeuda.files import read_json, sha256_of, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
-from edgeuda.models.predictor import Predictor
+from edgeuda.models.scoring import score
 from edgeuda.training.pipeline import Domains, Job, load_domains, run_source, run_stage
 from edgeuda.training.recipe import Recipe, load_recipe, merged
 from edgeuda.training.trainer import make_fabric, read_log
@@ -164,6 +164,7 @@ def compare(
     if any(variant.oracle for variant in variants) and track.oracle is not None:
         labelled = labelled_folder(track.oracle, folder.space, track.stored)
         domains[True] = load_domains(labelled, None, first.model.input)
+    labels = data.labels_sha256()
     scores: dict[str, list[Evaluation]] = {variant.name: [] for variant in variants}
     costs: dict[str, list[float]] = {variant.name: [] for variant in variants}
     signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
@@ -171,7 +172,7 @@ def compare(
         for variant in variants:
             recipe = variant.recipe.model_copy(update={"seed": seed})
             chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
-            scores[variant.name].append(_score(chain[-1], variant.name, data))
+            scores[variant.name].append(_score(chain[-1], variant.name, data, labels))
             costs[variant.name].append(sum(_seconds(stage) for stage in chain))
             chosen = [line for line in read_signals(chain[-1]) if line["chosen"]]
             signals[variant.name].append(chosen[0] if chosen else None)
@@ -209,17 +210,10 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     return chain
 
 
-def _score(folder: Path, name: str, data: LabelledFolder) -> Evaluation:
-    labels = sha256_of(sha256(pair.label) for pair in data.pairs)
+def _score(folder: Path, name: str, data: LabelledFolder, labels: str) -> Evaluation:
     record = folder / f"evaluation-{labels[:12]}.json"
     if not record.exists():
-        model, spec = load_model(folder)
-        counts = evaluate(Predictor(model, spec), data, len(data.space))
-        found = Evaluation(
-            name, MODEL_FILE, sha256(folder / MODEL_FILE), "checkpoint", "fp32",
-            data.root.name, len(data), labels, data.space, counts,
-        )  # fmt: skip
-        write_json(record, found.to_record())
+        write_json(record, score(folder, data, name).to_record())
     return Evaluation.from_record(read_json(record), str(record))
 
 

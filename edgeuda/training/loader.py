@@ -140,10 +140,30 @@ class RareClasses:
     probability: npt.NDArray[np.float64]
     holders: tuple[npt.NDArray[np.int64], ...]
 
+    @classmethod
+    def of(cls, counts: npt.NDArray[np.int64], temperature: float) -> RareClasses:
+        """Make probabilities ``softmax((1 - frequency) / temperature)`` over what occurs.
+
+        Source: Hoyer et al., "DAFormer", CVPR 2022.
+
+        Args:
+            counts: ``[M, K]`` pixels of each class in each image.
+            temperature: The lower, the rarer the classes that are drawn.
+        """
+        total = counts.sum(0)
+        logits = np.where(total > 0, (1 - total / max(1, total.sum())) / temperature, -np.inf)
+        weights = np.exp(logits - logits.max())
+        return cls(weights / weights.sum(), holders(counts))
+
     def draw(self, rng: np.random.Generator) -> int:
         """Return the index of an image."""
         drawn = int(rng.choice(self.probability.size, p=self.probability))
         return int(rng.choice(self.holders[drawn]))
+
+
+def holders(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Return, per class, the indices of the images that hold it, from ``[M, K]`` pixel counts."""
+    return tuple(np.flatnonzero(column) for column in counts.T)
 
 
 class ClassCrops:

@@ -18,7 +18,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeuda import __version__
-from edgeuda.data.class_index import rare_class_probability
 from edgeuda.data.folders import (
     LabelledFolder,
     class_counts,
@@ -50,6 +49,7 @@ from edgeuda.training.loader import (
     RareClasses,
     StepData,
     Views,
+    holders,
     sample,
     to_unit,
 )
@@ -210,10 +210,6 @@ class Domains:
         total = self.counts.sum(0)
         return np.asarray(total / max(1, total.sum()), np.float64)
 
-    def holders(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """Return, per class, the indices of the source images that hold it."""
-        return tuple(np.flatnonzero(column) for column in self.counts.T)
-
 
 def load_domains(
     source: LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
@@ -308,11 +304,9 @@ def _fit(
     job: Job,
     stage: str,
 ) -> None:
-    holders = domains.holders()
     rare = None
     if section.rare_temperature > 0:
-        drawn = rare_class_probability(domains.frequencies, section.rare_temperature)
-        rare = RareClasses(drawn, holders)
+        rare = RareClasses.of(domains.counts, section.rare_temperature)
     data = StepData(
         domains.source,
         domains.target,
@@ -323,7 +317,7 @@ def _fit(
         section.steps,
         section.accumulate,
         rare,
-        ClassCrops(domains.source, holders, recipe.crop()),
+        ClassCrops(domains.source, holders(domains.counts), recipe.crop()),
     )
     watch = None
     if stage != "source" and domains.target is not None and recipe.monitor.frames:
