@@ -34,9 +34,6 @@ SIZES = {
 }
 """Rows and columns of the network's input; CARLA's images are 80x160, CamVid's 360x480."""
 
-SHORT = ("source.steps=300", "entropy.steps=150", "stage1.steps=150")
-"""Lengths that fit two cores; those of stage 2 are the plan's or the recipe's."""
-
 RENDERED = 800
 """Source images of streets-to-camvid."""
 
@@ -104,24 +101,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--recipe", default=str(Path(__file__).with_name("tracks.toml")))
     parser.add_argument("--plan", default="baselines")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     folders = prepare(arguments.track, arguments.data, arguments.work)
     size = SIZES[arguments.track]
-    overrides = (
-        f"model.input={size}",
-        f"geometry.crop={size}",
-        "geometry.scales=[1.0, 1.25, 1.5]",
-        *SHORT,
-        # Methods are compared as they are; every network is kept to see how signals rank them.
-        "monitor.on_collapse=continue",
-        "monitor.keep_all=true",
-        "monitor.every=50",
-        *arguments.overrides,
-    )
+    overrides = (f"model.input={size}", f"geometry.crop={size}", *arguments.overrides)
     variants = load_plan(arguments.plan, arguments.recipe, overrides)
     record = compare(
         variants, folders, arguments.seeds, arguments.work,
