@@ -90,6 +90,8 @@ def test_the_record_and_its_views(track, tmp_path):
     assert base["gain"]["mean"] == 0
     assert oracle["gap_closed"] == 1
     assert tufl["signals"][0]["chosen"]
+    assert all(seconds > 0 for seconds in tufl["seconds"])
+    assert all(0 <= share < 1 for share in tufl["waiting_for_data"])
     text = markdown(record)
     assert text.count("\n| ") == 5  # the rule and four methods
     assert "± " in text
@@ -114,6 +116,13 @@ def test_the_record_and_its_views(track, tmp_path):
 def test_bad_plans_are_named(text, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         load_plan(plan_file(tmp_path, text), "small")
+
+
+def test_methods_of_one_comparison_share_the_input_size(track, tmp_path):
+    text = "[a]\nstages = []\n[b]\nstages = []\n[b.model]\ninput = [64, 64]\n"
+    variants = load_plan(plan_file(tmp_path, text), "small", TINY[:1])
+    with pytest.raises(ConfigError, match=r"share model\.input"):
+        compare(variants, track, [0], tmp_path / "out")
 
 
 def test_tables_build_on_earlier_ones(tmp_path):

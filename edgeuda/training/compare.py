@@ -157,6 +157,9 @@ def compare(
         EdgeudaError: See `adapt`.
     """
     first = variants[0].recipe
+    if any(variant.recipe.model.input != first.model.input for variant in variants):
+        msg = "The methods of a comparison must share model.input; expected it in the recipe only"
+        raise ConfigError(msg)
     folder = labelled_folder(track.source, None, track.stored)
     data = labelled_folder(track.data, folder.space, track.stored)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
@@ -166,14 +169,14 @@ def compare(
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
     scores: dict[str, list[Evaluation]] = {variant.name: [] for variant in variants}
-    costs: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    costs: dict[str, list[tuple[float, float]]] = {variant.name: [] for variant in variants}
     signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
     for seed in seeds:
         for variant in variants:
             recipe = variant.recipe.model_copy(update={"seed": seed})
             chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
             scores[variant.name].append(_score(chain[-1], variant.name, data, labels))
-            costs[variant.name].append(sum(_seconds(stage) for stage in chain))
+            costs[variant.name].append(_cost(chain))
             chosen = [line for line in read_signals(chain[-1]) if line["chosen"]]
             signals[variant.name].append(chosen[0] if chosen else None)
             report(f"seed {seed}, {variant.name}: {100 * scores[variant.name][-1].miou:.1f}")
@@ -217,16 +220,17 @@ def _score(folder: Path, name: str, data: LabelledFolder, labels: str) -> Evalua
     return Evaluation.from_record(read_json(record), str(record))
 
 
-def _seconds(folder: Path) -> float:
-    log = read_log(folder)
-    return float(log[-1]["seconds"]) if log else 0.0
+def _cost(chain: Sequence[Path]) -> tuple[float, float]:
+    """Return the training seconds of all stages and the largest share of them spent waiting."""
+    ends = [log[-1] for log in map(read_log, chain) if log]
+    return sum(end["seconds"] for end in ends), max(end["waiting"] for end in ends)
 
 
 def _record(
     variants: Sequence[Variant],
     seeds: Sequence[int],
     scores: dict[str, list[Evaluation]],
-    costs: dict[str, list[float]],
+    costs: dict[str, list[tuple[float, float]]],
     signals: dict[str, list[dict[str, Any] | None]],
     data: LabelledFolder,
 ) -> dict[str, Any]:
@@ -253,7 +257,8 @@ def _record(
                     label: [round(100 * float(v), 2) for v in iou[:, index]]
                     for index, label in enumerate(data.space.classes)
                 },
-                "seconds": [round(value, 1) for value in costs[name]],
+                "seconds": [round(seconds, 1) for seconds, _ in costs[name]],
+                "waiting_for_data": [waiting for _, waiting in costs[name]],
                 "signals": signals[name],
                 "recipe_sha256": variant.recipe.digest(),
             }

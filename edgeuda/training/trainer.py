@@ -316,7 +316,8 @@ def _any_rank(stop: bool, fabric: Fabric) -> bool:
     """Whether a rank wants to stop: all must, after the same step."""
     if fabric.world_size == 1:
         return stop
-    return bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)  # type: ignore[operator]
+    wish = torch.tensor(float(stop), device=fabric.device)
+    return bool(fabric.all_reduce(wish, reduce_op="sum") > 0)  # type: ignore[operator]
 
 
 def _require_finite(total: torch.Tensor, losses: Losses, step: int, names: tuple[str, ...]) -> None:
