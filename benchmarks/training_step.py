@@ -24,7 +24,8 @@ from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.methods.mixing import related_classes
 from edgeuda.methods.teacher import Teacher
 from edgeuda.methods.tufl import Tufl, TuflSettings
-from edgeuda.models.bisenet import BiSeNet, upsample
+from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.network import upsample
 from edgeuda.spec import Preprocessing
 from edgeuda.training.loader import position_generator
 from edgeuda.training.trainer import make_fabric

@@ -1,13 +1,10 @@
-"""BiSeNet V1: structure, sizes, gradients, pretrained trunk."""
+"""BiSeNet V1: structure, sizes, gradients, AdaBN."""
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from edgeuda.errors import ConfigError, ModelError
 from edgeuda.methods.adabn import adapt_batch_norm
-from edgeuda.models.bisenet import BiSeNet, ResNet18
-from edgeuda.models.pretrained import load_trunk
+from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import Preprocessing
 
 
@@ -48,45 +45,6 @@ def test_upsampling_is_bilinear_without_aligned_corners():
     out = head(ramp)[0, 0, 0]
     expected = ((torch.arange(32) + 0.5) / 8 - 0.5).clamp(0, 3)
     assert torch.allclose(out, expected, atol=1e-5)
-
-
-def trunk_state():
-    torch.manual_seed(1)
-    state = ResNet18().state_dict()
-    return {
-        key: torch.rand_like(value) if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_pretrained_trunk_from_a_local_file(tmp_path, suffix):
-    state = trunk_state()
-    file = tmp_path / f"resnet{suffix}"
-    with_classifier = {**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
-    if suffix == ".pth":
-        torch.save(with_classifier, file)
-    else:
-        save_file(with_classifier, file)
-    trunk = ResNet18()
-    load_trunk(trunk, str(file))
-    assert all(torch.equal(value, state[key]) for key, value in trunk.state_dict().items())
-
-
-def test_pretrained_refusals(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth"):
-        load_trunk(ResNet18(), "imagenet")
-    checkpoints = tmp_path / "hub" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    torch.save(trunk_state(), checkpoints / "resnet18-f37072fd.pth")
-    with pytest.raises(ModelError, match="SHA-256"):
-        load_trunk(ResNet18(), "imagenet")
-    with pytest.raises(ConfigError, match=r"width 1\.0"):
-        load_trunk(ResNet18(0.5), "imagenet")
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
-    with pytest.raises(ModelError, match="missing"):
-        load_trunk(ResNet18(), str(tmp_path / "other.pth"))
 
 
 def test_adabn_sets_statistics_to_those_of_the_target_and_nothing_else():

@@ -12,7 +12,7 @@ from torch import nn
 
 import engines.export
 from edgeuda.errors import DataError, ModelError, ParityError
-from edgeuda.models.bisenet import Logits
+from edgeuda.models.network import Logits
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
 

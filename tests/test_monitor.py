@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from edgeuda.errors import ConfigError, TrainingError
-from edgeuda.models.bisenet import BiSeNet, Logits
+from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.network import Logits
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 from edgeuda.training.monitor import RANKED, Probe, choose, collapse, divergence

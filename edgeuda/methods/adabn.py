@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from edgeuda.errors import ModelError
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 
@@ -35,10 +36,14 @@ def adapt_batch_norm(
         next to nothing: a pooled branch that sees the same picture again and again.
 
     Raises:
+        ModelError: If the network has no batch norm.
         ValueError: If there is no batch.
     """
     named = {n: module for n, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     norms = list(named.values())
+    if not norms:
+        msg = "AdaBN: the network has no batch norm. Leave 'adabn' out of the recipe's stages"
+        raise ModelError(msg)
     momenta = [norm.momentum for norm in norms]
     before = {name: copy.deepcopy(norm.state_dict()) for name, norm in named.items()}
     for norm in norms:

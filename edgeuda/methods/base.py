@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
-from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.network import Network
 from edgeuda.spec import Preprocessing
 
 
@@ -73,7 +73,7 @@ class Method(Protocol):
     def freezes_batch_norm(self) -> bool:
         """Whether the network stays in eval mode while its weights train."""
 
-    def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
+    def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the losses of one batch."""
 
     def state(self) -> dict[str, Tensor]:

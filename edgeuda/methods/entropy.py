@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeuda.methods.base import Batch, Losses
 from edgeuda.methods.losses import cross_entropy_map
-from edgeuda.models.bisenet import BiSeNet, upsample
+from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 from edgeuda.training.style import Style, restyle
@@ -84,7 +84,7 @@ class EntropyMinimisation:
     def __init__(self, settings: EntropySettings, weights: Tensor) -> None:
         self.settings, self.weights = settings, weights
 
-    def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
+    def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the supervised and the target loss, and the mean confidence on target."""
         settings = self.settings
         target = batch.require_target()
@@ -97,10 +97,10 @@ class EntropyMinimisation:
         ]
         joint = torch.cat(views).contiguous(memory_format=torch.channels_last)
         heads = model(joint, aux=True, upsample=False).heads()
-        supervised, unsupervised = target.new_zeros(()), target.new_zeros(())
+        supervised, unsupervised = [], target.new_zeros(())
         for index, head in enumerate(heads):
             ours, theirs = (upsample(z, size) for z in head.float().contiguous().chunk(2))
-            supervised = supervised + cross_entropy_map(ours, batch.source_label, weights).mean()
+            supervised.append(cross_entropy_map(ours, batch.source_label, weights).mean())
             values = (entropy_map if settings.loss == "min-entropy" else max_square_map)(theirs)
             if settings.image_wise:
                 values = values * image_wise_weights(theirs)
@@ -109,7 +109,7 @@ class EntropyMinimisation:
             if index == 0:
                 confidence = theirs.detach().softmax(1).max(1).values.mean()
         return Losses(
-            {"supervised": supervised / len(heads), "target": unsupervised},
+            {"supervised": model.weigh(supervised), "target": unsupervised},
             {"confidence": confidence},
         )
 

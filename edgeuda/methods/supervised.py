@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch, Losses
 from edgeuda.methods.losses import cross_entropy_map, ohem
-from edgeuda.models.bisenet import BiSeNet, upsample
+from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 from edgeuda.training.style import Style, restyle
@@ -20,7 +20,7 @@ from edgeuda.training.views import SOURCE, ColourChain, colour
 
 @dataclass
 class Supervised:
-    """Cross-entropy, or its hard-example form, summed over the three heads.
+    """Cross-entropy, or its hard-example form, summed over the heads.
 
     Attributes:
         loss: ``"ohem"`` or ``"ce"``.
@@ -35,7 +35,7 @@ class Supervised:
     style: Style = "none"
     freezes_batch_norm = False
 
-    def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
+    def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the loss of the source images, target images only lend their look."""
         images = batch.source
         if self.style != "none":
@@ -47,11 +47,14 @@ class Supervised:
         size = (images.shape[2], images.shape[3])
         weights = self.weights.to(images)
         terms = {}
-        for name, logits in zip(("main", "aux8", "aux16"), outputs.heads(), strict=True):
+        for name, head_weight, logits in zip(
+            model.heads, model.head_weights, outputs.heads(), strict=True
+        ):
             full = upsample(logits.float().contiguous(), size)  # faster than in half precision
             loss = cross_entropy_map(full, batch.source_label, weights)
             hard = self.loss == "ohem"
-            terms[name] = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
+            averaged = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
+            terms[name] = head_weight * averaged
         return Losses(terms)
 
     def state(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeuda.models.bisenet import BiSeNet, upsample
+from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 
@@ -30,7 +30,7 @@ class Teacher:
 
     def __init__(
         self,
-        student: BiSeNet,
+        student: Network,
         decay: float = 1.0,
         scales: tuple[float, ...] = (1.0,),
         flip: bool = False,

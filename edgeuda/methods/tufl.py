@@ -26,7 +26,7 @@ from edgeuda.methods.losses import (
 from edgeuda.methods.mixing import Mixed, MixSettings, mix
 from edgeuda.methods.teacher import Teacher
 from edgeuda.methods.thresholds import ThresholdRule, update_thresholds
-from edgeuda.models.bisenet import BiSeNet, upsample
+from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 from edgeuda.training.style import Style, restyle
@@ -98,7 +98,7 @@ class Tufl:
         """Whether the network stays in eval mode."""
         return self.settings.batch_norm == "frozen"
 
-    def step(self, model: BiSeNet, batch: Batch, preprocessing: Preprocessing) -> Losses:
+    def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return supervised, target and (stage 2) mix losses, and the state of the thresholds."""
         settings, generators = self.settings, batch.generators
         target = batch.require_target()
@@ -123,15 +123,15 @@ class Tufl:
 
         size = (height, width)
         source_heads, *heads = self._forward(model, augmented, views)
-        supervised = sum(
+        supervised = model.weigh(
             cross_entropy_map(upsample(head, size), batch.source_label, weights).mean()
             for head in source_heads
         )
-        terms = {"supervised": torch.as_tensor(supervised) / len(source_heads)}
+        terms = {"supervised": supervised}
         figures: dict[str, Tensor] = {}
         if settings.target_weight:
             target_loss, kept = self._target_loss(
-                heads[0], heads[1], theta, size, weights, batch.step
+                model, heads[0], heads[1], theta, size, weights, batch.step
             )
             terms["target"] = settings.target_weight * target_loss
             figures |= {"keep": kept[0], "keep_fixed": kept[1], "thresholds": self.thresholds}
@@ -147,7 +147,7 @@ class Tufl:
         return Losses(terms, figures)
 
     def _forward(
-        self, model: BiSeNet, source: Tensor, views: list[Tensor]
+        self, model: Network, source: Tensor, views: list[Tensor]
     ) -> list[tuple[Tensor, ...]]:
         """Return the heads' float logits at low resolution, for the source images and each view."""
         groups = [[source, *views]]
@@ -166,6 +166,7 @@ class Tufl:
 
     def _target_loss(
         self,
+        model: Network,
         clean: tuple[Tensor, ...],
         strong: tuple[Tensor, ...],
         theta: Tensor,
@@ -176,7 +177,7 @@ class Tufl:
         """Return the focal loss averaged over heads, and two keep ratios of the main head."""
         settings = self.settings
         valid = inside(theta, *size)
-        total = theta.new_zeros(())
+        losses = []
         kept = theta.new_zeros(2)
         for index, (before, after) in enumerate(zip(clean, strong, strict=True)):
             loss, confidence, winner = unsupervised_focal(
@@ -202,14 +203,14 @@ class Tufl:
                     counts = torch.stack([mask.sum(), fixed.sum(), valid.sum()])
                     selected = ranks.total(counts).float()
                     kept = selected[:2] / selected[2].clamp(min=1)
-            total = total + masked_mean(loss, mask, settings.hard_mining)
-        return total / len(clean), kept
+            losses.append(masked_mean(loss, mask, settings.hard_mining))
+        return model.weigh(losses), kept
 
     @torch.no_grad()
     def _mix(
         self,
         teacher: Teacher,
-        model: BiSeNet,
+        model: Network,
         source: Tensor,
         batch: Batch,
         preprocessing: Preprocessing,

@@ -7,23 +7,15 @@ and sigmoid in the attention) and bilinear up-sampling by fixed factors, ``align
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Logits(NamedTuple):
-    """Class scores, ``[N, K, H, W]`` each; auxiliary heads may be absent."""
-
-    main: Tensor
-    aux8: Tensor | None = None
-    aux16: Tensor | None = None
-
-    def heads(self) -> tuple[Tensor, ...]:
-        """Return the heads that are present, main first."""
-        return tuple(head for head in self if head is not None)
+from edgeuda.models.network import Logits, Network, scaled
+from edgeuda.models.pretrained import load_resnet
+from edgeuda.models.resnet import resnet18
 
 
 class ConvBnRelu(nn.Sequential):
@@ -35,49 +27,6 @@ class ConvBnRelu(nn.Sequential):
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
-
-
-class BasicBlock(nn.Module):
-    """ResNet's two-convolution block; parameter names are those of torchvision."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, inputs, H, W]`` to ``[N, outputs, H/stride, W/stride]``."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.downsample(x), inplace=True)
-
-
-class ResNet18(nn.Module):
-    """The ResNet-18 trunk without its classifier; state-dict keys are those of torchvision."""
-
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
-        c1, c2, c3, c4 = (scaled(c, width) for c in (64, 128, 256, 512))
-        self.conv1 = nn.Conv2d(3, c1, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(c1)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = nn.Sequential(BasicBlock(c1, c1, 1), BasicBlock(c1, c1, 1))
-        self.layer2 = nn.Sequential(BasicBlock(c1, c2, 2), BasicBlock(c2, c2, 1))
-        self.layer3 = nn.Sequential(BasicBlock(c2, c3, 2), BasicBlock(c3, c3, 1))
-        self.layer4 = nn.Sequential(BasicBlock(c3, c4, 2), BasicBlock(c4, c4, 1))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features at 1/16 and 1/32 of the input's resolution."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        f16 = self.layer3(self.layer2(self.layer1(x)))
-        return f16, self.layer4(f16)
 
 
 class AttentionRefinement(nn.Module):
@@ -102,7 +51,7 @@ class ContextPath(nn.Module):
 
     def __init__(self, width: float) -> None:
         super().__init__()
-        self.trunk = ResNet18(width)
+        self.trunk = resnet18(width)
         c = scaled(128, width)
         self.arm16 = AttentionRefinement(scaled(256, width), c)
         self.arm32 = AttentionRefinement(scaled(512, width), c)
@@ -166,7 +115,7 @@ class Head(nn.Module):
         return F.interpolate(z, scale_factor=self.factor, mode="bilinear", align_corners=False)
 
 
-class BiSeNet(nn.Module):
+class BiSeNet(Network):
     """BiSeNet V1 with a ResNet-18 context path.
 
     Args:
@@ -175,9 +124,14 @@ class BiSeNet(nn.Module):
             for inference at K = 19), 0.5 a quarter of its work.
     """
 
+    heads: ClassVar = ("main", "aux8", "aux16")
+    head_weights: ClassVar = (1.0, 1.0, 1.0)
+    trunk: ClassVar = ("context.trunk", "spatial")
+
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
         c = scaled(128, width)
+        self.channels = 2 * c
         self.context = ContextPath(width)
         self.spatial = SpatialPath(width)
         self.fusion = FeatureFusion(width)
@@ -191,28 +145,14 @@ class BiSeNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:
-        """Segment normalised images.
-
-        Args:
-            x: ``[N, 3, H, W]`` float, H and W multiples of 32.
-            aux: Whether the two auxiliary heads are computed too; they serve training only.
-            upsample: Whether logits come at input resolution; if not, they come at 1/8, those of
-                the third head at 1/16. Losses that need only some views at full resolution save
-                time and memory so.
-        """
+        """Segment normalised images; low-resolution logits are 1/8, those of the last head 1/16."""
         c8, c16 = self.context(x)
-        main = self.main(self.fusion(self.spatial(x), c8), upsample)
+        features = self.fusion(self.spatial(x), c8)
+        main = self.main(features, upsample)
         if not aux:
             return Logits(main)
-        return Logits(main, self.aux8(c8, upsample), self.aux16(c16, upsample))
+        return Logits(main, (self.aux8(c8, upsample), self.aux16(c16, upsample)), features)
 
-
-def scaled(channels: int, width: float) -> int:
-    """Return ``channels * width`` rounded to a multiple of 8, at least 8."""
-    return max(8, round(channels * width / 8) * 8)
-
-
-def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring ``[N, K, h, w]`` logits to input resolution, as the network itself does."""
-    factor = float(size[0] // logits.shape[2])
-    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
+    def load_pretrained(self, weights: str) -> None:
+        """Fill the context path's ResNet-18, see `load_resnet`."""
+        load_resnet(self.context.trunk, weights, "resnet18-f37072fd.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,13 +12,21 @@ from torch import nn
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import write_atomic
 from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.deeplab import DeepLabV2, MultiLevelDeepLabV2
+from edgeuda.models.fcn import FCN8s
+from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 
 MODEL_FILE = "model.safetensors"
-ARCHITECTURES = {"bisenet-r18": BiSeNet}
+ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {
+    "bisenet-r18": BiSeNet,
+    "deeplabv2-r101": DeepLabV2,
+    "deeplabv2-r101-multi": MultiLevelDeepLabV2,
+    "fcn8s-vgg16": FCN8s,
+}
 
 
-def build(spec: ModelSpec) -> BiSeNet:
+def build(spec: ModelSpec) -> Network:
     """Make a randomly initialised network for a spec.
 
     Raises:
@@ -49,7 +58,7 @@ def model_file(path: Path) -> Path:
     return file
 
 
-def load_model(path: Path) -> tuple[BiSeNet, ModelSpec]:
+def load_model(path: Path) -> tuple[Network, ModelSpec]:
     """Read a network written by `save_model`, in eval mode, from its file or run folder.
 
     Raises:

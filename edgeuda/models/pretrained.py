@@ -1,4 +1,4 @@
-"""ImageNet weights of the ResNet-18 trunk, from a local file or torch's hub cache."""
+"""ImageNet weights of trunks, from a local file or torch's hub cache."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256
-from edgeuda.models.bisenet import ResNet18
-
-HUB_FILE = "resnet18-f37072fd.pth"
-"""Torchvision's name; the eight hex digits are the beginning of the file's SHA-256."""
+from edgeuda.models.resnet import ResNet
 
 
-def load_trunk(trunk: ResNet18, weights: str) -> None:
-    """Fill a trunk with pretrained weights, in place.
+def load_resnet(trunk: ResNet, weights: str, hub_file: str) -> None:
+    """Fill a ResNet trunk with pretrained weights, in place.
 
     Args:
-        trunk: The context path's ResNet-18, width 1.0.
-        weights: ``"none"`` leaves the random initialisation; ``"imagenet"`` takes the file from
-            torch's hub cache, its hash checked; anything else is a path to a state dict with
-            torchvision's keys (``.safetensors``, or ``.pth`` read without executing anything).
+        trunk: Of width 1.0.
+        weights: See `read_weights`; the keys are those of torchvision.
+        hub_file: Name of torchvision's file.
 
     Raises:
         ConfigError: If the trunk's width is not 1.0.
@@ -31,42 +27,67 @@ def load_trunk(trunk: ResNet18, weights: str) -> None:
     """
     if weights == "none":
         return
-    if trunk.conv1.out_channels != 64:
+    require_full_width(trunk.conv1.out_channels == 64)
+    state = read_weights(weights, hub_file)
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    take(trunk, state, f"{weights}: expected the keys of torchvision's {hub_file.split('-')[0]}")
+
+
+def require_full_width(full: bool) -> None:
+    """Refuse pretrained weights for a network with fewer channels."""
+    if not full:
         msg = (
-            f"Pretrained weights fit width 1.0 only, this trunk starts with "
-            f"{trunk.conv1.out_channels} channels. Set model.width = 1.0, or "
+            "Pretrained weights fit width 1.0 only. Set model.width = 1.0, or "
             'model.pretrained = "none"'
         )
         raise ConfigError(msg)
-    path = (
-        Path(torch.hub.get_dir()) / "checkpoints" / HUB_FILE
-        if weights == "imagenet"
-        else Path(weights)
-    )
+
+
+def read_weights(weights: str, hub_file: str) -> dict[str, Tensor]:
+    """Read a state dict.
+
+    Args:
+        weights: ``"imagenet"`` takes ``hub_file`` from torch's hub cache; anything else is a path
+            (``.safetensors``, or ``.pth`` read without executing anything).
+        hub_file: Torchvision's name; the eight hex digits are the beginning of its SHA-256, which
+            is checked.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / hub_file if weights == "imagenet" else Path(weights)
     if not path.is_file():
         msg = (
-            f"{path}: expected ImageNet weights of ResNet-18, found no file. Put torchvision's "
-            f'{HUB_FILE} there, name a file in model.pretrained, or set it to "none"'
+            f"{path}: expected ImageNet weights, found no file. Put torchvision's {hub_file} "
+            'there, name a file in model.pretrained, or set it to "none"'
         )
         raise ModelError(msg)
-    if path.name == HUB_FILE and not sha256(path).startswith("f37072fd"):
-        msg = f"{path}: SHA-256 does not begin with f37072fd; the download is damaged"
+    digits = hub_file.removesuffix(".pth").split("-")[1]
+    if path.name == hub_file and not sha256(path).startswith(digits):
+        msg = f"{path}: SHA-256 does not begin with {digits}; the download is damaged"
         raise ModelError(msg)
-    state = _read(path)
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    wanted = trunk.state_dict()
+    return _read(path)
+
+
+def take(module: nn.Module, state: dict[str, Tensor], expected: str) -> None:
+    """Load a state dict whose keys and shapes must be the module's.
+
+    Raises:
+        ModelError: If they are not; the message begins with ``expected``.
+    """
+    wanted = module.state_dict()
     # Old files lack the counters of batch norm; they play no part with a fixed momentum.
     missing = {k for k in wanted.keys() - state.keys() if not k.endswith("num_batches_tracked")}
     wrong = {k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape}
     extra = state.keys() - wanted.keys()
     if missing or wrong or extra:
         msg = (
-            f"{path}: expected the keys of torchvision's resnet18; {len(missing)} missing, "
-            f"{len(extra)} unknown, {len(wrong)} of another shape "
-            f"(for example {sorted(missing | extra | wrong)[0]!r})"
+            f"{expected}; {len(missing)} missing, {len(extra)} unknown, {len(wrong)} of another "
+            f"shape (for example {sorted(missing | extra | wrong)[0]!r})"
         )
         raise ModelError(msg)
-    trunk.load_state_dict(state, strict=False)
+    module.load_state_dict(state, strict=False)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -37,9 +37,8 @@ from edgeuda.methods.mixing import related_classes
 from edgeuda.methods.supervised import Supervised
 from edgeuda.methods.teacher import Teacher
 from edgeuda.methods.tufl import Tufl
-from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
-from edgeuda.models.pretrained import load_trunk
+from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import (
     PSEUDO_PLANES,
@@ -250,7 +249,7 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     spec = recipe.spec(domains.space)
     torch.manual_seed(recipe.seed)
     model = build(spec)
-    load_trunk(model.context.trunk, recipe.model.pretrained)
+    model.load_pretrained(recipe.model.pretrained)
     section = recipe.source
     method = Supervised(
         section.loss,
@@ -263,7 +262,7 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     _fit(model, spec, method, used, section, recipe, job, "source")
 
 
-def run_stage(recipe: Recipe, stage: Stage, model: BiSeNet, domains: Domains, job: Job) -> None:
+def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, job: Job) -> None:
     """Run one stage of an adaptation on ``model``, in place, and write it to the job's folder.
 
     A stage that is complete is loaded, one that was interrupted goes on.
@@ -295,7 +294,7 @@ def run_stage(recipe: Recipe, stage: Stage, model: BiSeNet, domains: Domains, jo
 
 
 def _fit(
-    model: BiSeNet,
+    model: Network,
     spec: ModelSpec,
     method: Method,
     domains: Domains,
@@ -336,7 +335,7 @@ def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, jo
 
 
 def _adabn(
-    model: BiSeNet, spec: ModelSpec, images: Images, section: AdaBNSection, seed: int, job: Job
+    model: Network, spec: ModelSpec, images: Images, section: AdaBNSection, seed: int, job: Job
 ) -> None:
     device = job.fabric.device
     model.to(device)

@@ -30,8 +30,8 @@ from torch import nn
 from edgeuda.errors import Interrupted, ModelError, TrainingError
 from edgeuda.files import write_atomic, write_text
 from edgeuda.methods.base import Losses, Method
-from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
+from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import StepData, batches
 from edgeuda.training.recipe import Optimisation
@@ -83,7 +83,7 @@ def make_fabric(precision: str) -> Fabric:
 
 
 def fit(
-    model: BiSeNet,
+    model: Network,
     spec: ModelSpec,
     method: Method,
     data: StepData,
@@ -188,12 +188,13 @@ def fit(
     fabric.barrier()
 
 
-def make_optimizer(model: nn.Module, optimisation: Optimisation) -> torch.optim.SGD:
+def make_optimizer(model: Network, optimisation: Optimisation) -> torch.optim.SGD:
     """Return SGD without weight decay on batch norm and biases, and with a factor on the heads."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        head = not name.startswith(("context.trunk", "spatial"))
-        groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad:
+            head = not name.startswith(model.trunk)
+            groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
     return torch.optim.SGD(
         [
             {

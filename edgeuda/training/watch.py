@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from edgeuda.errors import TrainingError
 from edgeuda.files import write_text
-from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import save_model
+from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.monitor import Probe, Signals, choose, collapse
 from edgeuda.training.recipe import MonitorSection
@@ -82,7 +82,7 @@ class Watch:
     writes: bool = True
     history: list[Measurement] = field(default_factory=list)
 
-    def begin(self, model: BiSeNet, start: int) -> None:
+    def begin(self, model: Network, start: int) -> None:
         """Measure the network a stage begins with; on resume, take back what was measured.
 
         Args:
@@ -100,7 +100,7 @@ class Watch:
         """Whether to measure after a step."""
         return step % self.settings.every == 0 or step == last
 
-    def measure(self, model: BiSeNet, step: int) -> bool:
+    def measure(self, model: Network, step: int) -> bool:
         """Measure the network and keep it if it is healthy; returns whether the stage ends here.
 
         One alarm is only noted, for rare classes come and go; two in a row are a collapse.
@@ -132,7 +132,7 @@ class Watch:
         logger.warning("%s: rolled back to the last healthy network", self.folder.name)
         return True
 
-    def choose(self, model: BiSeNet) -> None:
+    def choose(self, model: Network) -> None:
         """Load the chosen network into ``model``."""
         best = self._best()
         best.chosen = True
@@ -154,7 +154,7 @@ class Watch:
             return healthy[-1]
         return healthy[choose([found.signals for found in healthy], self.settings.select)]
 
-    def _save(self, model: BiSeNet, step: int) -> None:
+    def _save(self, model: Network, step: int) -> None:
         """Keep a network, and of the earlier ones the best unless all are wanted."""
         if not self.writes:
             return

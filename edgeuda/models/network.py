@@ -1,0 +1,77 @@
+"""What every segmentation network offers: logits of its heads, and what training asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Logits(NamedTuple):
+    """Class scores, ``[N, K, h, w]`` each.
+
+    Attributes:
+        main: The head whose labels count.
+        auxiliary: Heads that serve training only.
+        features: ``[N, F, h, w]`` input of the main head, for adaptation in feature space.
+    """
+
+    main: Tensor
+    auxiliary: tuple[Tensor, ...] = ()
+    features: Tensor | None = None
+
+    def heads(self) -> tuple[Tensor, ...]:
+        """Return the heads that are present, main first."""
+        return (self.main, *self.auxiliary)
+
+
+class Network(nn.Module):
+    """Base of all networks. Methods ask it for its heads instead of knowing it.
+
+    ``forward(x, aux=False, upsample=True)`` returns `Logits` for ``[N, 3, H, W]`` normalised
+    images, H and W multiples of 32; with ``aux`` those of all heads; without ``upsample`` at the
+    resolution they are computed at, which saves time and memory where a loss needs only some views
+    at full resolution.
+
+    Attributes:
+        heads: Names of the heads, main first.
+        head_weights: Weight of each head in a supervised loss.
+        trunk: Prefixes of the parameters that were trained before, on ImageNet; all others count
+            as new and may learn faster.
+        channels: Channels F of the main head's input.
+    """
+
+    heads: ClassVar[tuple[str, ...]]
+    head_weights: ClassVar[tuple[float, ...]]
+    trunk: ClassVar[tuple[str, ...]]
+    channels: int
+
+    def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:
+        """Segment normalised images."""
+        raise NotImplementedError
+
+    def load_pretrained(self, weights: str) -> None:
+        """Fill the trunk with pretrained weights, see `edgeuda.models.pretrained.read_weights`."""
+        raise NotImplementedError
+
+    def weigh(self, losses: Iterable[Tensor]) -> Tensor:
+        """Return the average of one loss per head, by `head_weights`."""
+        total, *rest = (
+            weight * loss for weight, loss in zip(self.head_weights, losses, strict=True)
+        )
+        for loss in rest:
+            total = total + loss
+        return total / sum(self.head_weights)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels * width`` rounded to a multiple of 8, at least 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring ``[N, K, h, w]`` logits to input resolution, as the networks themselves do."""
+    factor = float(size[0] // logits.shape[2])
+    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
