@@ -15,6 +15,7 @@ from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
 from cli.verbs.predict import predict
+from cli.verbs.pseudo_label import pseudo_label
 from cli.verbs.recipes import recipes
 from cli.verbs.report import report
 from cli.verbs.train import train
@@ -28,7 +29,8 @@ app = typer.Typer(
     help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
 )
 for verb in (
-    recipes, train, adapt, compare, evaluate, export, calibrate, predict, bench, report, demo,
+    recipes, train, adapt, compare, pseudo_label, evaluate, export, calibrate, predict, bench,
+    report, demo,
 ):  # fmt: skip
     app.command()(verb)
 

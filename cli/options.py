@@ -15,6 +15,14 @@ Target = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of labelled images to score on.")]
 RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]
+Init = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        "--init",
+        help="Run folder or .safetensors file to start from; an adapted one starts a combination.",
+    ),
+]
 OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file written by 'export'.")]
 AnyModel = Annotated[
     Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")

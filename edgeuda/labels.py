@@ -100,6 +100,19 @@ _CAMVID: dict[str, Color] = {
 }
 
 
+_ROBOTCAR: dict[str, Color] = {
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "two-wheel": (119, 11, 32),
+    "automobile": (0, 0, 142),
+    "traffic sign": (220, 220, 0),
+    "traffic light": (250, 170, 30),
+    "building": (70, 70, 70),
+    "sidewalk": (244, 35, 232),
+    "road": (128, 64, 128),
+}
+
+
 def _space(name: str, colors: dict[str, Color]) -> LabelSpace:
     return LabelSpace(name, tuple(colors), tuple(colors.values()))
 
@@ -115,6 +128,7 @@ SPACES: dict[str, LabelSpace] = {
         _space("cityscapes-16", _without("terrain", "truck", "train")),
         _space("cityscapes-13", _without("wall", "fence", "pole", "terrain", "truck", "train")),
         _space("camvid-11", _CAMVID),
+        _space("robotcar-9", _ROBOTCAR),
         _space(
             "carla-3",
             {"road": (128, 64, 128), "sidewalk": (244, 35, 232), "other": (70, 130, 180)},
@@ -144,6 +158,16 @@ _CITYSCAPES_TO_CAMVID: dict[str, str] = {
 }
 """Cityscapes classes in CamVid's 11-class grouping; terrain and train have no counterpart."""
 
+_CITYSCAPES_TO_ROBOTCAR: dict[str, str] = {
+    "rider": "person",
+    "car": "automobile",
+    "truck": "automobile",
+    "bus": "automobile",
+    "motorcycle": "two-wheel",
+    "bicycle": "two-wheel",
+}
+"""Cityscapes classes in the 9 classes of Oxford RobotCar, where names differ."""
+
 
 def label_space(name: str) -> LabelSpace:
     """Return a built-in label space by name, or read one from a ``.json`` file.
@@ -162,16 +186,18 @@ def label_space(name: str) -> LabelSpace:
 def mapping(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
     """Return the ``[256]`` uint8 table that turns ids of ``source`` into ids of ``target``.
 
-    Classes are matched by name, Cityscapes names to CamVid's by their published grouping. Ids with
-    no counterpart become `IGNORE`.
+    Classes are matched by name, Cityscapes names to CamVid's and RobotCar's by their published
+    grouping. Ids with no counterpart become `IGNORE`.
 
     Raises:
         ConfigError: If no class at all has a counterpart.
     """
     table = np.full(256, IGNORE, np.uint8)
     ids = {name: index for index, name in enumerate(target.classes)}
+    groupings = (_CITYSCAPES_TO_CAMVID, _CITYSCAPES_TO_ROBOTCAR)
+    grouping = next((found for found in groupings if set(found.values()) <= ids.keys()), {})
     for index, name in enumerate(source.classes):
-        counterpart = name if name in ids else _CITYSCAPES_TO_CAMVID.get(name, name)
+        counterpart = name if name in ids else grouping.get(name, name)
         table[index] = ids.get(counterpart, IGNORE)
     if (table == IGNORE).all():
         msg = f"No class of label space {source.name!r} has a counterpart in {target.name!r}"

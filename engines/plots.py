@@ -238,11 +238,11 @@ def comparison(record: Mapping[str, Any]) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for row, method in enumerate(methods):
-            runs = method["miou"]["runs"]
+            runs = [value for value in method["miou"]["runs"] if value is not None]
             color = COLORS[1] if method["trains_on"] == "oracle" else COLORS[0]
-            axes.barh(row, method["miou"]["mean"], height=0.6, color=color, alpha=0.35, lw=0)
+            axes.barh(row, method["miou"]["mean"] or 0, height=0.6, color=color, alpha=0.35, lw=0)
             axes.plot(runs, [row] * len(runs), "o", color=color, ms=4, alpha=0.9)
-        axes.axvline(methods[0]["miou"]["mean"], color="#555555", lw=0.8, ls="--")
+        axes.axvline(methods[0]["miou"]["mean"] or 0, color="#555555", lw=0.8, ls="--")
         axes.set_yticks(range(len(methods)), [_short(method["name"]) for method in methods])
         axes.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
         axes.set_title("bar: mean, dots: seeds", loc="left", fontsize=10)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from edgeuda.data.street import write_dataset
-from edgeuda.errors import ConfigError, TrainingError
+from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.training import compare as module
@@ -72,7 +72,7 @@ def test_common_parts_run_once_and_a_second_call_runs_nothing(track, tmp_path, m
         raise AssertionError
 
     monkeypatch.setattr(module, "run_source", fail)
-    monkeypatch.setattr("edgeuda.training.pipeline.fit", fail)
+    monkeypatch.setattr("edgeuda.training.fitting.fit", fail)
     again = compare(variants, track, [0, 1], tmp_path / "out")
     assert again == first
     other = load_plan(plan_file(tmp_path, TWO), "small", (*TINY, "source.lr=0.001"))
@@ -137,7 +137,7 @@ def test_unknown_plans_list_the_known_ones():
 
 
 def stage1(track, out, *overrides):
-    """Run source, AdaBN and stage 1; returns the folder of stage 1."""
+    """Run source, AdaBN and stage 1; returns the folders of stage 1 and AdaBN."""
     plan = '[x]\nstages = ["adabn", "stage1"]\n'
     (out / "p.toml").write_text(plan)
     compare(load_plan(str(out / "p.toml"), "small", (*TINY, *overrides)), track, [0], out)
@@ -177,8 +177,16 @@ def test_a_collapse_rolls_back_stops_or_goes_on(
     monkeypatch.setattr("edgeuda.training.watch.collapse", alarm)
     settings = f"monitor.on_collapse={reaction}", "monitor.every=1"
     if reaction == "stop" and len(alarms) == 2:
-        with pytest.raises(TrainingError, match=r"collapsed by step 3.*last healthy network"):
-            stage1(track, tmp_path, *settings)
+        stage1(track, tmp_path, *settings)
+        seen.clear()
+        variants = load_plan(str(tmp_path / "p.toml"), "small", (*TINY, *settings))
+        record = compare(variants, track, [0], tmp_path / "again")
+        failed = record["methods"][0]
+        assert "collapsed by step 3" in failed["failed"]["0"]
+        assert "last healthy network" in failed["failed"]["0"]
+        assert failed["miou"] == {"runs": [None], "mean": None, "stdev": None}
+        assert "| failed |" in markdown(record)
+        assert comparison(record).startswith("<svg")
         return
     folder, _ = stage1(track, tmp_path, *settings)
     assert ALWAYS in caplog.text

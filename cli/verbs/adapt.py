@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
+import typer
+
 from cli import options
 from cli.verbs.shared import resolved_recipe, space_or_none, wrote
+from edgeuda.errors import ConfigError
 
 
 def adapt(
-    model: options.RunModel,
+    model: options.Init,
     source: options.Source,
     target: options.Target,
     out: options.Out,
     recipe: options.RecipeName = "edge",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
+    target_labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled target images that stage 'ass' may use: how many, or a file that lists "
+            "them. Their label maps lie in 'labels' beside 'images'."
+        ),
+    ] = None,
     seed: options.Seed = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
 ) -> None:
     """Adapt a source-trained network to unlabelled target frames."""
+    if target_labels is not None:
+        wanted = target_labels if target_labels.isdecimal() else json.dumps(target_labels)
+        overrides = [*(overrides or []), f"ass.labels={wanted}"]
     settings = resolved_recipe(recipe, overrides, seed)
+    if target_labels is not None and "ass" not in settings.stages:
+        msg = (
+            f"--target-labels: recipe {recipe!r} has no stage 'ass', which is what uses labelled "
+            "target images. Add it to stages"
+        )
+        raise ConfigError(msg)
     from edgeuda.training.pipeline import ADAPTATION_FILE, Options
     from edgeuda.training.pipeline import adapt as run
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,27 +89,36 @@ class LabelledFolder:
 
 
 def labelled_folder(
-    root: Path, space: LabelSpace | None = None, stored: LabelSpace | None = None
+    root: Path,
+    space: LabelSpace | None = None,
+    stored: LabelSpace | None = None,
+    *,
+    every: bool = True,
 ) -> LabelledFolder:
     """Index a folder with ``images/`` and ``labels/``.
 
     Args:
-        root: The folder; the two sub-folders may be nested alike (``images/train``, ...).
+        root: The folder; the two sub-folders may be nested alike (``images/train``, ...). The
+            images may lie elsewhere if ``dataset.json`` says where under ``images``.
         space: Label space wanted; that of the files if not given.
         stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
             ``space``.
+        every: Whether each image must have a label map; those without are left out if not.
 
     Raises:
         DataError: If there are no images, labels are missing, or no label space is known.
     """
-    images = list_images(root)
-    image_root, label_root = root / "images", root / "labels"
+    file = root / "dataset.json"
+    record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
+    image_root, label_root = root / record.get("images", "images"), root / "labels"
+    if "images" not in record:
+        list_images(root)  # says what is wrong with a folder that holds nothing
     if not image_root.is_dir() or not label_root.is_dir():
         msg = f"{root}: expected the folders 'images' and 'labels' in it, found no labelled data"
         raise DataError(msg)
-    record = root / "dataset.json"
-    if stored is None and record.exists():
-        stored = LabelSpace.from_record(read_json(record, "edgeuda.dataset/1")["label_space"])
+    images = list_images(image_root)
+    if stored is None and record:
+        stored = LabelSpace.from_record(record["label_space"])
     stored = stored or space
     if stored is None:
         msg = f"{root}: no dataset.json tells its label space. Give it with --label-space"
@@ -119,10 +128,63 @@ def labelled_folder(
         for image in images
     )
     missing = [pair.label for pair in pairs if not pair.label.is_file()]
-    if missing:
+    if missing and not every:
+        pairs = tuple(pair for pair in pairs if pair.label.is_file())
+    elif missing:
         msg = f"{missing[0]}: expected a label map for each image, {len(missing)} are missing"
         raise DataError(msg)
     return LabelledFolder(root, pairs, stored, space or stored)
+
+
+def labelled_frames(
+    root: Path, space: LabelSpace, stored: LabelSpace | None = None
+) -> LabelledFolder | None:
+    """Index those images of a folder that have a label map, None if none has one.
+
+    Args:
+        root: Folder with ``images/`` and perhaps ``labels/``, see `labelled_folder`.
+        space: Label space wanted.
+        stored: Label space of the files.
+    """
+    if not (root / "labels").is_dir() or not (root / "images").is_dir():
+        return None
+    found = labelled_folder(root, space, stored, every=False)
+    return found if found.pairs else None
+
+
+def labelled_subset(folder: LabelledFolder, wanted: int | str, seed: int) -> LabelledFolder:
+    """Return some of a folder's images, the same for the same seed; fewer are among more.
+
+    Args:
+        folder: All of them.
+        wanted: How many, or a file that lists them: one image name or stem per line.
+        seed: Of the draw.
+
+    Raises:
+        DataError: If there are too few, or a listed one is not there.
+    """
+    if isinstance(wanted, int):
+        if wanted > len(folder):
+            msg = f"{folder.root}: expected {wanted} labelled images, found {len(folder)}"
+            raise DataError(msg)
+        order = np.random.default_rng(seed).permutation(len(folder))[:wanted]
+        return replace(folder, pairs=tuple(folder.pairs[index] for index in sorted(order)))
+    path = Path(wanted)
+    if not path.is_file():
+        msg = f"{path}: expected a number of labelled images or a file that lists them"
+        raise DataError(msg)
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    by_stem = {pair.image.stem: pair for pair in folder.pairs}
+    pairs = []
+    for name in filter(None, names):
+        if Path(name).stem not in by_stem:
+            msg = f"{path}: names {name!r}, which has no image and label in {folder.root}"
+            raise DataError(msg)
+        pairs.append(by_stem[Path(name).stem])
+    if not pairs:
+        msg = f"{path}: expected the names of labelled images, found none"
+        raise DataError(msg)
+    return replace(folder, pairs=tuple(pairs))
 
 
 def readable_frames(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 from torch import Generator, Tensor
 
@@ -21,8 +21,10 @@ class Batch:
         source: ``[N, 3, H, W]`` float RGB in [0, 1].
         source_label: ``[N, H, W]`` int64, 255 ignored.
         target: ``[N, 3, H, W]`` float RGB in [0, 1], or None in supervised training.
-        pseudo_label: ``[N, H, W]`` int64 offline pseudo-labels of the target images, or None.
+        pseudo_label: ``[N, H, W]`` int64 pseudo-labels of the target images where they were made
+            beforehand, 255 ignored, or None.
         pseudo_confidence: ``[N, H, W]`` float confidence of the pseudo-labels, or None.
+        labelled: Labelled target images ``[N, 3, H, W]`` and their labels ``[N, H, W]``, or None.
         generators: One per pair of images, on the CPU: all further draws come from them.
         names: Files of the images, for messages.
         crop: Draws a source crop that holds a class, see `edgeuda.methods.mixing.Crop`.
@@ -37,6 +39,7 @@ class Batch:
     generators: Sequence[Generator]
     names: tuple[str, ...]
     crop: Callable[[int, Generator], tuple[Tensor, Tensor] | None] | None = None
+    labelled: tuple[Tensor, Tensor] | None = None
 
     def require_target(self) -> Tensor:
         """Return the target images of an adaptation step."""
@@ -66,18 +69,28 @@ class Losses:
         return first
 
 
-class Method(Protocol):
-    """One way of training. It knows its paper; loops, files and ranks belong to the trainer."""
+class Method:
+    """One way of training. It knows its paper; loops, files and ranks belong to the trainer.
+
+    Attributes:
+        freezes_batch_norm: Whether the network stays in eval mode while its weights train.
+    """
 
     @property
     def freezes_batch_norm(self) -> bool:
-        """Whether the network stays in eval mode while its weights train."""
+        """Whether the network stays in eval mode."""
+        return False
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the losses of one batch."""
+        raise NotImplementedError
 
-    def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold besides the network."""
+    def after_step(self, model: Network) -> None:
+        """Train what the method has of its own, after the network's optimiser."""
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides the network: tensors, numbers, containers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from edgeuda.models.network import Logits, Network
 
 BatchNorm = Literal["frozen", "joint", "domain"]
 """``"frozen"``: running statistics normalise and stay as they are; ``"joint"``: batch statistics of
@@ -27,3 +30,36 @@ def separate_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def forward(
+    model: Network, source: Tensor, views: Sequence[Tensor], batch_norm: BatchNorm
+) -> list[Logits]:
+    """Return float logits at low resolution of all heads, for the source images and each view.
+
+    All images pass as one batch, or with ``"domain"`` those of each domain.
+
+    Args:
+        model: The network.
+        source: ``[N, 3, H, W]`` normalised.
+        views: Views of target images, ``[M, 3, H, W]`` each, normalised.
+        batch_norm: How domains share statistics.
+    """
+    groups = [[source, *views]]
+    if batch_norm == "domain" and views:
+        groups = [[source], [*views]]
+    found = []
+    for number, group in enumerate(groups):
+        apart = number == 0 and len(groups) == 2
+        with separate_statistics(model) if apart else nullcontext():
+            joint = torch.cat(group).contiguous(memory_format=torch.channels_last)
+            outputs = model(joint, aux=True, upsample=False)
+        sizes = [len(view) for view in group]
+        heads = [head.float().contiguous().split(sizes) for head in outputs.heads()]
+        assert outputs.features is not None
+        features = outputs.features.split(sizes)
+        found += [
+            Logits(main, tuple(auxiliary), feature)
+            for main, *auxiliary, feature in zip(*heads, features, strict=True)
+        ]
+    return found

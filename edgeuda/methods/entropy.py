@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgeuda.methods.base import Batch, Losses
+from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
@@ -71,7 +71,7 @@ def image_wise_weights(logits: Tensor, ratio: float = 0.2) -> Tensor:
     return weights.gather(1, winner).view_as(logits[:, 0])
 
 
-class EntropyMinimisation:
+class EntropyMinimisation(Method):
     """Supervised training on source with a term that makes target predictions confident.
 
     Args:
@@ -79,10 +79,13 @@ class EntropyMinimisation:
         weights: ``[K]`` class weights of the supervised term.
     """
 
-    freezes_batch_norm = True
-
     def __init__(self, settings: EntropySettings, weights: Tensor) -> None:
         self.settings, self.weights = settings, weights
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """True: both domains are normalised by the statistics the stage begins with."""
+        return True
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the supervised and the target loss, and the mean confidence on target."""
@@ -112,10 +115,3 @@ class EntropyMinimisation:
             {"supervised": model.weigh(supervised), "target": unsupervised},
             {"confidence": confidence},
         )
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take nothing."""

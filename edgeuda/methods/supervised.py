@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
-from edgeuda.methods.base import Batch, Losses
+from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.losses import cross_entropy_map, ohem
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
@@ -19,7 +19,7 @@ from edgeuda.training.views import SOURCE, ColourChain, colour
 
 
 @dataclass
-class Supervised:
+class Supervised(Method):
     """Cross-entropy, or its hard-example form, summed over the heads.
 
     Attributes:
@@ -33,7 +33,6 @@ class Supervised:
     weights: Tensor
     chain: ColourChain | None = SOURCE
     style: Style = "none"
-    freezes_batch_norm = False
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the loss of the source images, target images only lend their look."""
@@ -56,10 +55,3 @@ class Supervised:
             averaged = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
             terms[name] = head_weight * averaged
         return Losses(terms)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take nothing."""

@@ -53,6 +53,15 @@ class Teacher:
     def predict(self, images: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
         """Return confidence ``[N, H, W]`` float and pseudo-label ``[N, H, W]`` int64.
 
+        See `probabilities`.
+        """
+        confidence, label = self.probabilities(images, preprocessing).max(1)
+        return confidence, label
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """Return probabilities ``[N, K, H, W]`` float.
+
         Args:
             images: ``[N, 3, H, W]`` float RGB in [0, 1].
             preprocessing: Normalisation of the network's input.
@@ -70,8 +79,7 @@ class Teacher:
                 logits = upsample(low.float().contiguous(), (size[0], size[1]))
                 probability = (logits.flip(3) if mirrored else logits).softmax(1)
                 total = total + _resize(probability, [height, width])
-        confidence, label = (total / (len(self.scales) * (1 + self.flip))).max(1)
-        return confidence, label
+        return total / (len(self.scales) * (1 + self.flip))
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold: weights and statistics of a moving teacher."""

@@ -7,16 +7,15 @@ moving teacher, stage 2 is the ClassMix/DACS baseline.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from edgeuda.methods import ranks
-from edgeuda.methods.base import Batch, Losses
-from edgeuda.methods.batchnorm import BatchNorm, separate_statistics
+from edgeuda.methods.base import Batch, Losses, Method
+from edgeuda.methods.batchnorm import BatchNorm, forward
 from edgeuda.methods.losses import (
     Modulator,
     cross_entropy_map,
@@ -68,7 +67,7 @@ class TuflSettings:
     batch_norm: BatchNorm = "frozen"
 
 
-class Tufl:
+class Tufl(Method):
     """Stage 1, or with a teacher stage 2, of the method.
 
     All views of a step go through the network as one batch; with frozen batch norm this equals
@@ -122,7 +121,8 @@ class Tufl:
             )
 
         size = (height, width)
-        source_heads, *heads = self._forward(model, augmented, views)
+        outputs = forward(model, augmented, views, settings.batch_norm)
+        source_heads, *heads = [found.heads() for found in outputs]
         supervised = model.weigh(
             cross_entropy_map(upsample(head, size), batch.source_label, weights).mean()
             for head in source_heads
@@ -145,24 +145,6 @@ class Tufl:
             terms["mix"] = settings.mix_weight * torch.as_tensor(loss)
             figures["trust"] = mixed.trust.mean()
         return Losses(terms, figures)
-
-    def _forward(
-        self, model: Network, source: Tensor, views: list[Tensor]
-    ) -> list[tuple[Tensor, ...]]:
-        """Return the heads' float logits at low resolution, for the source images and each view."""
-        groups = [[source, *views]]
-        if self.settings.batch_norm == "domain" and views:
-            groups = [[source], views]
-        found: list[tuple[Tensor, ...]] = []
-        for number, group in enumerate(groups):
-            apart = number == 0 and len(groups) == 2
-            with separate_statistics(model) if apart else nullcontext():
-                joint = torch.cat(group).contiguous(memory_format=torch.channels_last)
-                outputs = model(joint, aux=True, upsample=False)
-            sizes = [len(view) for view in group]
-            heads = [head.float().contiguous().split(sizes) for head in outputs.heads()]
-            found += list(zip(*heads, strict=True))
-        return found
 
     def _target_loss(
         self,
@@ -234,13 +216,13 @@ class Tufl:
             batch.generators,
         )
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Any]:
         """Return the thresholds and the weights of a moving teacher."""
         moving = self.teacher is not None and self.teacher.decay < 1
         teacher = self.teacher.state() if self.teacher is not None and moving else {}
         return {"thresholds": self.thresholds, **teacher}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take the state back."""
         self.thresholds = state["thresholds"]
         if self.teacher is not None and self.teacher.decay < 1:

@@ -7,22 +7,28 @@ import logging
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames
-from edgeuda.errors import ConfigError
+from edgeuda.data.folders import (
+    LabelledFolder,
+    labelled_folder,
+    labelled_frames,
+    readable_frames,
+)
+from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, sha256_of, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
-from edgeuda.training.pipeline import Domains, Job, load_domains, run_source, run_stage
+from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.recipe import Recipe, load_recipe, merged
+from edgeuda.training.stages import run_source, run_stage
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -58,6 +64,8 @@ class Track:
         target: Target frames.
         data: Labelled images to score on.
         oracle: Labelled images that an oracle trains on, or None.
+        labelled: Folder whose labelled target images stage ``ass`` draws from; by default
+            ``target``.
         stored: Label space of the label files, where the folders do not say.
     """
 
@@ -66,6 +74,7 @@ class Track:
     data: Path
     oracle: Path | None = None
     stored: LabelSpace | None = None
+    labelled: Path | None = None
 
 
 def built_in_plans() -> list[str]:
@@ -140,7 +149,8 @@ def compare(
 
     Runs lie under ``out/runs``, named by what they depend on: what two methods have in common is
     run once, what is there is not run again, and what was interrupted goes on. Target labels are
-    read for scoring, and by oracles.
+    read for scoring, and by oracles. A run that fails in training, because its loss is not finite
+    or its network collapses, is recorded as failed, and the others go on.
 
     Args:
         variants: Methods; gains are measured from the first.
@@ -163,24 +173,37 @@ def compare(
     folder = labelled_folder(track.source, None, track.stored)
     data = labelled_folder(track.data, folder.space, track.stored)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
-    domains = {False: load_domains(folder, readable_frames(track.target), first.model.input)}
+    adapted = load_domains(folder, readable_frames(track.target), first.model.input)
+    if any("ass" in variant.recipe.stages for variant in variants):
+        few = labelled_frames(track.labelled or track.target, folder.space, track.stored)
+        adapted = replace(adapted, labelled=few)
+    domains = {False: adapted}
     if any(variant.oracle for variant in variants) and track.oracle is not None:
         labelled = labelled_folder(track.oracle, folder.space, track.stored)
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
-    scores: dict[str, list[Evaluation]] = {variant.name: [] for variant in variants}
+    scores: dict[str, list[Evaluation | None]] = {variant.name: [] for variant in variants}
+    failures: dict[str, dict[str, str]] = {variant.name: {} for variant in variants}
     costs: dict[str, list[tuple[float, float]]] = {variant.name: [] for variant in variants}
     signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
     for seed in seeds:
         for variant in variants:
             recipe = variant.recipe.model_copy(update={"seed": seed})
-            chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
-            scores[variant.name].append(_score(chain[-1], variant.name, data, labels))
+            try:
+                chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
+            except TrainingError as err:
+                scores[variant.name].append(None)
+                signals[variant.name].append(None)
+                failures[variant.name][str(seed)] = str(err)
+                report(f"seed {seed}, {variant.name}: failed ({err})")
+                continue
+            found = _score(chain[-1], variant.name, data, labels)
+            scores[variant.name].append(found)
             costs[variant.name].append(_cost(chain))
             chosen = [line for line in read_signals(chain[-1]) if line["chosen"]]
             signals[variant.name].append(chosen[0] if chosen else None)
-            report(f"seed {seed}, {variant.name}: {100 * scores[variant.name][-1].miou:.1f}")
-    return _record(variants, seeds, scores, costs, signals, data)
+            report(f"seed {seed}, {variant.name}: {100 * found.miou:.1f}")
+    return _record(variants, seeds, scores, failures, costs, signals, data)
 
 
 def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
@@ -207,7 +230,9 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     model, _ = load_model(chain[0])
     for stage in recipe.stages:
         settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
-        key = sha256_of([*common, key, stage, *settings, *frames])
+        few = domains.labelled if stage == "ass" else None
+        drawn_from = [] if few is None else [str(pair.image) for pair in few.pairs]
+        key = sha256_of([*common, key, stage, *settings, *frames, *drawn_from])
         chain.append(out / f"{stage}-{key[:12]}")
         run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
     return chain
@@ -229,20 +254,25 @@ def _cost(chain: Sequence[Path]) -> tuple[float, float]:
 def _record(
     variants: Sequence[Variant],
     seeds: Sequence[int],
-    scores: dict[str, list[Evaluation]],
+    scores: dict[str, list[Evaluation | None]],
+    failures: dict[str, dict[str, str]],
     costs: dict[str, list[tuple[float, float]]],
     signals: dict[str, list[dict[str, Any] | None]],
     data: LabelledFolder,
 ) -> dict[str, Any]:
-    values = {name: [100 * found.miou for found in runs] for name, runs in scores.items()}
+    values = {
+        name: [None if found is None else 100 * found.miou for found in runs]
+        for name, runs in scores.items()
+    }
     base = values[variants[0].name]
-    oracles = [values[variant.name] for variant in variants if variant.oracle]
-    top = max(oracles, key=sum) if oracles else None
+    oracles = [values[v.name] for v in variants if v.oracle and not failures[v.name]]
+    top = max(oracles, key=_mean) if oracles else None
     methods = []
     for variant in variants:
         name = variant.name
-        gains = [value - zero for value, zero in zip(values[name], base, strict=True)]
-        iou = np.array([found.iou for found in scores[name]])
+        gains = _differences(values[name], base)
+        gap = None if top is None else _mean(_differences(top, base))
+        iou = [None if found is None else found.iou for found in scores[name]]
         methods.append(
             {
                 "name": name,
@@ -250,11 +280,10 @@ def _record(
                 "trains_on": ORACLE if variant.oracle else "source",
                 "miou": _summary(values[name]),
                 "gain": _summary(gains),
-                "gap_closed": None
-                if top is None
-                else round(sum(gains) / (sum(top) - sum(base)), 3),
+                "failed": failures[name],
+                "gap_closed": None if not gap else _rounded(_mean(gains) / gap, 3),
                 "iou": {
-                    label: [round(100 * float(v), 2) for v in iou[:, index]]
+                    label: [None if row is None else _rounded(100 * row[index]) for row in iou]
                     for index, label in enumerate(data.space.classes)
                 },
                 "seconds": [round(seconds, 1) for seconds, _ in costs[name]],
@@ -272,11 +301,31 @@ def _record(
     }
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any]:
+def _differences(
+    values: Sequence[float | None], base: Sequence[float | None]
+) -> list[float | None]:
+    return [
+        None if value is None or zero is None else value - zero
+        for value, zero in zip(values, base, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Return the mean of the runs that succeeded, nan if none did."""
+    present = [value for value in values if value is not None]
+    return statistics.mean(present) if present else float("nan")
+
+
+def _rounded(value: float, digits: int = 2) -> float | None:
+    return None if np.isnan(value) else round(float(value), digits)
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+    present = [value for value in values if value is not None]
     return {
-        "runs": [round(value, 2) for value in values],
-        "mean": round(statistics.mean(values), 2),
-        "stdev": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "runs": [None if value is None else round(value, 2) for value in values],
+        "mean": _rounded(_mean(values)),
+        "stdev": round(statistics.stdev(present), 2) if len(present) > 1 else None,
     }
 
 
@@ -310,7 +359,7 @@ def _rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 method["name"],
                 _spread(method["miou"]),
-                ", ".join(f"{value:.1f}" for value in method["miou"]["runs"]),
+                ", ".join("failed" if v is None else f"{v:.1f}" for v in method["miou"]["runs"]),
                 _spread(method["gain"], "+"),
                 "-" if gap is None else f"{gap:.0%}",
             ]
@@ -319,6 +368,8 @@ def _rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _spread(summary: dict[str, Any], sign: str = "") -> str:
+    if summary["mean"] is None:
+        return "-"
     mean = f"{summary['mean']:{sign}.1f}"
     return mean if summary["stdev"] is None else f"{mean} ± {summary['stdev']:.1f}"
 

@@ -7,7 +7,7 @@ together what one rank with their joint batch would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,6 @@ from edgeuda.data.images import (
     resize_image,
     resize_label,
 )
-from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch
 
 CACHE_BYTES = 2 << 30
@@ -103,10 +102,26 @@ class PseudoLabelled(Images):
 PSEUDO_PLANES = ("labels", "confidence")
 
 
+class LabelledBy(Images):
+    """Images of another domain with labels of their own.
+
+    Args:
+        images: Decoded.
+        labels: ``[H, W]`` uint8 label file of each image, at network size.
+    """
+
+    def __init__(self, images: Images, labels: Sequence[Path]) -> None:
+        self.names, self._frames, self._labels = images.names, images, labels
+        self._cache = None
+
+    def _read(self, index: int) -> tuple[Image, LabelMap | None]:
+        return self._frames[index][0], read_label(self._labels[index])
+
+
 def geometric(
     image: Image, label: LabelMap | None, views: Views, rng: np.random.Generator
-) -> tuple[Image, LabelMap]:
-    """Scale, crop and flip an image and its label map (all 255 if there is none) alike."""
+) -> tuple[Image, LabelMap | None]:
+    """Scale, crop and flip an image and its label map, if it has one, alike."""
     rows, columns = views.crop
     height, width = image.shape[:2]
     least = max(rows / height, columns / width)
@@ -118,14 +133,10 @@ def geometric(
     flip = rng.random() < views.flip
     if size != (height, width):
         image = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
-    image = image[window]
-    if label is None:
-        label = np.full((rows, columns), IGNORE, np.uint8)
-    else:
-        label = resize_label(label, *size)[window]
-    if flip:
-        image, label = image[:, ::-1], label[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(label)
+    image = image[window][:, :: -1 if flip else 1]
+    if label is not None:
+        label = np.ascontiguousarray(resize_label(label, *size)[window][:, :: -1 if flip else 1])
+    return np.ascontiguousarray(image), label
 
 
 @dataclass(frozen=True)
@@ -199,6 +210,7 @@ class ClassCrops:
         views = Views(self._crop, (1.0,), 0.0)
         if image.shape[0] < self._crop[0] or image.shape[1] < self._crop[1]:
             image, label = geometric(image, label, views, rng)
+            assert label is not None
         found = np.flatnonzero(label == index)
         row, column = divmod(int(rng.choice(found)), label.shape[1]) if found.size else (0, 0)
         top, left = (
@@ -227,15 +239,18 @@ def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[
     return np.random.default_rng([seed, domain, epoch]).permutation(count)
 
 
-Arrays = tuple[Tensor, Tensor, Tensor | None, Tensor | None, tuple[str, ...]]
+Domain = tuple[Tensor, Tensor | None]
+Arrays = tuple[tuple[Domain, ...], tuple[str, ...]]
+Augment = Callable[[Image, LabelMap | None, np.random.Generator], tuple[Image, LabelMap | None]]
 
 
 class StepData(Dataset[Arrays]):
     """Item ``i`` is the i-th batch as uint8 tensors; a step takes ``accumulate`` of them.
 
     Args:
-        source: Labelled source images.
-        target: Target images, or None in supervised training.
+        source: Labelled images.
+        target: Target images, or None in supervised training. Their labels, where they have any,
+            are pseudo-labels.
         batch: Images per domain and rank.
         views: Geometric views of both domains.
         seed: Seed of sampling and views.
@@ -243,6 +258,8 @@ class StepData(Dataset[Arrays]):
         accumulate: Batches per step.
         rare: How source images are drawn; None takes each once per epoch.
         crop: Crops for long-tail pasting; None if there is none.
+        labelled: Labelled target images, or None.
+        augment: Changes a labelled image and its label before the geometric views, or None.
     """
 
     def __init__(
@@ -256,8 +273,11 @@ class StepData(Dataset[Arrays]):
         accumulate: int = 1,
         rare: RareClasses | None = None,
         crop: ClassCrops | None = None,
+        labelled: Images | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        self.domains = (source,) if target is None else (source, target)
+        self.domains = tuple(d for d in (source, target, labelled) if d is not None)
+        self.augment = augment
         self.batch, self.views, self.seed = batch, views, seed
         self.steps, self.accumulate = steps, accumulate
         self.rare, self.crop = rare, crop
@@ -272,8 +292,7 @@ class StepData(Dataset[Arrays]):
         return range(first, first + self.batch)
 
     def __getitem__(self, item: int) -> Arrays:
-        images: list[Tensor] = []
-        labels: list[Tensor] = []
+        domains: list[Domain] = []
         names: list[str] = []
         positions = self.positions(item)
         for domain, data in enumerate(self.domains):
@@ -283,14 +302,15 @@ class StepData(Dataset[Arrays]):
                 rng = np.random.default_rng([self.seed, 2 + domain, position])
                 if domain == 0 and self.rare is not None:
                     chosen[place] = self.rare.draw(rng)
-                pairs.append(geometric(*data[chosen[place]], self.views, rng))
-            images.append(torch.from_numpy(np.stack([image for image, _ in pairs])))
-            labels.append(torch.from_numpy(np.stack([label for _, label in pairs])))
+                image, label = data[chosen[place]]
+                if domain == 0 and self.augment is not None:
+                    image, label = self.augment(image, label, rng)
+                pairs.append(geometric(image, label, self.views, rng))
+            images = torch.from_numpy(np.stack([image for image, _ in pairs]))
+            labels = [label for _, label in pairs if label is not None]
+            domains.append((images, torch.from_numpy(np.stack(labels)) if labels else None))
             names.extend(data.names[index] for index in chosen)
-        if len(images) == 1:
-            return images[0], labels[0], None, None, tuple(names)
-        pseudo = labels[1] if labels[1].ndim == 4 else None
-        return images[0], labels[0], images[1], pseudo, tuple(names)
+        return tuple(domains), tuple(names)
 
 
 def batches(data: StepData, start: int, device: torch.device, workers: int = 0) -> Iterator[Batch]:
@@ -303,18 +323,35 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
         num_workers=workers,
         pin_memory=device.type == "cuda",
     )
-    for item, (source, label, target, pseudo, names) in zip(items, loader, strict=True):
-        planes = None if pseudo is None else pseudo.to(device, non_blocking=True)
+
+    def label(planes: Tensor | None) -> Tensor | None:
+        return None if planes is None else planes.to(device, torch.int64, non_blocking=True)
+
+    for item, (domains, names) in zip(items, loader, strict=True):
+        (source, source_label), *others = domains
+        known = label(source_label)
+        assert known is not None
+        target, pseudo, confidence, labelled = None, None, None, None
+        if others:
+            target = to_unit(others[0][0], device)
+            pseudo = label(others[0][1])
+            if pseudo is not None and pseudo.ndim == 4:
+                pseudo, confidence = pseudo[..., 0], pseudo[..., 1].float() / 255
+        if len(others) == 2:
+            theirs = label(others[1][1])
+            assert theirs is not None
+            labelled = to_unit(others[1][0], device), theirs
         yield Batch(
             step=item // data.accumulate,
             source=to_unit(source, device),
-            source_label=label.to(device, torch.int64, non_blocking=True),
-            target=None if target is None else to_unit(target, device),
-            pseudo_label=None if planes is None else planes[..., 0].long(),
-            pseudo_confidence=None if planes is None else planes[..., 1].float() / 255,
+            source_label=known,
+            target=target,
+            pseudo_label=pseudo,
+            pseudo_confidence=confidence,
             generators=[position_generator(data.seed, p) for p in data.positions(item)],
             names=names,
             crop=data.crop,
+            labelled=labelled,
         )
 
 

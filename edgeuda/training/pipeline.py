@@ -2,76 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from edgeuda import __version__
 from edgeuda.data.folders import (
     LabelledFolder,
-    class_counts,
     labelled_folder,
+    labelled_frames,
     readable_frames,
-    spread,
 )
-from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError, ModelError, OutputExistsError
 from edgeuda.files import read_json, require_absent, sha256, sha256_of, write_json, write_text
 from edgeuda.labels import LabelSpace
-from edgeuda.methods.adabn import adapt_batch_norm
-from edgeuda.methods.base import Method
-from edgeuda.methods.entropy import EntropyMinimisation
-from edgeuda.methods.losses import class_weights
-from edgeuda.methods.mixing import related_classes
-from edgeuda.methods.supervised import Supervised
-from edgeuda.methods.teacher import Teacher
-from edgeuda.methods.tufl import Tufl
-from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
-from edgeuda.models.network import Network
+from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
 from edgeuda.spec import ModelSpec
-from edgeuda.training.loader import (
-    PSEUDO_PLANES,
-    ClassCrops,
-    Images,
-    PseudoLabelled,
-    RareClasses,
-    StepData,
-    Views,
-    holders,
-    sample,
-    to_unit,
-)
-from edgeuda.training.monitor import Probe
-from edgeuda.training.recipe import AdaBNSection, EntropySection, Optimisation, Recipe, Stage
-from edgeuda.training.trainer import Run, fit, in_half, make_fabric, read_log
-from edgeuda.training.views import SOURCE
-from edgeuda.training.watch import Watch, read_signals
+from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
+from edgeuda.training.recipe import AdaBNSection, Recipe, Stage
+from edgeuda.training.stages import run_source, run_stage
+from edgeuda.training.trainer import make_fabric, read_log
+from edgeuda.training.watch import read_signals
 
 logger = logging.getLogger(__name__)
 
-STAGE_NAMES: dict[str, str] = {
-    "source": "source-only",
-    "adabn": "AdaBN",
-    "stage1": "stage 1",
-    "stage2": "stage 2",
-    "entropy": "entropy",
-}
-METHOD_NAMES = {
+METHOD_NAMES: dict[Stage, str] = {
     "adabn": "batch-norm statistics",
     "entropy": "entropy minimisation",
     "stage1": "TUFL",
     "stage2": "TUFL + CIM",
+    "adversarial": "output-space adversary",
+    "ass": "semantic-level adversary, a few target labels",
+    "hiast": "instance-adaptive self-training",
+    "lse": "scale-invariant examples",
 }
 RECIPE_FILE = "recipe.toml"
 RUN_FILE = "run.json"
@@ -145,8 +116,9 @@ def adapt(
 ) -> Path:
     """Adapt a source-trained network to unlabelled target frames; returns the model file.
 
-    Each stage of ``recipe.stages`` has a folder of its own under ``options.out``; target labels,
-    where a ``labels`` folder lies beside the frames, are never opened.
+    Each stage of ``recipe.stages`` has a folder of its own under ``options.out``. Target labels,
+    where a ``labels`` folder lies beside the frames, are opened by stage ``ass`` alone, and of
+    those only the ones that the recipe asks for.
 
     Args:
         recipe: Settings; its model section gives way to the network's own spec.
@@ -170,6 +142,8 @@ def adapt(
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
     domains = load_domains(folder, frames, recipe.model.input)
+    if "ass" in recipe.stages:
+        domains = replace(domains, labelled=labelled_frames(target, spec.label_space, stored))
     data = {
         "init": str(init.resolve()),
         "source": str(source.resolve()),
@@ -185,207 +159,6 @@ def adapt(
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
-
-
-@dataclass(frozen=True)
-class Domains:
-    """Decoded images of both domains.
-
-    Attributes:
-        source: Labelled images.
-        target: Unlabelled frames, or None.
-        space: Label space of the source labels.
-        counts: ``[M, K]`` int64 pixels of each class in each source image.
-    """
-
-    source: Images
-    target: Images | None
-    space: LabelSpace
-    counts: npt.NDArray[np.int64]
-
-    @property
-    def frequencies(self) -> npt.NDArray[np.float64]:
-        """``[K]`` share of each class among the labelled source pixels."""
-        total = self.counts.sum(0)
-        return np.asarray(total / max(1, total.sum()), np.float64)
-
-
-def load_domains(
-    source: LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
-) -> Domains:
-    """Decode both domains at network size and count the source's classes."""
-    images = Images(source, size)
-    target = Images(frames, size) if frames is not None else None
-    counts = class_counts(images.labels(), len(source.space))
-    absent = [source.space.classes[i] for i in np.flatnonzero(counts.sum(0) == 0)]
-    if absent:
-        logger.warning(
-            "%s: no pixel of %s; what has no source label cannot be learned",
-            source.root,
-            ", ".join(absent),
-        )
-    return Domains(images, target, source.space, counts)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where and how one stage runs.
-
-    Attributes:
-        folder: Folder of the stage.
-        digest: Identity of what the stage depends on.
-        fabric: Device, precision, ranks.
-        workers: Processes that load images.
-    """
-
-    folder: Path
-    digest: str
-    fabric: Fabric
-    workers: int = 0
-
-
-def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
-    """Train a new network on the source images and write it to the job's folder."""
-    spec = recipe.spec(domains.space)
-    torch.manual_seed(recipe.seed)
-    model = build(spec)
-    model.load_pretrained(recipe.model.pretrained)
-    section = recipe.source
-    method = Supervised(
-        section.loss,
-        _class_weights(recipe, section, domains),
-        SOURCE if section.augment else None,
-        section.style,
-    )
-    styled = section.style != "none"
-    used = domains if styled else dataclasses.replace(domains, target=None)
-    _fit(model, spec, method, used, section, recipe, job, "source")
-
-
-def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, job: Job) -> None:
-    """Run one stage of an adaptation on ``model``, in place, and write it to the job's folder.
-
-    A stage that is complete is loaded, one that was interrupted goes on.
-    """
-    if (job.folder / MODEL_FILE).exists():
-        model.load_state_dict(load_model(job.folder)[0].state_dict())
-        return
-    job.folder.mkdir(parents=True, exist_ok=True)
-    assert domains.target is not None
-    spec, section = recipe.spec(domains.space), recipe.section(stage)
-    if isinstance(section, AdaBNSection):
-        _adabn(model, spec, domains.target, section, recipe.seed, job)
-        return
-    weights = _class_weights(recipe, section, domains)
-    if isinstance(section, EntropySection):
-        entropy = EntropyMinimisation(section.settings(), weights)
-        _fit(model, spec, entropy, domains, section, recipe, job, stage)
-        return
-    teacher = None
-    if stage == "stage2":
-        settings = section.teacher
-        half = in_half(recipe.precision)
-        teacher = Teacher(model, settings.decay, settings.scales, settings.flip, half)
-        if settings.offline:
-            pseudo = _pseudo_labels(teacher, domains.target, spec, job)
-            domains = dataclasses.replace(domains, target=pseudo)
-    method = Tufl(section.settings(), weights, related_classes(domains.space.classes), teacher)
-    _fit(model, spec, method, domains, section, recipe, job, stage)
-
-
-def _fit(
-    model: Network,
-    spec: ModelSpec,
-    method: Method,
-    domains: Domains,
-    section: Optimisation,
-    recipe: Recipe,
-    job: Job,
-    stage: str,
-) -> None:
-    rare = None
-    if section.rare_temperature > 0:
-        rare = RareClasses.of(domains.counts, section.rare_temperature)
-    data = StepData(
-        domains.source,
-        domains.target,
-        section.batch,
-        Views(recipe.crop(), recipe.geometry.scales, recipe.geometry.flip),
-        # Stages draw from streams of their own, so that none depends on those before it.
-        recipe.seed * 8 + list(STAGE_NAMES).index(stage),
-        section.steps,
-        section.accumulate,
-        rare,
-        ClassCrops(domains.source, holders(domains.counts), recipe.crop()),
-    )
-    watch = None
-    if stage != "source" and domains.target is not None and recipe.monitor.frames:
-        watch = _watch(spec, domains, domains.target, recipe, job)
-    run = Run(job.folder, STAGE_NAMES[stage], job.digest, job.workers, recipe.compile)
-    fit(model, spec, method, data, section, run, job.fabric, watch)
-
-
-def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:
-    chosen = spread(range(len(target)), recipe.monitor.frames)
-    frames = torch.from_numpy(np.stack([target[index][0] for index in chosen]))
-    frequencies = torch.from_numpy(domains.frequencies).float()
-    probe = Probe(frames.permute(0, 3, 1, 2), spec.preprocessing, frequencies)
-    writes = job.fabric.is_global_zero
-    return Watch(probe, recipe.monitor, spec, frequencies.tolist(), job.folder, writes)
-
-
-def _adabn(
-    model: Network, spec: ModelSpec, images: Images, section: AdaBNSection, seed: int, job: Job
-) -> None:
-    device = job.fabric.device
-    model.to(device)
-
-    def frames() -> Iterator[Tensor]:
-        for step in range(section.batches):
-            positions = range(step * section.batch, (step + 1) * section.batch)
-            chosen = sample(len(images), positions, seed, 0)
-            stack = np.stack([images[index][0] for index in chosen])
-            yield to_unit(torch.from_numpy(stack), device)
-
-    for layer in adapt_batch_norm(model, frames(), spec.preprocessing):
-        logger.warning(
-            "AdaBN: %s hardly varies over the target frames, as if they were all alike; its "
-            "source statistics were kept",
-            layer,
-        )
-    if job.fabric.is_global_zero:
-        save_model(model, spec, job.folder / MODEL_FILE)
-    job.fabric.barrier()
-
-
-def _pseudo_labels(teacher: Teacher, target: Images, spec: ModelSpec, job: Job) -> PseudoLabelled:
-    """Write class and confidence (0 to 255) of every target frame as PNG, once."""
-    folder = job.folder / "pseudo"
-    rank, ranks = job.fabric.global_rank, job.fabric.world_size
-    for index in range(rank, len(target), ranks):
-        names = [folder / plane / f"{index:06d}.png" for plane in PSEUDO_PLANES]
-        if all(name.exists() for name in names):
-            continue
-        image = torch.from_numpy(target[index][0])[None]
-        confidence, label = teacher.predict(to_unit(image, job.fabric.device), spec.preprocessing)
-        planes = label[0].byte(), (255 * confidence[0]).round().byte()
-        for name, plane in zip(names, planes, strict=True):
-            write_label(name, plane.cpu().numpy())
-    job.fabric.barrier()
-    return PseudoLabelled(target, folder)
-
-
-def _class_weights(recipe: Recipe, section: Optimisation, domains: Domains) -> Tensor:
-    mode = recipe.class_weights if section.class_weights is None else section.class_weights
-    if isinstance(mode, tuple):
-        if len(mode) != len(domains.space):
-            msg = (
-                f"Recipe {recipe.name!r}: expected one class weight for each of the "
-                f"{len(domains.space)} classes of {domains.space.name!r}, found {len(mode)}"
-            )
-            raise ConfigError(msg)
-        return torch.tensor(mode)
-    return class_weights(torch.from_numpy(domains.frequencies).float(), mode)
 
 
 def _require_compatible(recipe: Recipe, spec: ModelSpec, init: Path) -> None:

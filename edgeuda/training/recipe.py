@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import sys
 from importlib import resources
@@ -15,12 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
+from edgeuda.methods.adversarial import AdversarialSettings
 from edgeuda.methods.entropy import EntropySettings
+from edgeuda.methods.hiast import HiastSettings
+from edgeuda.methods.lse import LseSettings
 from edgeuda.methods.mixing import MixSettings
 from edgeuda.methods.thresholds import ThresholdRule
 from edgeuda.methods.tufl import TuflSettings
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 from edgeuda.training.monitor import RANKED
+from edgeuda.training.pseudo_labels import SelectorSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -75,15 +80,17 @@ class Geometry(Section):
 
 
 class Optimisation(Section):
-    """SGD with momentum and a polynomial schedule.
+    """Optimiser, schedule and batches of a stage.
 
     Attributes:
+        optimizer: ``"sgd"``, or ``"adam"`` with betas 0.9 and 0.999.
+        schedule: ``"polynomial"``, or ``"cosine"`` down to a thousandth.
         steps: Length of the stage.
         batch: Images per domain and step, on each rank.
         accumulate: Batches whose gradients are added up to one step.
         lr: Learning rate after warm-up.
         head_factor: Factor on the learning rate of everything but the trunk and spatial path.
-        momentum: SGD momentum.
+        momentum: Of SGD.
         weight_decay: Not applied to batch norm and biases.
         power: Exponent of the polynomial decay.
         warmup: Steps over which the rate rises exponentially from a tenth.
@@ -95,6 +102,8 @@ class Optimisation(Section):
         class_weights: Of all terms of this stage; None takes the recipe's.
     """
 
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
     steps: Positive
     batch: Positive
     accumulate: Positive = 1
@@ -220,6 +229,136 @@ class TuflSection(Optimisation):
         )
 
 
+class AdversarialSection(Optimisation):
+    """Adversarial adaptation; see `edgeuda.methods.adversarial.AdversarialSettings`."""
+
+    loss: Literal["bce", "ls"] = "bce"
+    weight: Weight = 1e-3
+    auxiliary_weight: Weight = 0.0
+    entropy_input: bool = False
+    light: bool = False
+    first_kernel: Literal[3, 4] = 4
+    discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
+    batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
+
+    def settings(self) -> AdversarialSettings:
+        """Return the method's parameters."""
+        names = {field.name for field in dataclasses.fields(AdversarialSettings)}
+        return AdversarialSettings(**self.model_dump(include=names))
+
+
+class AssSection(AdversarialSection):
+    """The same with a few labelled target images (ASS).
+
+    Attributes:
+        labels: How many images, drawn by the recipe's seed so that fewer are among more, or a file
+            with one name per line.
+        semantic: See `AdversarialSettings`.
+        semantic_weight: See `AdversarialSettings`.
+    """
+
+    labels: Positive | str = 100
+    semantic: Literal["none", "feature-fc", "output-fc", "output-cnn"] = "feature-fc"
+    semantic_weight: Weight = 1e-3
+
+
+class SelectionSection(Section):
+    """Pseudo-labels of a round; see `edgeuda.training.pseudo_labels.SelectorSettings`.
+
+    Attributes:
+        keep: In the first round.
+        growth: What later rounds add to it.
+    """
+
+    selector: Literal["instance-adaptive", "class-balanced", "constant", "all"] = (
+        "instance-adaptive"
+    )
+    keep: Share = 0.5
+    growth: Weight = 0.0
+    history: Share = 0.9
+    hardness: Weight = 8.0
+    initial: Share = 0.9
+    batch: Positive = 2
+
+    def settings(self, number: int = 1) -> SelectorSettings:
+        """Return the parameters of a round, from 1."""
+        values = self.model_dump(exclude={"growth"})
+        return SelectorSettings(
+            **values | {"keep": min(1.0, self.keep + (number - 1) * self.growth)}
+        )
+
+
+class HiastSection(Optimisation):
+    """Rounds of self-training; see `edgeuda.methods.hiast.HiastSettings`.
+
+    ``steps`` are those of one round.
+
+    Attributes:
+        factors: Factor on the learning rate of each round; as many rounds as factors.
+        teacher_decay: Of the mean teacher that gives soft labels, and labels the next round's
+            frames; 0 is the student itself (IAST).
+        hard_share: Share of the classes that are pasted as hard, see `HardPaste`; 0 pastes none.
+        donors: See `HardPaste.most`.
+        selection: Pseudo-labels.
+    """
+
+    factors: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 0.667, 0.333)
+    teacher_decay: Share = 0.999
+    confident_weight: Weight = 0.1
+    ignored_weight: Weight = 1.0
+    consistency_weight: Weight = 0.5
+    consistency_region: Literal["ignored", "confident", "all"] = "ignored"
+    normaliser: Literal["pixel-class", "pixel"] = "pixel-class"
+    strong: bool = True
+    batch_norm: Literal["frozen", "joint"] = "joint"
+    hard_share: Share = 0.74
+    donors: Positive = 1
+    selection: SelectionSection = SelectionSection()
+
+    def settings(self) -> HiastSettings:
+        """Return the method's parameters."""
+        names = {field.name for field in dataclasses.fields(HiastSettings)}
+        return HiastSettings(**self.model_dump(include=names))
+
+
+class LseSection(Optimisation):
+    """Rounds of learning from up-scaled patches; see `edgeuda.methods.lse.LseSettings`.
+
+    Attributes:
+        steps: Most steps of a round; the round has ``epochs`` passes over its patches.
+        epochs: Passes.
+        portion: Share of images in the first round, divided by the number of classes, see
+            `select_images`.
+        growth: What later rounds add to it.
+        last: The last portion.
+        patches: Per selected image.
+        zoom: Factor per axis by which a patch is scaled up.
+        valid: Which pixels of a scaled patch have a label, see `edgeuda.methods.lse.patch`.
+    """
+
+    epochs: Positive = 2
+    portion: Annotated[float, Field(gt=0)] = 0.1
+    growth: Weight = 0.05
+    last: Weight = 0.4
+    patches: Positive = 4
+    zoom: Annotated[float, Field(ge=1)] = 2.0
+    valid: Literal["any", "nearest", "half"] = "any"
+    focal_weight: Weight = 0.1
+    gamma: Weight = 3.0
+    augment: bool = True
+
+    def settings(self) -> LseSettings:
+        """Return the method's parameters."""
+        return LseSettings(self.focal_weight, self.gamma, self.style, self.augment)
+
+    def portions(self) -> list[float]:
+        """Return the portion of each round."""
+        found = [self.portion]
+        while self.growth and found[-1] + self.growth <= self.last + 1e-9:
+            found.append(found[-1] + self.growth)
+        return found
+
+
 class MonitorSection(Section):
     """What is watched while a stage runs, without labels; see `edgeuda.training.monitor`.
 
@@ -241,7 +380,17 @@ class MonitorSection(Section):
     keep_all: bool = False
 
 
-Stage = Literal["adabn", "entropy", "stage1", "stage2"]
+Stage = Literal["adabn", "entropy", "stage1", "stage2", "adversarial", "ass", "hiast", "lse"]
+StageName = Stage | Literal["source"]
+StageSection = (
+    AdaBNSection
+    | EntropySection
+    | TuflSection
+    | AdversarialSection
+    | AssSection
+    | HiastSection
+    | LseSection
+)
 
 
 class Published(Section):
@@ -279,6 +428,10 @@ class Recipe(Section):
         entropy: Entropy minimisation.
         stage1: Unsupervised focal loss.
         stage2: The same with cross-domain mixing, pseudo-labelled by a teacher.
+        adversarial: Adversarial adaptation in output space.
+        ass: The same with a few labelled target images.
+        hiast: Self-training on instance-adaptive pseudo-labels.
+        lse: Self-training on up-scaled patches.
     """
 
     name: str
@@ -298,10 +451,14 @@ class Recipe(Section):
     entropy: EntropySection | None = None
     stage1: TuflSection | None = None
     stage2: TuflSection | None = None
+    adversarial: AdversarialSection | None = None
+    ass: AssSection | None = None
+    hiast: HiastSection | None = None
+    lse: LseSection | None = None
 
-    def section(self, stage: Stage) -> AdaBNSection | EntropySection | TuflSection:
+    def section(self, stage: Stage) -> StageSection:
         """Return the settings of a stage."""
-        found: AdaBNSection | EntropySection | TuflSection | None = getattr(self, stage)
+        found: StageSection | None = getattr(self, stage)
         assert found is not None  # `parse_recipe` has seen to it
         return found
 

@@ -144,6 +144,7 @@ def fit(
                 with fabric.no_backward_sync(wrapped, enabled=part + 1 < data.accumulate):
                     fabric.backward(total)
             wrapped_optimizer.step()
+            method.after_step(model)
 
             last = done == optimisation.steps
             loss = _mean(losses.total(), fabric)
@@ -188,32 +189,35 @@ def fit(
     fabric.barrier()
 
 
-def make_optimizer(model: Network, optimisation: Optimisation) -> torch.optim.SGD:
-    """Return SGD without weight decay on batch norm and biases, and with a factor on the heads."""
+def make_optimizer(model: Network, optimisation: Optimisation) -> torch.optim.Optimizer:
+    """Return SGD or Adam without weight decay on batch norm and biases, heads at their factor."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             head = not name.startswith(model.trunk)
             groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "lr": optimisation.lr * (optimisation.head_factor if head else 1.0),
-                "weight_decay": optimisation.weight_decay if decays else 0.0,
-            }
-            for (head, decays), parameters in groups.items()
-        ],
-        momentum=optimisation.momentum,
-    )
+    parts = [
+        {
+            "params": parameters,
+            "lr": optimisation.lr * (optimisation.head_factor if head else 1.0),
+            "weight_decay": optimisation.weight_decay if decays else 0.0,
+        }
+        for (head, decays), parameters in groups.items()
+    ]
+    if optimisation.optimizer == "adam":
+        return torch.optim.Adam(parts)
+    return torch.optim.SGD(parts, momentum=optimisation.momentum)
 
 
 def schedule_factor(step: int, optimisation: Optimisation) -> float:
-    """Return the learning-rate factor of a step: exponential warm-up from 0.1, then polynomial."""
+    """Return the learning-rate factor of a step: exponential warm-up from 0.1, then the decay."""
     warmup, steps = optimisation.warmup, optimisation.steps
     if step < warmup:
         return float(0.1 ** (1 - step / warmup))
-    return float((1 - (step - warmup) / max(1, steps - warmup)) ** optimisation.power)
+    done = (step - warmup) / max(1, steps - warmup)
+    if optimisation.schedule == "cosine":
+        return 0.001 + 0.999 * (1 + math.cos(math.pi * done)) / 2
+    return float((1 - done) ** optimisation.power)
 
 
 def in_half(precision: str) -> bool:
@@ -270,12 +274,20 @@ def keep_freed_memory() -> None:
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return what a stage's last checkpoint holds."""
+    state: dict[str, Any] = torch.load(
+        folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True
+    )
+    return state
+
+
 def _read_checkpoint(run: Run) -> dict[str, Any] | None:
     """Return the run's checkpoint, None if there is none."""
     path = run.folder / CHECKPOINT_FILE
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(run.folder)
     if state["digest"] != run.digest:
         msg = (
             f"{path}: belongs to another recipe, seed or data. Resume with the settings it was "

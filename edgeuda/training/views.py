@@ -103,6 +103,73 @@ def colour(images: Tensor, chain: ColourChain, generators: Sequence[Generator]) 
     return x.clamp(0, 1)
 
 
+def strong_pool(images: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """Apply three of eight colour operations, drawn per image, each with probability one half.
+
+    Colour jitter, blur, contrast, brightness, posterise, equalise, solarise, grey, with ranges that
+    follow HIAST (arXiv 2302.06992).
+
+    Args:
+        images: ``[N, 3, H, W]`` in [0, 1].
+        generators: One per image.
+
+    Returns:
+        ``[N, 3, H, W]`` in [0, 1].
+    """
+    results = []
+    for image, generator in zip(images, generators, strict=True):
+        x = image[None]
+        for index in torch.randperm(len(STRONG_POOL), generator=generator)[:3].tolist():
+            if torch.rand(1, generator=generator) < 0.5:
+                x = STRONG_POOL[index](x, generator).clamp(0, 1)
+        results.append(x)
+    return torch.cat(results)
+
+
+def _jitter(x: Tensor, generator: Generator) -> Tensor:
+    chain = ColourChain((0.8, 1.2), (0.8, 1.2), (0.8, 1.2))
+    x = colour(x, chain, [generator])
+    turn = uniform((-0.2, 0.2), [generator]).to(x) * 2 * torch.pi
+    adjusted: Tensor = kornia.enhance.adjust_hue(x, turn)
+    return adjusted
+
+
+def _blur(x: Tensor, generator: Generator) -> Tensor:
+    kernel = 2 * int(torch.randint(1, 21, (1,), generator=generator)) + 1  # 3 to 41
+    kernel = min(kernel, 2 * (min(x.shape[2:]) // 2) - 1)  # reflection stays inside the image
+    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8  # OpenCV's choice for a kernel
+    return kornia.filters.gaussian_blur2d(x, kernel, (sigma, sigma))
+
+
+def _contrast(x: Tensor, generator: Generator) -> Tensor:
+    return x * (1 + 3 * torch.rand(1, generator=generator).to(x))
+
+
+def _brightness(x: Tensor, generator: Generator) -> Tensor:
+    return x + uniform((-0.5, 0.5), [generator]).to(x)
+
+
+def _posterise(x: Tensor, _: Generator) -> Tensor:
+    return (x * 255).to(torch.uint8).bitwise_and(0xF0).to(x) / 255
+
+
+def _equalise(x: Tensor, _: Generator) -> Tensor:
+    equalised: Tensor = kornia.enhance.equalize(x)
+    return equalised.to(x)
+
+
+def _solarise(x: Tensor, _: Generator) -> Tensor:
+    return torch.where(x >= 128 / 255, 1 - x, x)
+
+
+def _grey(x: Tensor, _: Generator) -> Tensor:
+    grey: Tensor = kornia.color.rgb_to_grayscale(x)
+    return grey.expand_as(x)
+
+
+STRONG_POOL = (_jitter, _blur, _contrast, _brightness, _posterise, _equalise, _solarise, _grey)
+
+
 def shadow_pattern(height: int, width: int, generators: Sequence[Generator]) -> Tensor:
     """Return ``[N, 1, height, width]`` smooth random patterns in [0, 1].
 

@@ -1,0 +1,38 @@
+"""Write pseudo-labels of target frames."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cli import options
+from cli.verbs.shared import wrote
+from edgeuda.errors import require
+
+
+def pseudo_label(
+    model: options.RunModel,
+    target: options.Target,
+    out: options.Out,
+    selector: Annotated[
+        Literal["instance-adaptive", "class-balanced", "constant", "all"],
+        typer.Option(help="Which pixels get a label; the others are 255."),
+    ] = "instance-adaptive",
+    keep: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the pixels of a class that is kept.")
+    ] = 0.5,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The constant threshold, or the first adaptive one.")
+    ] = 0.9,
+    seed: options.Seed = None,
+    resume: options.Resume = False,
+) -> None:
+    """Label frames by a network's own confident predictions, for this or other training code."""
+    for package in ("torch", "safetensors"):
+        require(package, "train")
+    from edgeuda.training.pseudo_labels import SelectorSettings, label_footage
+
+    settings = SelectorSettings(selector, keep=keep, initial=threshold)
+    index = label_footage(model, target, out, settings, seed=seed or 0, resume=resume)
+    wrote(index, then=f"edgeuda train --source {out} --out RUN")

@@ -1,0 +1,133 @@
+"""HIAST: self-training on instance-adaptive pseudo-labels with regions and consistency.
+
+Sources: Mei et al., "Instance Adaptive Self-training for Unsupervised Domain Adaptation", ECCV 2020
+(IAST: without consistency and without hard-aware pasting), and its successor HIAST
+(arXiv 2302.06992), in the form of the released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from edgeuda.labels import IGNORE
+from edgeuda.methods import ranks
+from edgeuda.methods.base import Batch, Losses, Method
+from edgeuda.methods.losses import cross_entropy_map, masked_mean
+from edgeuda.methods.teacher import Teacher
+from edgeuda.models.network import Network, upsample
+from edgeuda.models.predictor import normalise
+from edgeuda.spec import Preprocessing
+from edgeuda.training.views import strong_pool
+
+Region = Literal["confident", "ignored", "all"]
+
+
+@dataclass(frozen=True)
+class HiastSettings:
+    """Parameters of a round's training, named as in the recipe.
+
+    Attributes:
+        confident_weight: Weight of the pull towards uniform probabilities on pseudo-labelled
+            pixels (lambda_c), against over-confidence.
+        ignored_weight: Weight of the entropy on the other pixels (lambda_i).
+        consistency_weight: Weight of the cross-entropy with the teacher's probabilities; 0 leaves
+            the teacher out of the loss.
+        consistency_region: Where.
+        normaliser: ``"pixel-class"``: the three terms are divided by pixels times classes, as
+            released (the weights above belong to it); ``"pixel"``: by pixels.
+        strong: Whether images pass three colour operations drawn from eight; IAST has none.
+        batch_norm: ``"joint"``: statistics follow the batches; ``"frozen"``: they stay.
+    """
+
+    confident_weight: float = 0.1
+    ignored_weight: float = 1.0
+    consistency_weight: float = 0.5
+    consistency_region: Region = "ignored"
+    normaliser: Literal["pixel-class", "pixel"] = "pixel-class"
+    strong: bool = True
+    batch_norm: Literal["frozen", "joint"] = "joint"
+
+
+def region_losses(
+    logits: Tensor,
+    label: Tensor,
+    teacher: Tensor | None,
+    settings: HiastSettings,
+) -> dict[str, Tensor]:
+    """Return the cross-entropy and the weighted regularisers; an empty region gives 0.
+
+    Args:
+        logits: ``[N, K, H, W]`` of the strong view.
+        label: ``[N, H, W]`` int64 pseudo-labels, 255 where there is none.
+        teacher: ``[N, K, H, W]`` probabilities of the weak view, or None.
+        settings: Weights.
+    """
+    classes = logits.shape[1]
+    per = 1 / classes if settings.normaliser == "pixel-class" else 1.0
+    known = label != IGNORE
+    log_p = logits.float().log_softmax(1)
+    terms = {"pseudo": masked_mean(cross_entropy_map(logits, label), known)}
+    if settings.confident_weight:
+        uniform = masked_mean(-log_p.mean(1), known)
+        terms["confident"] = settings.confident_weight * per * uniform
+    if settings.ignored_weight:
+        entropy = masked_mean(-(log_p.exp() * log_p).sum(1), ~known)
+        terms["ignored"] = settings.ignored_weight * per * entropy
+    if settings.consistency_weight and teacher is not None:
+        region = {"ignored": ~known, "confident": known, "all": torch.ones_like(known)}
+        agreement = masked_mean(-(teacher * log_p).sum(1), region[settings.consistency_region])
+        terms["consistency"] = settings.consistency_weight * per * agreement
+    return terms
+
+
+class Hiast(Method):
+    """One round of training on pseudo-labelled target images alone: the batch's labelled ones.
+
+    Args:
+        settings: Parameters.
+        teacher: Mean teacher of the student, at one scale.
+    """
+
+    def __init__(self, settings: HiastSettings, teacher: Teacher) -> None:
+        self.settings, self.teacher = settings, teacher
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether the network stays in eval mode."""
+        return self.settings.batch_norm == "frozen"
+
+    def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
+        """Return the loss on pseudo-labels and the regularisers of both regions."""
+        settings = self.settings
+        images, label = batch.source, batch.source_label
+        soft = None
+        if settings.consistency_weight:
+            soft = self.teacher.probabilities(images, preprocessing)
+        strong = strong_pool(images, batch.generators) if settings.strong else images
+        x = normalise(strong, preprocessing).contiguous(memory_format=torch.channels_last)
+        outputs = model(x, aux=True, upsample=False)
+        size = (images.shape[2], images.shape[3])
+        main, *auxiliary = (upsample(z.float().contiguous(), size) for z in outputs.heads())
+        terms = region_losses(main, label, soft, settings)
+        if auxiliary:
+            known = label != IGNORE
+            others = [masked_mean(cross_entropy_map(z, label), known) for z in auxiliary]
+            terms["pseudo"] = model.weigh([terms["pseudo"], *others])
+        kept = ranks.total((label != IGNORE).sum()) / ranks.total(label.new_tensor(label.numel()))
+        return Losses(terms, {"labelled": kept})
+
+    def after_step(self, model: Network) -> None:
+        """Move the teacher."""
+        self.teacher.follow(model)
+
+    def state(self) -> dict[str, Any]:
+        """Return the teacher's weights."""
+        return self.teacher.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take the state back."""
+        self.teacher.load_state(state)

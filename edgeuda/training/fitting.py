@@ -1,0 +1,211 @@
+"""What the stages of a run share: both domains, where a stage runs, its data and its watch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from edgeuda.data.folders import LabelledFolder, class_counts, spread
+from edgeuda.errors import ConfigError
+from edgeuda.labels import LabelSpace
+from edgeuda.methods.base import Method
+from edgeuda.methods.losses import class_weights
+from edgeuda.models.network import Network
+from edgeuda.spec import ModelSpec
+from edgeuda.training.loader import (
+    Augment,
+    ClassCrops,
+    Images,
+    RareClasses,
+    StepData,
+    Views,
+    holders,
+)
+from edgeuda.training.monitor import Probe
+from edgeuda.training.recipe import Optimisation, Recipe, StageName
+from edgeuda.training.trainer import Run, fit
+from edgeuda.training.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+STAGE_NAMES: dict[StageName, str] = {
+    "source": "source-only",
+    "adabn": "AdaBN",
+    "stage1": "stage 1",
+    "stage2": "stage 2",
+    "entropy": "entropy",
+    "adversarial": "adversarial",
+    "ass": "ASS",
+    "hiast": "HIAST",
+    "lse": "LSE",
+}
+STREAMS: dict[StageName, int] = {
+    "source": 0,
+    "adabn": 1,
+    "stage1": 2,
+    "stage2": 3,
+    "entropy": 4,
+    "adversarial": 5,
+    "ass": 5,
+    "hiast": 6,
+    "lse": 7,
+}
+"""Stages draw from streams of their own, so that none depends on those before it."""
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Decoded images of both domains.
+
+    Attributes:
+        source: Labelled images.
+        target: Unlabelled frames, or None.
+        space: Label space of the source labels.
+        counts: ``[M, K]`` int64 pixels of each class in each source image.
+        labelled: Target images of which some may be used with their labels, or None.
+    """
+
+    source: Images
+    target: Images | None
+    space: LabelSpace
+    counts: npt.NDArray[np.int64]
+    labelled: LabelledFolder | None = None
+
+    @property
+    def frequencies(self) -> npt.NDArray[np.float64]:
+        """``[K]`` share of each class among the labelled source pixels."""
+        total = self.counts.sum(0)
+        return np.asarray(total / max(1, total.sum()), np.float64)
+
+
+def load_domains(
+    source: LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
+) -> Domains:
+    """Decode both domains at network size and count the source's classes."""
+    images = Images(source, size)
+    target = Images(frames, size) if frames is not None else None
+    counts = class_counts(images.labels(), len(source.space))
+    absent = [source.space.classes[i] for i in np.flatnonzero(counts.sum(0) == 0)]
+    if absent:
+        logger.warning(
+            "%s: no pixel of %s; what has no source label cannot be learned",
+            source.root,
+            ", ".join(absent),
+        )
+    return Domains(images, target, source.space, counts)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where and how one stage runs.
+
+    Attributes:
+        folder: Folder of the stage.
+        digest: Identity of what the stage depends on.
+        fabric: Device, precision, ranks.
+        workers: Processes that load images.
+    """
+
+    folder: Path
+    digest: str
+    fabric: Fabric
+    workers: int = 0
+
+
+def stream(recipe: Recipe, stage: StageName, number: int = 0) -> int:
+    """Return the seed of a stage's sampling and views, and of its round."""
+    return recipe.seed * 8 + STREAMS[stage] + 1_000_003 * number
+
+
+def fit_stage(
+    model: Network,
+    spec: ModelSpec,
+    method: Method,
+    domains: Domains,
+    section: Optimisation,
+    recipe: Recipe,
+    job: Job,
+    stage: StageName,
+    *,
+    target: Images | None = None,
+    labelled: Images | None = None,
+    augment: Augment | None = None,
+    steps: int | None = None,
+    number: int = 0,
+) -> None:
+    """Train a network by a method on a stage's data, in place, and write it to the job's folder.
+
+    Args:
+        model: The network.
+        spec: Its spec.
+        method: How it learns.
+        domains: The labelled images it learns from, and the frames the watch looks at.
+        section: Optimisation.
+        recipe: Views, monitor.
+        job: Where.
+        stage: Name.
+        target: Target images of the batches, or None.
+        labelled: Labelled target images, or None.
+        augment: See `StepData`.
+        steps: Length; by default the section's.
+        number: Of the round, 0 in stages that have none.
+    """
+    if steps is not None:
+        section = section.model_copy(update={"steps": steps})
+    rare = None
+    if section.rare_temperature > 0:
+        rare = RareClasses.of(domains.counts, section.rare_temperature)
+    data = StepData(
+        domains.source,
+        target,
+        section.batch,
+        Views(recipe.crop(), recipe.geometry.scales, recipe.geometry.flip),
+        stream(recipe, stage, number),
+        section.steps,
+        section.accumulate,
+        rare,
+        ClassCrops(domains.source, holders(domains.counts), recipe.crop()),
+        labelled,
+        augment,
+    )
+    watch = None
+    if stage != "source" and domains.target is not None and recipe.monitor.frames:
+        watch = _watch(spec, domains, domains.target, recipe, job)
+    title = STAGE_NAMES[stage] + (f", round {number}" if number else "")
+    run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
+    fit(model, spec, method, data, section, run, job.fabric, watch)
+
+
+def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:
+    chosen = spread(range(len(target)), recipe.monitor.frames)
+    frames = torch.from_numpy(np.stack([target[index][0] for index in chosen]))
+    frequencies = torch.from_numpy(domains.frequencies).float()
+    probe = Probe(frames.permute(0, 3, 1, 2), spec.preprocessing, frequencies)
+    writes = job.fabric.is_global_zero
+    return Watch(probe, recipe.monitor, spec, frequencies.tolist(), job.folder, writes)
+
+
+def stage_weights(recipe: Recipe, section: Optimisation, domains: Domains) -> Tensor:
+    """Return the ``[K]`` class weights of a stage.
+
+    Raises:
+        ConfigError: If the recipe lists weights of another number of classes.
+    """
+    mode = recipe.class_weights if section.class_weights is None else section.class_weights
+    if isinstance(mode, tuple):
+        if len(mode) != len(domains.space):
+            msg = (
+                f"Recipe {recipe.name!r}: expected one class weight for each of the "
+                f"{len(domains.space)} classes of {domains.space.name!r}, found {len(mode)}"
+            )
+            raise ConfigError(msg)
+        return torch.tensor(mode)
+    return class_weights(torch.from_numpy(domains.frequencies).float(), mode)

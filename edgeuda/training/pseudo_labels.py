@@ -1,0 +1,326 @@
+"""Pseudo-labels of target frames as files: PNG label maps and a JSON index.
+
+They are written as they are made, and an interrupted pass goes on where it stopped. In the index
+(``edgeuda.pseudo-labels/1``) are the model's checksum, the thresholds, the mean confidence of each
+class and its pixels in each frame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from edgeuda.data.folders import readable_frames
+from edgeuda.data.images import read_image, resize_label, write_label
+from edgeuda.errors import DataError, OutputExistsError
+from edgeuda.files import (
+    read_json,
+    require_absent,
+    sha256,
+    sha256_of,
+    write_json,
+    write_text,
+)
+from edgeuda.labels import IGNORE
+from edgeuda.methods.selection import (
+    PATTERNS,
+    InstanceAdaptive,
+    balanced_thresholds,
+    confidence_histogram,
+    select,
+)
+from edgeuda.methods.teacher import Teacher
+from edgeuda.models.checkpoint import load_model, model_file
+from edgeuda.spec import ModelSpec
+from edgeuda.training.loader import Images, sample, to_unit
+
+INDEX_FILE = "pseudo-labels.json"
+PROGRESS_FILE = "pseudo-labels.jsonl"
+SCHEMA = "edgeuda.pseudo-labels/1"
+MOMENTUM = 0.99
+"""Of the mean confidence of a class over batches, as released with HIAST."""
+
+Selector = Literal["instance-adaptive", "class-balanced", "constant", "all"]
+
+
+@dataclass(frozen=True)
+class SelectorSettings:
+    """Parameters of the selection.
+
+    Attributes:
+        selector: ``"instance-adaptive"`` (IAST, HIAST); ``"class-balanced"``: per class the surest
+            ``keep`` of all frames' pixels (CBST), which takes two passes; ``"constant"``: one
+            threshold; ``"all"``: every pixel.
+        keep: Share of a class's pixels, see `InstanceAdaptive`.
+        history: See `InstanceAdaptive`.
+        hardness: See `InstanceAdaptive`.
+        initial: Threshold before the first frame, and the constant one.
+        batch: Frames whose confidences are pooled; 1 is the published definition, 2 the released
+            code.
+    """
+
+    selector: Selector = "instance-adaptive"
+    keep: float = 0.5
+    history: float = 0.9
+    hardness: float = 8.0
+    initial: float = 0.9
+    batch: int = 2
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What a finished pass has written.
+
+    Attributes:
+        labels: Label file of each frame.
+        pixels: ``[M, K]`` int64 labelled pixels of each class in each frame.
+        mean_confidence: Per class; 0 where nothing was selected.
+    """
+
+    labels: tuple[Path, ...]
+    pixels: npt.NDArray[np.int64]
+    mean_confidence: tuple[float, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> PseudoLabels:
+        """Read the index of a finished pass.
+
+        Raises:
+            DataError: If there is none, or it is damaged.
+        """
+        record = read_json(folder / INDEX_FILE, SCHEMA)
+        return cls(
+            tuple(folder / frame["label"] for frame in record["frames"]),
+            np.array([frame["pixels"] for frame in record["frames"]], np.int64),
+            tuple(record["mean_confidence"]),
+        )
+
+
+def generate(
+    teacher: Teacher,
+    spec: ModelSpec,
+    frames: Images,
+    settings: SelectorSettings,
+    folder: Path,
+    *,
+    model_sha256: str,
+    seed: int,
+    device: torch.device,
+    names: Sequence[str] | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> PseudoLabels:
+    """Label all frames in an order drawn from the seed, and write labels and index.
+
+    Args:
+        teacher: The network that labels.
+        spec: Its spec.
+        frames: At network size.
+        settings: Which pixels get a label.
+        folder: Where ``labels/`` and the index go; a pass that was interrupted there goes on.
+        model_sha256: Identity of the network.
+        seed: Of the order.
+        device: Where to compute.
+        names: Label file of each frame under ``labels``; by default its number.
+        sizes: Rows and columns of each label map; by default the network's.
+
+    Raises:
+        OutputExistsError: If the folder holds labels of another network or other settings.
+    """
+    classes = len(spec.label_space)
+    names = names or [f"{index:06d}.png" for index in range(len(frames))]
+    identity = sha256_of(
+        [model_sha256, json.dumps(asdict(settings)), str(seed), spec.to_json(), *frames.names]
+    )
+    done = _resume(folder, identity)
+    if (folder / INDEX_FILE).exists():
+        return PseudoLabels.read(folder)
+    order = sample(len(frames), range(len(frames)), seed, 0)
+    groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
+
+    def predictions(start: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        for group in track(groups[start:], "pseudo-labels", transient=True):
+            images = torch.from_numpy(np.stack([frames[index][0] for index in group]))
+            yield group, *teacher.predict(to_unit(images, device), spec.preprocessing)
+
+    rule = InstanceAdaptive(settings.keep, settings.history, settings.hardness, settings.initial)
+    if done:
+        last = done[-1]
+        thresholds = torch.tensor(last["thresholds"], dtype=torch.float64, device=device)
+        mean = torch.tensor(last["mean_confidence"], dtype=torch.float64, device=device)
+    else:
+        start = 0.0 if settings.selector == "all" else settings.initial
+        thresholds = torch.full((classes,), start, dtype=torch.float64, device=device)
+        mean = torch.zeros(classes, dtype=torch.float64, device=device)
+        if settings.selector == "class-balanced":
+            total = torch.zeros(classes, PATTERNS, dtype=torch.int64, device=device)
+            for _, confidence, label in predictions(0):
+                total += confidence_histogram(confidence, label, classes)
+            thresholds = balanced_thresholds(total, settings.keep)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / PROGRESS_FILE).open("a", encoding="utf-8", buffering=1) as log:
+        if not done:
+            print(json.dumps({"identity": identity}), file=log)
+        for group, confidence, label in predictions(len(done)):
+            if settings.selector == "instance-adaptive":
+                histogram = confidence_histogram(confidence, label, classes)
+                thresholds = rule.update(thresholds, histogram)
+            chosen = select(confidence, label, thresholds)
+            mean = _follow(mean, confidence, chosen)
+            pixels = _write(chosen, group, names, sizes, folder, classes)
+            line = {
+                "frames": group,
+                "pixels": pixels,
+                "thresholds": thresholds.tolist(),
+                "mean_confidence": mean.tolist(),
+            }
+            print(json.dumps(line), file=log)
+            done.append(line)
+    counts = {frame: row for line in done for frame, row in zip(*_columns(line), strict=True)}
+    pixels_of = [counts[index] for index in range(len(frames))]
+    share = sum(map(sum, pixels_of)) / (
+        len(frames) * spec.preprocessing.height * spec.preprocessing.width
+    )
+    write_json(
+        folder / INDEX_FILE,
+        {
+            "schema": SCHEMA,
+            "model_sha256": model_sha256,
+            "label_space": spec.label_space.to_record(),
+            "selection": asdict(settings),
+            "seed": seed,
+            "thresholds": thresholds.tolist(),
+            "mean_confidence": mean.tolist(),
+            "labelled_share": share,
+            "frames": [
+                {"frame": frame, "label": f"labels/{name}", "pixels": row}
+                for frame, name, row in zip(frames.names, names, pixels_of, strict=True)
+            ],
+        },
+    )
+    (folder / PROGRESS_FILE).unlink()
+    return PseudoLabels.read(folder)
+
+
+def label_footage(
+    model: Path,
+    target: Path,
+    out: Path,
+    settings: SelectorSettings,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+) -> Path:
+    """Write pseudo-labels of a folder of frames, at the frames' size; returns the index.
+
+    The folder written is a labelled folder for every other verb: its ``dataset.json`` says where
+    the frames are. Labels are named as the frames.
+
+    Args:
+        model: Model file or run folder.
+        target: Folder of frames.
+        out: Folder to write.
+        settings: Which pixels get a label.
+        seed: Of the order in which frames are seen.
+        resume: Go on with an interrupted pass in ``out``.
+
+    Raises:
+        EdgeudaError: See `load_model`, `readable_frames` and `generate`; if two frames differ only
+            in their suffix.
+    """
+    if not resume:
+        require_absent(out)
+    network, spec = load_model(model)
+    frames = readable_frames(target)
+    root = target / "images" if (target / "images").is_dir() else target
+    names = [str(path.relative_to(root).with_suffix(".png")) for path in frames]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"{target}: two frames would both have the label file {twice!r}; rename one"
+        raise DataError(msg)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    pre = spec.preprocessing
+    generate(
+        Teacher(network),
+        spec,
+        Images(frames, (pre.height, pre.width)),
+        settings,
+        out,
+        model_sha256=sha256(model_file(model)),
+        seed=seed,
+        device=device,
+        names=names,
+        sizes=[read_image(path).shape[:2] for path in frames],
+    )
+    record = {
+        "schema": "edgeuda.dataset/1",
+        "label_space": spec.label_space.to_record(),
+        "images": os.path.relpath(root.resolve(), out.resolve()),
+    }
+    write_json(out / "dataset.json", record)
+    return out / INDEX_FILE
+
+
+def _columns(line: dict[str, Any]) -> tuple[list[int], list[list[int]]]:
+    return line["frames"], line["pixels"]
+
+
+def _resume(folder: Path, identity: str) -> list[dict[str, Any]]:
+    """Return the lines of an interrupted pass, and drop one that was cut short.
+
+    Raises:
+        OutputExistsError: If they belong to another pass.
+    """
+    path = folder / PROGRESS_FILE
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1]
+    if not lines:
+        return []
+    header, *done = [json.loads(line) for line in lines.splitlines()]
+    if header["identity"] != identity:
+        msg = (
+            f"{path}: belongs to pseudo-labels of another network, other frames or settings. "
+            "Choose another --out, or delete it"
+        )
+        raise OutputExistsError(msg)
+    write_text(path, lines)
+    return done
+
+
+def _follow(mean: Tensor, confidence: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean confidences ``[K]`` after a batch; its first batch sets a class's."""
+    known = chosen != IGNORE
+    label = chosen[known].long()
+    count = torch.bincount(label, minlength=len(mean))
+    batch = torch.bincount(label, confidence[known].double(), len(mean)) / count.clamp(min=1)
+    moved = torch.where(mean > 0, MOMENTUM * mean + (1 - MOMENTUM) * batch, batch)
+    return torch.where(count > 0, moved, mean)
+
+
+def _write(
+    chosen: Tensor,
+    group: Sequence[int],
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]] | None,
+    folder: Path,
+    classes: int,
+) -> list[list[int]]:
+    """Write a batch's label maps; returns the pixels of each class at network size."""
+    rows = []
+    for index, tensor in zip(group, chosen, strict=True):
+        label = tensor.cpu().numpy()
+        rows.append(np.bincount(label.ravel(), minlength=256)[:classes].tolist())
+        if sizes is not None:
+            label = resize_label(label, *sizes[index])
+        write_label(folder / "labels" / names[index], label)
+    return rows
