@@ -30,6 +30,7 @@ from engines.plots import comparison
 SIZES = {
     "carla-to-camvid": "[96, 192]",
     "day-to-dusk": "[160, 224]",
+    "day-to-dusk-held": "[160, 224]",
     "streets-to-camvid": "[160, 224]",
 }
 """Rows and columns of the network's input; CARLA's images are 80x160, CamVid's 360x480."""
@@ -74,12 +75,16 @@ def prepare(track: str, data: Path, work: Path) -> Track:
         split: sorted((data / f"camvid/images/{split}").glob("*.jpg")) for split in ("train", "val")
     }
     space = SPACES["carla-3" if track == "carla-to-camvid" else "camvid-11"]
-    if track == "day-to-dusk":
+    if track.startswith("day-to-dusk"):
         everything = camvid["train"] + camvid["val"]
         day = [p for p in everything if p.name.startswith(("0006R0", "0016E5"))]
         dusk = [p for p in camvid["train"] if p.name.startswith("0001TP")]
         source = write_folder(work / "source", day, space)
         target = write_folder(work / "target", dusk, space)
+        if track == "day-to-dusk-held":  # labels from every fourth frame, scores on the others
+            pool = write_folder(work / "pool", dusk[::4], space)
+            held = [path for path in dusk if path not in dusk[::4]]
+            return Track(source, target, write_folder(work / "held", held, space), labelled=pool)
         return Track(source, target, target, write_folder(work / "both", day + dusk, space))
     change = keep
     if track == "carla-to-camvid":

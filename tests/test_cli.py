@@ -87,12 +87,13 @@ def work(data, tmp_path_factory):
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
-                     "report", "recipes", "compare"}  # fmt: skip
+                     "report", "recipes", "compare", "pseudo-label"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
     following = {"train": "adapt", "adapt": "export", "export": "calibrate", "calibrate": "bench",
-                 "bench": "report", "predict": "report", "evaluate": "report"}  # fmt: skip
+                 "bench": "report", "predict": "report", "evaluate": "report",
+                 "pseudo-label": "train"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
         assert written or verb == "recipes"
@@ -293,3 +294,44 @@ def test_a_shadowing_folder_is_named(tmp_path):
                          capture_output=True, text=True)  # fmt: skip
     assert run.returncode != 0
     assert str(package) in run.stderr
+
+
+def test_pseudo_labels_are_data_for_the_other_verbs(work, data, tmp_path):
+    index = json.loads((work / "pseudo" / "pseudo-labels.json").read_text())
+    assert index["schema"] == "edgeuda.pseudo-labels/1"
+    assert len(index["frames"]) == 6
+    edgeuda("evaluate", "--model", work / "run", "--data", work / "pseudo",
+            "--out", tmp_path / "agreement.json")  # fmt: skip
+    agreement = json.loads((tmp_path / "agreement.json").read_text())
+    known = sum(sum(frame["pixels"]) for frame in index["frames"])
+    assert np.array(agreement["confusion"]).sum() == known
+
+
+COMPANIONS = [
+    item
+    for setting in (
+        "hiast.steps=1", "hiast.batch=2", "hiast.selection.initial=0.05", "ass.steps=1",
+        "ass.batch=2", "hiast.selection.history=0.99",
+    )
+    for item in ("--set", setting)
+]  # fmt: skip
+
+
+def test_one_method_starts_from_anothers_network(work, data, tmp_path):
+    folders = "--source", data / "source", "--target", data / "target", "--recipe", "small"
+    text = edgeuda("adapt", "--init", work / "adapted", *folders, *TINY, *COMPANIONS,
+                   "--set", 'stages=["hiast"]', "--out", tmp_path / "hiast")  # fmt: skip
+    assert f"wrote {tmp_path / 'hiast' / 'model.safetensors'}" in text
+    run = json.loads((tmp_path / "hiast" / "run.json").read_text())
+    assert run["data"]["init"] == str(work / "adapted")
+
+
+def test_labelled_target_images_are_asked_for(work, data, tmp_path):
+    folders = "--source", data / "source", "--target", data / "target", "--recipe", "small"
+    ass = "--set", 'stages=["ass"]', "--target-labels", "2"
+    edgeuda("adapt", "--model", work / "run", *folders, *TINY, *COMPANIONS, *ass,
+            "--out", tmp_path / "ass")  # fmt: skip
+    assert len((tmp_path / "ass/ass/labelled.txt").read_text().split()) == 2
+    text = edgeuda("adapt", "--model", work / "run", *folders, *TINY, "--target-labels", "2",
+                   "--out", tmp_path / "no", code=4)  # fmt: skip
+    assert "has no stage 'ass'" in message(text)

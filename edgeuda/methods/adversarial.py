@@ -56,6 +56,7 @@ class AdversarialSettings:
             class.
         semantic_weight: Weight of fooling the semantic discriminator.
         style: How source images are given the look of target images.
+        augment: Whether labelled images pass the colour chain of the source branch.
         batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
     """
 
@@ -69,6 +70,7 @@ class AdversarialSettings:
     semantic: Semantic = "none"
     semantic_weight: float = 1e-3
     style: Style = "none"
+    augment: bool = True
     batch_norm: BatchNorm = "frozen"
 
 
@@ -166,12 +168,11 @@ class Adversarial(Method):
         target = batch.require_target()
         size = (target.shape[2], target.shape[3])
         weights = self.weights.to(target)
-        source = colour(restyle(batch.source, target, settings.style), SOURCE, batch.generators)
+        source = self._coloured(restyle(batch.source, target, settings.style), batch)
         views = [normalise(target, preprocessing)]
         labels = [batch.source_label]
         if batch.labelled is not None:
-            images = colour(batch.labelled[0], SOURCE, batch.generators)
-            views.append(normalise(images, preprocessing))
+            views.append(normalise(self._coloured(batch.labelled[0], batch), preprocessing))
             labels.append(batch.labelled[1])
         ours, theirs, *few = forward(
             model, normalise(source, preprocessing), views, settings.batch_norm
@@ -197,6 +198,9 @@ class Adversarial(Method):
                 semantic = self._judge("semantic", known[1], SOURCE_DOMAIN)
                 terms["semantic"] = settings.semantic_weight * semantic
         return Losses(terms)
+
+    def _coloured(self, images: Tensor, batch: Batch) -> Tensor:
+        return colour(images, SOURCE, batch.generators) if self.settings.augment else images
 
     def after_step(self, model: Network) -> None:
         """Train the discriminators on what the network predicted in this step."""

@@ -239,6 +239,7 @@ class AdversarialSection(Optimisation):
     light: bool = False
     first_kernel: Literal[3, 4] = 4
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
+    augment: bool = True
     batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
 
     def settings(self) -> AdversarialSettings:
