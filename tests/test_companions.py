@@ -185,9 +185,11 @@ class TestScaleInvariantExamples:
         assert not class_normalised_entropy(torch.full((3, 4, 4), 1 / 3)).any()
 
     def test_released_loss(self):
-        found = focal_cross_entropy(torch.tensor([0.1, 1.0, 2.0]), 0.1, 3.0)
+        loss = torch.tensor([[[0.1, 9.0, 1.0, 2.0]]])
+        mask = torch.tensor([[[True, False, True, True]]])
+        found = focal_cross_entropy(loss, mask, 0.1, 3.0)
         assert found.item() == pytest.approx(1.0848531, abs=1e-6)
-        assert focal_cross_entropy(torch.zeros(0), 0.1, 3.0) == 0
+        assert focal_cross_entropy(loss, torch.zeros_like(mask), 0.1, 3.0) == 0
 
     def test_scores(self):
         confidence = torch.tensor([[0.9, 0.5], [0.7, 0.8]])

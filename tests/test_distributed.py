@@ -23,7 +23,14 @@ COMMON = (
     # A threshold that some pixels pass, and steps that move the weights.
     "stage1.threshold.initial=0.2", "stage1.target_weight=1.0", "stage1.lr=5e-4",
     "stage2.threshold.initial=0.2", "stage2.target_weight=1.0", "stage2.lr=5e-4",
+    "adversarial.steps=3", "adversarial.weight=0.1", "hiast.steps=2", "hiast.factors=[1.0, 0.5]",
+    "hiast.selection.initial=0.05", "lse.steps=2", "lse.portion=3.0", "lse.last=3.0",
+    "adversarial.lr=5e-4", "hiast.lr=5e-4", "lse.lr=5e-4", "adversarial.log_every=1",
+    "hiast.log_every=1", "lse.log_every=1",
 )  # fmt: skip
+
+
+COMPANIONS = ("adversarial", "hiast", "lse")
 
 
 def edgeuda(*argv, ranks=1):
@@ -43,7 +50,8 @@ def edgeuda(*argv, ranks=1):
 
 
 def settings(batch):
-    overrides = (*COMMON, f"stage1.batch={batch}", f"stage2.batch={batch}")
+    stages = ("stage1", "stage2", *COMPANIONS)
+    overrides = (*COMMON, *(f"{stage}.batch={batch}" for stage in stages))
     return [item for override in overrides for item in ("--set", override)]
 
 
@@ -54,12 +62,12 @@ def runs(tmp_path_factory):
         write_dataset(root / role, domain, 8, seed, 64, 128, SPACES["camvid-11"])
     source, target = ("--source", root / "source"), ("--target", root / "target")
     edgeuda("train", *source, "--recipe", "small", *settings(2), "--out", root / "run")
-    for stage in ("stage1", "stage2"):  # each from the same network
+    for stages in (("stage1",), ("stage2",), COMPANIONS):  # each from the same network
         for name, ranks, batch in (("one", 1, 4), ("two", 2, 2)):
             edgeuda(
                 "adapt", "--model", root / "run", *source, *target, "--recipe", "small",
-                *settings(batch), "--set", f'stages=["adabn", "{stage}"]',
-                "--out", root / f"{name}-{stage}", ranks=ranks,
+                *settings(batch), "--set", f"stages={json.dumps(['adabn', *stages])}",
+                "--out", root / f"{name}-{stages[0]}", ranks=ranks,
             )  # fmt: skip
     return root
 
@@ -82,6 +90,24 @@ def test_two_ranks_equal_one_with_twice_the_batch(runs, stage):
     apart = max(float((a[key] - b[key]).abs().max()) for key in a if a[key].is_floating_point())
     assert moved > 3e-4
     assert apart < 1e-3 * moved + 2e-5
+
+
+def test_companions_on_two_ranks(runs):
+    """One after the other, so that differences in rounding add up."""
+    for stage in COMPANIONS:
+        one, two = (read_log(runs / f"{name}-adversarial" / stage) for name in ("one", "two"))
+        assert [line["step"] for line in two] == [line["step"] for line in one]
+        for a, b in zip(one, two, strict=True):
+            assert b["loss"] == pytest.approx(a["loss"], rel=3e-3)
+        if stage == "hiast":
+            assert 0 < one[0]["labelled"] < 1
+    folders = [runs / f"{name}-adversarial" for name in ("one", "two")]
+    a, b = (load_file(folder / MODEL_FILE) for folder in folders)
+    before = load_file(folders[0] / "adabn" / MODEL_FILE)
+    keys = [key for key in a if a[key].is_floating_point()]
+    moved, apart = (max(float((a[k] - x[k]).abs().max()) for k in keys) for x in (before, b))
+    assert moved > 3e-4
+    assert apart < 0.02 * moved
 
 
 def test_one_rank_writes_and_all_watch_the_same(runs):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch, Losses, Method
-from edgeuda.methods.losses import cross_entropy_map
+from edgeuda.methods.losses import cross_entropy_map, masked_mean
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
@@ -151,12 +151,16 @@ def patch(
     return up(image[window]), torch.where(known, larger, IGNORE)
 
 
-def focal_cross_entropy(loss: Tensor, weight: float, gamma: float) -> Tensor:
-    """Return ``mean(l) + weight * mean(l (1 - exp(-l))^gamma)`` of valid pixels' losses ``[P]``."""
-    if loss.numel() == 0:
-        return loss.sum()
-    focal = loss * (1 - torch.exp(-loss)) ** gamma
-    return loss.mean() + weight * focal.mean()
+def focal_cross_entropy(loss: Tensor, mask: Tensor, weight: float, gamma: float) -> Tensor:
+    """Return the mean of ``l + weight * l (1 - exp(-l))^gamma`` where ``mask`` holds; 0 if nowhere.
+
+    Args:
+        loss: ``[N, H, W]`` cross-entropy.
+        mask: Same shape, bool.
+        weight: Of the focal term.
+        gamma: Focusing exponent.
+    """
+    return masked_mean(loss + weight * loss * (1 - torch.exp(-loss)) ** gamma, mask)
 
 
 class Lse(Method):
@@ -195,7 +199,8 @@ class Lse(Method):
         for head in outputs.heads():
             a, b = (upsample(z, size) for z in head.float().contiguous().chunk(2))
             ours.append(cross_entropy_map(a, batch.source_label, weights).mean())
-            loss = cross_entropy_map(b, label)[label != IGNORE]
-            theirs.append(focal_cross_entropy(loss, settings.focal_weight, settings.gamma))
+            loss = cross_entropy_map(b, label)
+            weight, gamma = settings.focal_weight, settings.gamma
+            theirs.append(focal_cross_entropy(loss, label != IGNORE, weight, gamma))
         terms = {"supervised": model.weigh(ours), "patches": model.weigh(theirs)}
         return Losses(terms, {"labelled": (label != IGNORE).float().mean()})

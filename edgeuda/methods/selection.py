@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgeuda.labels import IGNORE
-
 PATTERNS = 0x3C00 + 1
 """Half-precision numbers from 0 to 1. They are ordered like their bits, so that a histogram over
 the bits is a sorted list."""
@@ -59,7 +57,7 @@ def confidence_histogram(confidence: Tensor, label: Tensor, classes: int) -> Ten
 
     Args:
         confidence: ``[...]`` float in [0, 1].
-        label: Same shape, int64 predicted classes.
+        label: Same shape, int32 or int64 predicted classes.
         classes: Number of classes K.
 
     Returns:
@@ -126,8 +124,11 @@ def select(confidence: Tensor, label: Tensor, thresholds: Tensor) -> Tensor:
 
     Args:
         confidence: ``[...]`` float.
-        label: Same shape, int64.
+        label: Same shape, int32 or int64.
         thresholds: ``[K]``.
     """
-    kept = confidence >= thresholds.to(confidence)[label]
-    return torch.where(kept, label.byte(), IGNORE)
+    # On CPUs this is several times as fast as indexing and `torch.where`: what is refused becomes
+    # 255 by setting all bits.
+    least = thresholds.to(confidence).index_select(0, label.flatten()).view_as(confidence)
+    refused = (confidence >= least).logical_not_().view(torch.uint8)
+    return label.byte().bitwise_or_(refused.neg_())

@@ -146,7 +146,8 @@ def run_lse(
             at.fabric.barrier()
             folder = labelled_folder(at.folder / "patches", domains.space)
             patches = Images(folder, recipe.model.input)
-            steps = math.ceil(section.epochs * len(patches) / section.batch)
+            together = section.batch * section.accumulate * job.fabric.world_size
+            steps = math.ceil(section.epochs * len(patches) / together)
             fit_stage(
                 model,
                 spec,
