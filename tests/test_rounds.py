@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from edgeuda.data.folders import labelled_folder, labelled_frames, labelled_subset
-from edgeuda.data.images import read_label, write_image
+from edgeuda.data.images import read_image, read_label, write_image
 from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, DataError, OutputExistsError, TrainingError
 from edgeuda.labels import IGNORE, SPACES
@@ -31,6 +31,7 @@ from edgeuda.training.pseudo_labels import (
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import read_signals
+from engines.export import export_onnx
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
@@ -282,3 +283,19 @@ class TestPseudoLabelFiles:
         assert pseudo_labels.PseudoLabels.read(tmp_path / "1").mean_confidence == (
             found[0].mean_confidence
         )
+
+
+@pytest.mark.parametrize("name", ["deeplabv2-r101", "deeplabv2-r101-multi", "fcn8s-vgg16"])
+def test_the_other_networks_train_adapt_and_export(name, data, tmp_path):
+    settings = f"model.architecture={name}", "stage1.steps=2", "stage1.batch=2"
+    train_source(recipe(*settings), data / "source", None, Options(tmp_path / "run"))
+    stages = 'stages=["adversarial", "stage1", "hiast"]'
+    folders = tmp_path / "run", data / "source", data / "target"
+    adapt(recipe(*settings, stages, "hiast.steps=1"), *folders, Options(tmp_path / "out"))
+    states = [load_file(tmp_path / folder / MODEL_FILE) for folder in ("run", "out")]
+    assert all(value.isfinite().all() for value in states[1].values())
+    assert not same(*states)
+    model, spec = load_model(tmp_path / "out")
+    frames = [read_image(path) for path in sorted((data / "target/images").iterdir())]
+    found = export_onnx(model, spec, tmp_path / "model.onnx", frames=frames)  # parity is checked
+    assert found.pixels_equal > 0.999
