@@ -25,6 +25,7 @@ import torch
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, write_json
+from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.models.scoring import score
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
@@ -74,7 +75,8 @@ def main() -> None:
         data = labelled_folder(develop)
         for seed in sorted((work / "runs").iterdir()):
             results = []
-            for folder in sorted(path for path in seed.iterdir() if (path / SNAPSHOTS).exists()):
+            complete = sorted(path for path in seed.iterdir() if (path / MODEL_FILE).exists())
+            for folder in (path for path in complete if (path / SNAPSHOTS).exists()):
                 lines = read_signals(folder)
                 names = [folder / SNAPSHOTS / f"step-{x['step']:06d}.safetensors" for x in lines]
                 scores = [miou(name, data) for name in names]

@@ -51,3 +51,8 @@ def test_unknown_recipe_lists_the_known_ones(tmp_path):
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match=r"bad\.toml: expected TOML"):
         load_recipe(str(tmp_path / "bad.toml"))
+
+
+def test_hiast_refuses_what_concerns_source_images():
+    with pytest.raises(ConfigError, match=r"small\.toml: hiast: .*target images alone"):
+        load_recipe("small", ("hiast.style=colour",))

@@ -234,7 +234,7 @@ def sample(count: int, positions: range, seed: int, domain: int) -> list[int]:
     return indices
 
 
-@lru_cache(maxsize=4)  # two domains, and the epoch a batch may straddle
+@lru_cache(maxsize=6)  # three domains, and the epoch a batch may straddle
 def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, domain, epoch]).permutation(count)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
@@ -315,6 +315,16 @@ class HiastSection(Optimisation):
     hard_share: Share = 0.74
     donors: Positive = 1
     selection: SelectionSection = SelectionSection()
+
+    @model_validator(mode="after")
+    def _no_source(self) -> HiastSection:
+        if self.style != "none" or self.rare_temperature or self.class_weights is not None:
+            msg = (
+                "HIAST learns from target images alone; style, rare_temperature and class_weights "
+                "have no meaning in it"
+            )
+            raise ValueError(msg)
+        return self
 
     def settings(self) -> HiastSettings:
         """Return the method's parameters."""

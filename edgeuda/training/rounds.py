@@ -119,7 +119,7 @@ def _hiast_round(
         spec,
         Hiast(section.settings(), teacher),
         dataclasses.replace(domains, source=images),
-        section.model_copy(update={"lr": section.lr * factor, "rare_temperature": 0.0}),
+        section.model_copy(update={"lr": section.lr * factor}),
         recipe,
         job,
         "hiast",
