@@ -38,7 +38,8 @@ class HiastSettings:
             the teacher out of the loss.
         consistency_region: Where.
         normaliser: ``"pixel-class"``: the three terms are divided by pixels times classes, as
-            released (the weights above belong to it); ``"pixel"``: by pixels.
+            released (the weights above belong to it and to 19 classes: with fewer they are
+            stronger); ``"pixel"``: by pixels.
         strong: Whether images pass three colour operations drawn from eight; IAST has none.
         batch_norm: ``"joint"``: statistics follow the batches; ``"frozen"``: they stay.
     """
