@@ -113,6 +113,41 @@ _ROBOTCAR: dict[str, Color] = {
 }
 
 
+_CAMVID_32: dict[str, Color] = {
+    "Animal": (64, 128, 64),
+    "Archway": (192, 0, 128),
+    "Bicyclist": (0, 128, 192),
+    "Bridge": (0, 128, 64),
+    "Building": (128, 0, 0),
+    "Car": (64, 0, 128),
+    "CartLuggagePram": (64, 0, 192),
+    "Child": (192, 128, 64),
+    "Column_Pole": (192, 192, 128),
+    "Fence": (64, 64, 128),
+    "LaneMkgsDriv": (128, 0, 192),
+    "LaneMkgsNonDriv": (192, 0, 64),
+    "Misc_Text": (128, 128, 64),
+    "MotorcycleScooter": (192, 0, 192),
+    "OtherMoving": (128, 64, 64),
+    "ParkingBlock": (64, 192, 128),
+    "Pedestrian": (64, 64, 0),
+    "Road": (128, 64, 128),
+    "RoadShoulder": (128, 128, 192),
+    "Sidewalk": (0, 0, 192),
+    "SignSymbol": (192, 128, 128),
+    "Sky": (128, 128, 128),
+    "SUVPickupTruck": (64, 128, 192),
+    "TrafficCone": (0, 0, 64),
+    "TrafficLight": (0, 64, 64),
+    "Train": (192, 64, 128),
+    "Tree": (128, 128, 0),
+    "Truck_Bus": (192, 128, 192),
+    "Tunnel": (64, 0, 64),
+    "VegetationMisc": (192, 192, 0),
+    "Wall": (64, 192, 0),
+}
+
+
 def _space(name: str, colors: dict[str, Color]) -> LabelSpace:
     return LabelSpace(name, tuple(colors), tuple(colors.values()))
 
@@ -128,6 +163,7 @@ SPACES: dict[str, LabelSpace] = {
         _space("cityscapes-16", _without("terrain", "truck", "train")),
         _space("cityscapes-13", _without("wall", "fence", "pole", "terrain", "truck", "train")),
         _space("camvid-11", _CAMVID),
+        _space("camvid-32", _CAMVID_32),
         _space("robotcar-9", _ROBOTCAR),
         _space(
             "carla-3",
@@ -135,7 +171,8 @@ SPACES: dict[str, LabelSpace] = {
         ),
     )
 }
-"""The built-in label spaces by name. Palettes are those of the Cityscapes classes."""
+"""The built-in label spaces by name. Palettes are those of the Cityscapes classes; CamVid's 31
+classes (the 32nd is void) have their own."""
 
 _CITYSCAPES_TO_CAMVID: dict[str, str] = {
     "road": "road",
@@ -157,6 +194,41 @@ _CITYSCAPES_TO_CAMVID: dict[str, str] = {
     "bus": "car",
 }
 """Cityscapes classes in CamVid's 11-class grouping; terrain and train have no counterpart."""
+
+_CAMVID_32_TO_11: dict[str, str] = {
+    "Sky": "sky",
+    "Building": "building",
+    "Bridge": "building",
+    "Wall": "building",
+    "Tunnel": "building",
+    "Archway": "building",
+    "Column_Pole": "pole",
+    "TrafficCone": "pole",
+    "Road": "road",
+    "LaneMkgsDriv": "road",
+    "LaneMkgsNonDriv": "road",
+    "Sidewalk": "pavement",
+    "ParkingBlock": "pavement",
+    "RoadShoulder": "pavement",
+    "Tree": "tree",
+    "VegetationMisc": "tree",
+    "SignSymbol": "signsymbol",
+    "Misc_Text": "signsymbol",
+    "TrafficLight": "signsymbol",
+    "Fence": "fence",
+    "Car": "car",
+    "SUVPickupTruck": "car",
+    "Truck_Bus": "car",
+    "Train": "car",
+    "OtherMoving": "car",
+    "Pedestrian": "pedestrian",
+    "Child": "pedestrian",
+    "CartLuggagePram": "pedestrian",
+    "Animal": "pedestrian",
+    "Bicyclist": "bicyclist",
+    "MotorcycleScooter": "bicyclist",
+}
+"""CamVid's own grouping of 32 classes into 11."""
 
 _CITYSCAPES_TO_ROBOTCAR: dict[str, str] = {
     "rider": "person",
@@ -194,8 +266,11 @@ def mapping(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
     """
     table = np.full(256, IGNORE, np.uint8)
     ids = {name: index for index, name in enumerate(target.classes)}
-    groupings = (_CITYSCAPES_TO_CAMVID, _CITYSCAPES_TO_ROBOTCAR)
-    grouping = next((found for found in groupings if set(found.values()) <= ids.keys()), {})
+    groupings = (_CITYSCAPES_TO_CAMVID, _CAMVID_32_TO_11, _CITYSCAPES_TO_ROBOTCAR)
+    grouping: dict[str, str] = {}
+    for found in groupings:
+        if set(found.values()) <= ids.keys():
+            grouping |= found
     for index, name in enumerate(source.classes):
         counterpart = name if name in ids else grouping.get(name, name)
         table[index] = ids.get(counterpart, IGNORE)

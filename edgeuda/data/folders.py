@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap, list_images, read_image, read_label
+from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of
 from edgeuda.labels import IGNORE, LabelSpace, mapping
@@ -43,12 +44,14 @@ class LabelledFolder:
         pairs: Sorted by image path.
         stored: Label space of the files.
         space: Label space that `read` returns.
+        read_file: Reads a label file as ids of ``stored``.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     stored: LabelSpace
     space: LabelSpace
+    read_file: Callable[[Path], LabelMap] = read_label
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,7 +63,7 @@ class LabelledFolder:
             DataError: If a file is damaged, sizes differ, or a label id is outside `stored`.
         """
         pair = self.pairs[index]
-        image, label = read_image(pair.image), read_label(pair.label)
+        image, label = read_image(pair.image), self.read_file(pair.label)
         if image.shape[:2] != label.shape:
             msg = (
                 f"{pair.label}: expected a label map of the size of its image {pair.image.name} "
@@ -95,10 +98,11 @@ def labelled_folder(
     *,
     every: bool = True,
 ) -> LabelledFolder:
-    """Index a folder with ``images/`` and ``labels/``.
+    """Index a folder with ``images/`` and ``labels/``, or one of a public data set.
 
     Args:
-        root: The folder; the two sub-folders may be nested alike (``images/train``, ...). The
+        root: The folder of images of a data set in `edgeuda.data.layouts`; or the
+            folder with both; the two sub-folders may be nested alike (``images/train``, ...). The
             images may lie elsewhere if ``dataset.json`` says where under ``images``.
         space: Label space wanted; that of the files if not given.
         stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
@@ -110,11 +114,18 @@ def labelled_folder(
     """
     file = root / "dataset.json"
     record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
+    layout = None if record else layout_of(root)
+    if layout is not None:
+        return _public(root, layout, space, every)
     image_root, label_root = root / record.get("images", "images"), root / "labels"
     if "images" not in record:
         list_images(root)  # says what is wrong with a folder that holds nothing
     if not image_root.is_dir() or not label_root.is_dir():
-        msg = f"{root}: expected the folders 'images' and 'labels' in it, found no labelled data"
+        known = "; ".join(f"{layout.name} ({layout.looks})" for layout in LAYOUTS)
+        msg = (
+            f"{root}: expected the folders 'images' and 'labels' in it, or the folder of images of "
+            f"a known data set, found neither. Known are: {known}"
+        )
         raise DataError(msg)
     images = list_images(image_root)
     if stored is None and record:
@@ -136,6 +147,23 @@ def labelled_folder(
     return LabelledFolder(root, pairs, stored, space or stored)
 
 
+def _public(root: Path, layout: Layout, space: LabelSpace | None, every: bool) -> LabelledFolder:
+    """Index a folder of a public data set."""
+    whole = root.resolve()  # folders above the one that was given have a say
+    pairs = tuple(
+        Pair(image, layout.label(whole / image.relative_to(root))) for image in list_images(root)
+    )
+    missing = [pair.label for pair in pairs if not pair.label.is_file()]
+    if missing and every:
+        msg = (
+            f"{missing[0]}: expected a label map for each image of this {layout.name} folder "
+            f"({layout.looks}), {len(missing)} of {len(pairs)} are missing"
+        )
+        raise DataError(msg)
+    kept = tuple(pair for pair in pairs if pair.label.is_file())
+    return LabelledFolder(root, kept, layout.space, space or layout.space, layout.read)
+
+
 def labelled_frames(
     root: Path, space: LabelSpace, stored: LabelSpace | None = None
 ) -> LabelledFolder | None:
@@ -146,7 +174,8 @@ def labelled_frames(
         space: Label space wanted.
         stored: Label space of the files.
     """
-    if not (root / "labels").is_dir() or not (root / "images").is_dir():
+    plain = (root / "labels").is_dir() and (root / "images").is_dir()
+    if not plain and layout_of(root) is None:
         return None
     found = labelled_folder(root, space, stored, every=False)
     return found if found.pairs else None

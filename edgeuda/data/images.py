@@ -25,7 +25,7 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: If the file is missing, empty, truncated or not an image.
     """
-    decoded = cv2.imdecode(_intact_bytes(path), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_COLOR)
     if decoded is None:
         msg = f"{path}: expected an image, found bytes that cannot be decoded"
         raise DataError(msg)
@@ -38,7 +38,7 @@ def read_label(path: Path) -> LabelMap:
     Raises:
         DataError: If the file is missing, truncated, has colours or more than 8 bits.
     """
-    decoded = cv2.imdecode(_intact_bytes(path), cv2.IMREAD_UNCHANGED)
+    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_UNCHANGED)
     if decoded is None:
         msg = f"{path}: expected a label image, found bytes that cannot be decoded"
         raise DataError(msg)
@@ -108,7 +108,7 @@ def list_images(folder: Path) -> list[Path]:
     return found
 
 
-def _intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
+def intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
     """Return a file's bytes after checking that a JPEG or PNG was written to its end.
 
     OpenCV returns half-grey images for truncated files, with no more than a line on stderr.
