@@ -14,6 +14,7 @@ from cli.verbs.compare import compare
 from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
+from cli.verbs.labels import labels
 from cli.verbs.predict import predict
 from cli.verbs.pseudo_label import pseudo_label
 from cli.verbs.recipes import recipes
@@ -29,8 +30,8 @@ app = typer.Typer(
     help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
 )
 for verb in (
-    recipes, train, adapt, compare, pseudo_label, evaluate, export, calibrate, predict, bench,
-    report, demo,
+    recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, calibrate, predict,
+    bench, report, demo,
 ):  # fmt: skip
     app.command()(verb)
 
@@ -56,6 +57,8 @@ def run() -> int:
     # Plain lines: a terminal's line breaks would cut file names in two.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
+    # How labels are mapped is said before it is used.
+    logging.getLogger("edgeuda.data.folders").setLevel(logging.INFO)
     try:
         app()
     except EdgeudaError as err:

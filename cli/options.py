@@ -48,6 +48,13 @@ LabelSpaceName = Annotated[
         help="Label space of the label files, if the folder's dataset.json does not say.",
     ),
 ]
+IgnoreUnmapped = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-unmapped",
+        help="Ignore classes of the label files that the network's label space lacks.",
+    ),
+]
 Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames to use, evenly spread.")]
 Name = Annotated[
     str | None, typer.Option("--name", help="Name in tables and plots; by default the file's.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,26 @@ class LabelSpace:
         name: For example ``"camvid-11"``.
         classes: Names by id.
         palette: RGB colours by id, 0 to 255.
+        groups: By name of another space, the class there of each class here, None if it is ignored
+            there. Two spaces are equal whatever they say about others.
+        ids: By name of an encoding, the class of each id in the files, None if it is ignored.
+        files: The encoding of label files of this space; its own ids if None.
+        also: Colours, besides the palette's, that stand for a class in colour-coded files.
+        about: One line for people.
     """
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
+    groups: Mapping[str, Mapping[str, str | None]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    ids: Mapping[str, Mapping[int, str | None]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    files: str | None = field(default=None, compare=False)
+    also: Mapping[str, tuple[Color, ...]] = field(default_factory=dict, compare=False, repr=False)
+    about: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) < IGNORE or len(set(self.classes)) != len(self.classes):
@@ -47,14 +65,51 @@ class LabelSpace:
         return len(self.classes)
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> LabelSpace:
-        """Build from the JSON form ``{"name", "classes", "palette"}``."""
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in record["palette"])
-        return cls(str(record["name"]), tuple(map(str, record["classes"])), palette)
+    def from_record(cls, record: Mapping[str, Any]) -> LabelSpace:
+        """Build from the JSON form of `to_record`, or that of a file with ids and groups.
+
+        Raises:
+            ConfigError: If something is missing, or a class is named that the space lacks.
+        """
+        try:
+            space = cls(
+                str(record["name"]),
+                tuple(map(str, record["classes"])),
+                tuple(_color(color) for color in record["palette"]),
+                record.get("groups", {}),
+                {
+                    name: {int(number): found for number, found in table.items()}
+                    for name, table in record.get("ids", {}).items()
+                },
+                record.get("files"),
+                {
+                    name: tuple(map(_color, colors))
+                    for name, colors in record.get("also", {}).items()
+                },
+                str(record.get("about", "")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as err:
+            msg = f"Expected a label space with name, classes and palette, found {err!r} wrong"
+            raise ConfigError(msg) from err
+        named = {name for table in space.ids.values() for name in table.values() if name}
+        named |= {name for table in space.groups.values() for name in table} | space.also.keys()
+        if not named <= set(space.classes):
+            unknown = ", ".join(sorted(named - set(space.classes)))
+            msg = f"Label space {space.name!r}: {unknown}: no such class"
+            raise ConfigError(msg)
+        if space.files is not None and space.files not in space.ids:
+            msg = f"Label space {space.name!r}: files are in {space.files!r}, which is not in ids"
+            raise ConfigError(msg)
+        return space
 
     def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"schema": "edgeuda.labels/1", **asdict(self)}
+        """Return the JSON form that travels with models and data: what the ids mean."""
+        return {
+            "schema": "edgeuda.labels/1",
+            "name": self.name,
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+        }
 
     def colors(self) -> npt.NDArray[np.uint8]:
         """Return a ``[256, 3]`` uint8 RGB table indexed by id; ids outside the space are black."""
@@ -63,182 +118,35 @@ class LabelSpace:
         return table
 
 
-_CITYSCAPES: dict[str, Color] = {
-    "road": (128, 64, 128),
-    "sidewalk": (244, 35, 232),
-    "building": (70, 70, 70),
-    "wall": (102, 102, 156),
-    "fence": (190, 153, 153),
-    "pole": (153, 153, 153),
-    "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35),
-    "terrain": (152, 251, 152),
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "rider": (255, 0, 0),
-    "car": (0, 0, 142),
-    "truck": (0, 0, 70),
-    "bus": (0, 60, 100),
-    "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230),
-    "bicycle": (119, 11, 32),
-}
-
-_CAMVID: dict[str, Color] = {
-    "sky": (70, 130, 180),
-    "building": (70, 70, 70),
-    "pole": (153, 153, 153),
-    "road": (128, 64, 128),
-    "pavement": (244, 35, 232),
-    "tree": (107, 142, 35),
-    "signsymbol": (220, 220, 0),
-    "fence": (190, 153, 153),
-    "car": (0, 0, 142),
-    "pedestrian": (220, 20, 60),
-    "bicyclist": (119, 11, 32),
-}
+def _color(values: Any) -> Color:
+    red, green, blue = (int(value) for value in values)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError(values)
+    return red, green, blue
 
 
-_ROBOTCAR: dict[str, Color] = {
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "two-wheel": (119, 11, 32),
-    "automobile": (0, 0, 142),
-    "traffic sign": (220, 220, 0),
-    "traffic light": (250, 170, 30),
-    "building": (70, 70, 70),
-    "sidewalk": (244, 35, 232),
-    "road": (128, 64, 128),
-}
+def _built_in() -> dict[str, LabelSpace]:
+    files = sorted((Path(__file__).parent / "spaces").glob("*.json"))
+    found = [LabelSpace.from_record(read_json(file, "edgeuda.labels/1")) for file in files]
+    return {space.name: space for space in found}
 
 
-_CAMVID_32: dict[str, Color] = {
-    "Animal": (64, 128, 64),
-    "Archway": (192, 0, 128),
-    "Bicyclist": (0, 128, 192),
-    "Bridge": (0, 128, 64),
-    "Building": (128, 0, 0),
-    "Car": (64, 0, 128),
-    "CartLuggagePram": (64, 0, 192),
-    "Child": (192, 128, 64),
-    "Column_Pole": (192, 192, 128),
-    "Fence": (64, 64, 128),
-    "LaneMkgsDriv": (128, 0, 192),
-    "LaneMkgsNonDriv": (192, 0, 64),
-    "Misc_Text": (128, 128, 64),
-    "MotorcycleScooter": (192, 0, 192),
-    "OtherMoving": (128, 64, 64),
-    "ParkingBlock": (64, 192, 128),
-    "Pedestrian": (64, 64, 0),
-    "Road": (128, 64, 128),
-    "RoadShoulder": (128, 128, 192),
-    "Sidewalk": (0, 0, 192),
-    "SignSymbol": (192, 128, 128),
-    "Sky": (128, 128, 128),
-    "SUVPickupTruck": (64, 128, 192),
-    "TrafficCone": (0, 0, 64),
-    "TrafficLight": (0, 64, 64),
-    "Train": (192, 64, 128),
-    "Tree": (128, 128, 0),
-    "Truck_Bus": (192, 128, 192),
-    "Tunnel": (64, 0, 64),
-    "VegetationMisc": (192, 192, 0),
-    "Wall": (64, 192, 0),
-}
+SPACES: dict[str, LabelSpace] = _built_in()
+"""The built-in label spaces by name, from ``edgeuda/spaces/*.json``."""
 
-
-def _space(name: str, colors: dict[str, Color]) -> LabelSpace:
-    return LabelSpace(name, tuple(colors), tuple(colors.values()))
-
-
-def _without(*names: str) -> dict[str, Color]:
-    return {name: color for name, color in _CITYSCAPES.items() if name not in names}
-
-
-SPACES: dict[str, LabelSpace] = {
-    space.name: space
-    for space in (
-        _space("cityscapes-19", _CITYSCAPES),
-        _space("cityscapes-16", _without("terrain", "truck", "train")),
-        _space("cityscapes-13", _without("wall", "fence", "pole", "terrain", "truck", "train")),
-        _space("camvid-11", _CAMVID),
-        _space("camvid-32", _CAMVID_32),
-        _space("robotcar-9", _ROBOTCAR),
-        _space(
-            "carla-3",
-            {"road": (128, 64, 128), "sidewalk": (244, 35, 232), "other": (70, 130, 180)},
-        ),
-    )
-}
-"""The built-in label spaces by name. Palettes are those of the Cityscapes classes; CamVid's 31
-classes (the 32nd is void) have their own."""
-
-_CITYSCAPES_TO_CAMVID: dict[str, str] = {
-    "road": "road",
-    "sidewalk": "pavement",
-    "building": "building",
-    "wall": "building",
-    "fence": "fence",
-    "pole": "pole",
-    "traffic light": "signsymbol",
-    "traffic sign": "signsymbol",
-    "vegetation": "tree",
-    "sky": "sky",
-    "person": "pedestrian",
-    "rider": "bicyclist",
-    "bicycle": "bicyclist",
-    "motorcycle": "bicyclist",
-    "car": "car",
-    "truck": "car",
-    "bus": "car",
-}
-"""Cityscapes classes in CamVid's 11-class grouping; terrain and train have no counterpart."""
-
-_CAMVID_32_TO_11: dict[str, str] = {
-    "Sky": "sky",
-    "Building": "building",
-    "Bridge": "building",
-    "Wall": "building",
-    "Tunnel": "building",
-    "Archway": "building",
-    "Column_Pole": "pole",
-    "TrafficCone": "pole",
-    "Road": "road",
-    "LaneMkgsDriv": "road",
-    "LaneMkgsNonDriv": "road",
-    "Sidewalk": "pavement",
-    "ParkingBlock": "pavement",
-    "RoadShoulder": "pavement",
-    "Tree": "tree",
-    "VegetationMisc": "tree",
-    "SignSymbol": "signsymbol",
-    "Misc_Text": "signsymbol",
-    "TrafficLight": "signsymbol",
-    "Fence": "fence",
-    "Car": "car",
-    "SUVPickupTruck": "car",
-    "Truck_Bus": "car",
-    "Train": "car",
-    "OtherMoving": "car",
-    "Pedestrian": "pedestrian",
-    "Child": "pedestrian",
-    "CartLuggagePram": "pedestrian",
-    "Animal": "pedestrian",
-    "Bicyclist": "bicyclist",
-    "MotorcycleScooter": "bicyclist",
-}
-"""CamVid's own grouping of 32 classes into 11."""
-
-_CITYSCAPES_TO_ROBOTCAR: dict[str, str] = {
-    "rider": "person",
-    "car": "automobile",
-    "truck": "automobile",
-    "bus": "automobile",
-    "motorcycle": "two-wheel",
-    "bicycle": "two-wheel",
-}
-"""Cityscapes classes in the 9 classes of Oxford RobotCar, where names differ."""
+SYNONYMS = (
+    ("road", "street"),
+    ("sidewalk", "pavement"),
+    ("vegetation", "tree"),
+    ("person", "pedestrian"),
+    ("rider", "bicyclist", "cyclist"),
+    ("motorcycle", "motorbike"),
+    ("bicycle", "bike"),
+    ("car", "vehicle", "automobile"),
+    ("traffic sign", "sign", "signsymbol"),
+    ("traffic light", "signal", "traffic signal"),
+)
+"""Names that mean the same class. They serve spaces that say nothing about each other."""
 
 
 def label_space(name: str) -> LabelSpace:
@@ -255,26 +163,103 @@ def label_space(name: str) -> LabelSpace:
     raise ConfigError(msg)
 
 
-def mapping(source: LabelSpace, target: LabelSpace) -> npt.NDArray[np.uint8]:
-    """Return the ``[256]`` uint8 table that turns ids of ``source`` into ids of ``target``.
+def counterparts(
+    source: LabelSpace, target: LabelSpace, ignore_unmapped: bool = False
+) -> dict[str, str | None]:
+    """Return the class of ``target`` for each class of ``source``, None where it is ignored.
 
-    Classes are matched by name, Cityscapes names to CamVid's and RobotCar's by their published
-    grouping. Ids with no counterpart become `IGNORE`.
+    What ``source`` says about ``target`` in its groups counts; a group may also be meant for
+    another space whose classes ``target`` has. Otherwise classes are matched by name, whatever
+    its case and separators, and then by synonym.
+
+    Args:
+        source: Space of the labels.
+        target: Space wanted.
+        ignore_unmapped: Whether classes without counterpart may be ignored.
 
     Raises:
-        ConfigError: If no class at all has a counterpart.
+        ConfigError: If no class has a counterpart, or some lack one and may not be ignored.
+    """
+    if source.classes == target.classes:
+        return {name: name for name in source.classes}
+    names = set(target.classes)
+    stated: dict[str, str | None] = {}
+    for other, group in _groups(source).items():
+        if other == target.name or {name for name in group.values() if name} <= names:
+            stated = dict(group)
+            if other == target.name:
+                break
+    result: dict[str, str | None] = {}
+    unmapped = []
+    for name in source.classes:
+        if name in stated:
+            result[name] = stated[name]
+            continue
+        result[name] = name if name in names else _by_synonym(name, target)
+        if result[name] is None:
+            unmapped.append(name)
+    if not any(result.values()):
+        msg = f"No class of label space {source.name!r} has a counterpart in {target.name!r}"
+        raise ConfigError(msg)
+    if unmapped and not ignore_unmapped:
+        msg = (
+            f"{', '.join(unmapped)} of label space {source.name!r} have no counterpart in "
+            f"{target.name!r} ({', '.join(target.classes)}). Ignore them with --ignore-unmapped, "
+            f'or say in a .json file of {source.name!r}, under "groups", what they become'
+        )
+        raise ConfigError(msg)
+    return result
+
+
+def mapping(
+    source: LabelSpace, target: LabelSpace, ignore_unmapped: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Return the ``[256]`` uint8 table that turns ids of ``source`` into ids of ``target``.
+
+    Ids of classes that are ignored become `IGNORE`. See `counterparts`.
+
+    Raises:
+        ConfigError: See `counterparts`.
     """
     table = np.full(256, IGNORE, np.uint8)
     ids = {name: index for index, name in enumerate(target.classes)}
-    groupings = (_CITYSCAPES_TO_CAMVID, _CAMVID_32_TO_11, _CITYSCAPES_TO_ROBOTCAR)
-    grouping: dict[str, str] = {}
-    for found in groupings:
-        if set(found.values()) <= ids.keys():
-            grouping |= found
-    for index, name in enumerate(source.classes):
-        counterpart = name if name in ids else grouping.get(name, name)
-        table[index] = ids.get(counterpart, IGNORE)
-    if (table == IGNORE).all():
-        msg = f"No class of label space {source.name!r} has a counterpart in {target.name!r}"
-        raise ConfigError(msg)
+    for index, found in enumerate(counterparts(source, target, ignore_unmapped).values()):
+        table[index] = IGNORE if found is None else ids[found]
     return table
+
+
+def describe(found: Mapping[str, str | None]) -> str:
+    """Return `counterparts` as text: what keeps its name, is renamed or joined, or is ignored."""
+    same = [before for before, after in found.items() if after == before]
+    renamed = [
+        f"{before} -> {after}" for before, after in found.items() if after not in (None, before)
+    ]
+    ignored = [before for before, after in found.items() if after is None]
+    parts = [f"{len(same)} classes by name"] if same else []
+    parts += [", ".join(renamed)] if renamed else []
+    parts += [f"ignored: {', '.join(ignored)}"] if ignored else []
+    return "; ".join(parts)
+
+
+def _groups(space: LabelSpace) -> Mapping[str, Mapping[str, str | None]]:
+    """What a space says about others; without a word, what the built-in one of its name does."""
+    namesake = SPACES.get(space.name)
+    if not space.groups and namesake is not None and namesake.classes == space.classes:
+        return namesake.groups
+    return space.groups
+
+
+def _by_synonym(name: str, target: LabelSpace) -> str | None:
+    """Return the one class of a space that means the same, if there is exactly one."""
+    found = [other for other in target.classes if _meaning(other) == _meaning(name)]
+    return found[0] if len(found) == 1 else None
+
+
+@cache
+def _meaning(name: str) -> str:
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    singular = plain.removesuffix("s")
+    for names in SYNONYMS:
+        if {plain, singular} & {other.replace(" ", "") for other in names}:
+            return names[0]
+    return plain

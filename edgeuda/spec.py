@@ -59,7 +59,15 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """Serialise to one line of JSON."""
-        return json.dumps({"schema": "edgeuda.model/1", **asdict(self)})
+        space = self.label_space.to_record()
+        record = {
+            "schema": "edgeuda.model/1",
+            "architecture": self.architecture,
+            "width": self.width,
+            "label_space": {key: space[key] for key in ("name", "classes", "palette")},
+            "preprocessing": asdict(self.preprocessing),
+        }
+        return json.dumps(record)
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> ModelSpec:

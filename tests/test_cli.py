@@ -87,7 +87,7 @@ def work(data, tmp_path_factory):
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
-                     "report", "recipes", "compare", "pseudo-label"}  # fmt: skip
+                     "report", "recipes", "compare", "pseudo-label", "labels"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
@@ -96,7 +96,7 @@ def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
                  "pseudo-label": "train"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
-        assert written or verb == "recipes"
+        assert written or verb in ("recipes", "labels")
         assert all((work / path).exists() for path in written)
         if verb in following:
             assert f"next: edgeuda {following[verb]} " in text
@@ -126,6 +126,24 @@ def test_recipes_tell_what_they_need_and_what_was_published(work):
     assert "target_weight = 0.08" in resolved  # what it extends is in it
     assert "extends" not in resolved
     assert "expected a .toml file or one of" in message(edgeuda("recipes", "best", code=4))
+
+
+def test_labels_show_spaces_and_refuse_what_does_not_map():
+    listed = edgeuda("labels")
+    assert "carla-0.9.14" in listed
+    assert "maps to: cityscapes-19, camvid-11, carla-3" in listed
+    shown = edgeuda("labels", "carla-0.9", "--to", "cityscapes-19")
+    row = next(line for line in shown.splitlines() if "Vehicles" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "9",
+        "Vehicles",
+        "0 0 142",
+        "10",
+        "car",
+    ]
+    spaces = "labels", "cityscapes-13", "--to", "robotcar-9"
+    assert "vegetation, rider, bus, motorcycle, bicycle of label space" in edgeuda(*spaces, code=4)
+    assert "ignored" in edgeuda(*spaces, "--ignore-unmapped")
 
 
 def test_a_comparison_leaves_table_record_and_plot(work):

@@ -21,14 +21,17 @@ TINY = (
     "source.steps=3", "source.batch=4", "adabn.batches=1", "adabn.batch=4", "monitor.frames=2",
     "monitor.every=2", "entropy.steps=2", "stage1.steps=5", "stage1.batch=2", "stage2.steps=2",
     "stage2.batch=2", "entropy.batch=2", "entropy.lr=1e-5", "stage1.lr=1e-5", "stage2.lr=1e-5",
+    "adversarial.steps=2", "adversarial.lr=1e-5", "ass.steps=2", "ass.lr=1e-5", "hiast.steps=1",
+    "hiast.lr=1e-5", "lse.steps=1", "lse.lr=1e-5",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def track(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
-        write_dataset(root / role, domain, 6, seed, 32, 64, SPACES["camvid-11"])
+    # ASS draws 16 labelled target images.
+    for role, domain, count, seed in (("source", "simulator", 6, 0), ("target", "camera", 16, 99)):
+        write_dataset(root / role, domain, count, seed, 32, 64, SPACES["camvid-11"])
     return Track(root / "source", root / "target", root / "target", oracle=root / "target")
 
 

@@ -6,14 +6,82 @@ import pytest
 
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import write_json
-from edgeuda.labels import IGNORE, SPACES, LabelSpace, label_space, mapping
+from edgeuda.labels import (
+    IGNORE,
+    SPACES,
+    LabelSpace,
+    counterparts,
+    describe,
+    label_space,
+    mapping,
+)
 from edgeuda.spec import ModelSpec, Preprocessing
 
 
 def test_spaces_have_the_sizes_in_their_names():
     for name, space in SPACES.items():
-        void = 1 if name == "camvid-32" else 0  # its 32nd class is what is ignored
-        assert len(space) == int(name.rsplit("-", 1)[1]) - void
+        # The 32nd class of CamVid is what is ignored; CARLA's spaces are named after versions.
+        sizes = {"camvid-32": 31, "carla-0.9": 22, "carla-0.9.14": 28}
+        assert len(space) == sizes.get(name, int(name.rsplit("-", 1)[1].split(".")[0]))
+
+
+def test_what_built_in_spaces_say_about_each_other_is_complete():
+    for space in SPACES.values():
+        for name, group in space.groups.items():
+            assert set(group) == set(space.classes), (space.name, name)
+            assert {found for found in group.values() if found} <= set(SPACES[name].classes)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ("carla-0.9.14", "cityscapes-19", {"RoadLine": "road", "Rider": "rider", "Static": None}),
+        ("carla-0.9", "cityscapes-19", {"Vehicles": "car", "Pedestrian": "person", "Other": None}),
+        ("carla-0.9.14", "camvid-11", {"SideWalks": "pavement", "Bus": "car", "Terrain": None}),
+        ("cityscapes-19", "carla-3", {"road": "road", "car": "other"}),
+        ("cityscapes-19", "cityscapes-16", {"truck": None, "bus": "bus"}),
+        ("camvid-32", "camvid-11", {"Truck_Bus": "car", "LaneMkgsDriv": "road"}),
+    ],
+)
+def test_published_groupings(source, target, expected):
+    found = counterparts(SPACES[source], SPACES[target])
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_spaces_of_ones_own_meet_by_name_and_synonym():
+    own = LabelSpace("own", ("Trees", "side-walk", "Vehicle", "puddle"), ((1, 2, 3),) * 4)
+    with pytest.raises(ConfigError, match=r"puddle of label space 'own'.*--ignore-unmapped"):
+        mapping(own, SPACES["cityscapes-19"])
+    found = counterparts(own, SPACES["cityscapes-19"], ignore_unmapped=True)
+    assert found == {
+        "Trees": "vegetation", "side-walk": "sidewalk", "Vehicle": "car", "puddle": None
+    }  # fmt: skip
+    assert describe(found) == (
+        "Trees -> vegetation, side-walk -> sidewalk, Vehicle -> car; ignored: puddle"
+    )
+    # Two classes that could be meant are none.
+    two = LabelSpace("two", ("tree", "vegetation", "road"), ((1, 2, 3),) * 3)
+    street = LabelSpace("street", ("road", "Trees"), ((1, 2, 3),) * 2)
+    assert counterparts(street, two, ignore_unmapped=True) == {"road": "road", "Trees": None}
+
+
+def test_a_file_says_what_its_classes_become(tmp_path):
+    record = {
+        "schema": "edgeuda.labels/1", "name": "depot", "classes": ["lane", "crate"],
+        "palette": [[1, 2, 3], [4, 5, 6]],
+        "groups": {"cityscapes-19": {"lane": "road", "crate": None}},
+    }  # fmt: skip
+    write_json(tmp_path / "depot.json", record)
+    depot = label_space(str(tmp_path / "depot.json"))
+    assert mapping(depot, SPACES["cityscapes-19"])[:3].tolist() == [0, IGNORE, IGNORE]
+    for wrong, message in (
+        ({"groups": {"cityscapes-19": {"lorry": "car"}}}, "lorry: no such class"),
+        ({"palette": [[1, 2, 300], [4, 5, 6]]}, "wrong"),
+        ({"files": "raw"}, "not in ids"),
+    ):
+        write_json(tmp_path / "bad.json", {**record, **wrong})
+        with pytest.raises(ConfigError, match=message):
+            label_space(str(tmp_path / "bad.json"))
 
 
 def test_cityscapes_to_camvid_by_name():

@@ -20,6 +20,7 @@ def adapt(
     recipe: options.RecipeName = "edge",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
+    ignore_unmapped: options.IgnoreUnmapped = False,
     target_labels: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +51,7 @@ def adapt(
         model,
         source,
         target,
-        Options(out, resume, workers),
+        Options(out, resume, workers, ignore_unmapped),
         space_or_none(label_space),
     )
     wrote(

@@ -26,6 +26,7 @@ def compare(
     recipe: options.RecipeName = "small",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
+    ignore_unmapped: options.IgnoreUnmapped = False,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable.")] = None,
     workers: options.Workers = 0,
 ) -> None:
@@ -37,7 +38,9 @@ def compare(
     from engines.plots import comparison
 
     variants = load_plan(plan, recipe, tuple(overrides or ()))
-    track = Track(source, target, data, oracle, space_or_none(label_space))
+    track = Track(
+        source, target, data, oracle, space_or_none(label_space), ignore_unmapped=ignore_unmapped
+    )
     record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
     record["machine"] = identity()
     record_file, text_file, plot_file = (

@@ -17,6 +17,7 @@ def train(
     recipe: options.RecipeName = "edge",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
+    ignore_unmapped: options.IgnoreUnmapped = False,
     classes: Annotated[
         str | None,
         typer.Option(help="Label space the network learns; by default that of the labels."),
@@ -37,7 +38,7 @@ def train(
         settings,
         source,
         space_or_none(classes),
-        Options(out, resume, workers),
+        Options(out, resume, workers, ignore_unmapped),
         space_or_none(label_space),
         target,
     )

@@ -6,18 +6,21 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap, list_images, read_image, read_label
+from edgeuda.data.images import Image, LabelMap, is_turned, list_images, read_image
+from edgeuda.data.label_files import read_ids
 from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
+from edgeuda.data.lists import is_list, read_list
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of
-from edgeuda.labels import IGNORE, LabelSpace, mapping
+from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +40,23 @@ class Pair:
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """Images with label maps, ``images/**`` and ``labels/**`` with equal stems.
+    """Images with label maps.
 
     Attributes:
-        root: The folder.
-        pairs: Sorted by image path.
+        root: The folder, or the file that lists the pairs.
+        pairs: Sorted by image path, or as listed.
         stored: Label space of the files.
         space: Label space that `read` returns.
         read_file: Reads a label file as ids of ``stored``.
+        table: ``[256]`` uint8 from ids of ``stored`` to those of ``space``.
     """
 
     root: Path
     pairs: tuple[Pair, ...]
     stored: LabelSpace
     space: LabelSpace
-    read_file: Callable[[Path], LabelMap] = read_label
+    read_file: Callable[[Path], LabelMap]
+    table: npt.NDArray[np.uint8] = field(compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -65,9 +70,11 @@ class LabelledFolder:
         pair = self.pairs[index]
         image, label = read_image(pair.image), self.read_file(pair.label)
         if image.shape[:2] != label.shape:
+            hint = " The image's EXIF orientation turns it" if is_turned(pair.image) else ""
             msg = (
                 f"{pair.label}: expected a label map of the size of its image {pair.image.name} "
-                f"({image.shape[1]}x{image.shape[0]}), found {label.shape[1]}x{label.shape[0]}"
+                f"({image.shape[1]}x{image.shape[0]}), found {label.shape[1]}x{label.shape[0]}."
+                f"{hint}"
             )
             raise DataError(msg)
         present = np.flatnonzero(np.bincount(label.ravel(), minlength=256))
@@ -80,7 +87,7 @@ class LabelledFolder:
             )
             raise DataError(msg)
         if self.stored != self.space:
-            label = mapping(self.stored, self.space)[label]
+            label = self.table[label]
         return image, label
 
     def labels_sha256(self) -> str:
@@ -97,26 +104,33 @@ def labelled_folder(
     stored: LabelSpace | None = None,
     *,
     every: bool = True,
+    ignore_unmapped: bool = False,
 ) -> LabelledFolder:
-    """Index a folder with ``images/`` and ``labels/``, or one of a public data set.
+    """Index labelled images: a folder with ``images/`` and ``labels/``, a data set, or a list.
 
     Args:
-        root: The folder of images of a data set in `edgeuda.data.layouts`; or the
+        root: The folder of images of a data set in `edgeuda.data.layouts`; the
             folder with both; the two sub-folders may be nested alike (``images/train``, ...). The
-            images may lie elsewhere if ``dataset.json`` says where under ``images``.
+            images may lie elsewhere if ``dataset.json`` says where under ``images``. Or a list of
+            pairs, see `edgeuda.data.lists`.
         space: Label space wanted; that of the files if not given.
         stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
             ``space``.
         every: Whether each image must have a label map; those without are left out if not.
+        ignore_unmapped: Whether classes without counterpart in ``space`` may be ignored.
 
     Raises:
         DataError: If there are no images, labels are missing, or no label space is known.
+        ConfigError: If classes have no counterpart, see `edgeuda.labels.counterparts`.
     """
+    if is_list(root):
+        listed = tuple(Pair(*entry) for entry in read_list(root, columns=2))
+        return _indexed(root, listed, _known(root, stored or space), space, every, ignore_unmapped)
     file = root / "dataset.json"
     record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
     layout = None if record else layout_of(root)
     if layout is not None:
-        return _public(root, layout, space, every)
+        return _public(root, layout, space, every, ignore_unmapped)
     image_root, label_root = root / record.get("images", "images"), root / "labels"
     if "images" not in record:
         list_images(root)  # says what is wrong with a folder that holds nothing
@@ -129,25 +143,59 @@ def labelled_folder(
         raise DataError(msg)
     images = list_images(image_root)
     if stored is None and record:
-        stored = LabelSpace.from_record(record["label_space"])
-    stored = stored or space
+        named = record["label_space"]
+        stored = label_space(named) if isinstance(named, str) else LabelSpace.from_record(named)
+    pairs = tuple(
+        Pair(image, _label_of(label_root / image.relative_to(image_root))) for image in images
+    )
+    return _indexed(root, pairs, _known(root, stored or space), space, every, ignore_unmapped)
+
+
+def _label_of(image: Path) -> Path:
+    """Return the label file of an image with its folder exchanged; the suffix in either case."""
+    upper = image.with_suffix(".PNG")
+    return upper if upper.is_file() else image.with_suffix(".png")
+
+
+def _known(root: Path, stored: LabelSpace | None) -> LabelSpace:
     if stored is None:
         msg = f"{root}: no dataset.json tells its label space. Give it with --label-space"
         raise DataError(msg)
-    pairs = tuple(
-        Pair(image, (label_root / image.relative_to(image_root)).with_suffix(".png"))
-        for image in images
-    )
+    return stored
+
+
+def _indexed(
+    root: Path,
+    pairs: tuple[Pair, ...],
+    stored: LabelSpace,
+    space: LabelSpace | None,
+    every: bool,
+    ignore_unmapped: bool,
+) -> LabelledFolder:
+    """Index label files of the forms that `read_ids` knows."""
     missing = [pair.label for pair in pairs if not pair.label.is_file()]
-    if missing and not every:
-        pairs = tuple(pair for pair in pairs if pair.label.is_file())
-    elif missing:
+    if missing and every:
         msg = f"{missing[0]}: expected a label map for each image, {len(missing)} are missing"
         raise DataError(msg)
-    return LabelledFolder(root, pairs, stored, space or stored)
+    kept = tuple(pair for pair in pairs if pair.label.is_file())
+    reader = partial(read_ids, space=stored)
+    table = _table(root, stored, space or stored, ignore_unmapped)
+    return LabelledFolder(root, kept, stored, space or stored, reader, table)
 
 
-def _public(root: Path, layout: Layout, space: LabelSpace | None, every: bool) -> LabelledFolder:
+def _table(
+    root: Path, stored: LabelSpace, space: LabelSpace, ignore_unmapped: bool
+) -> npt.NDArray[np.uint8]:
+    """Return the table from one space to another, and say what it does."""
+    if stored != space:
+        found = describe(counterparts(stored, space, ignore_unmapped))
+        logger.info("%s: labels of %s as %s: %s", root, stored.name, space.name, found)
+    return mapping(stored, space, ignore_unmapped)
+
+
+def _public(
+    root: Path, layout: Layout, space: LabelSpace | None, every: bool, ignore_unmapped: bool
+) -> LabelledFolder:
     """Index a folder of a public data set."""
     whole = root.resolve()  # folders above the one that was given have a say
     pairs = tuple(
@@ -161,7 +209,9 @@ def _public(root: Path, layout: Layout, space: LabelSpace | None, every: bool) -
         )
         raise DataError(msg)
     kept = tuple(pair for pair in pairs if pair.label.is_file())
-    return LabelledFolder(root, kept, layout.space, space or layout.space, layout.read)
+    wanted = space or layout.space
+    table = _table(root, layout.space, wanted, ignore_unmapped)
+    return LabelledFolder(root, kept, layout.space, wanted, layout.read, table)
 
 
 def labelled_frames(
@@ -177,7 +227,7 @@ def labelled_frames(
     plain = (root / "labels").is_dir() and (root / "images").is_dir()
     if not plain and layout_of(root) is None:
         return None
-    found = labelled_folder(root, space, stored, every=False)
+    found = labelled_folder(root, space, stored, every=False, ignore_unmapped=True)
     return found if found.pairs else None
 
 

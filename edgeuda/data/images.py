@@ -7,7 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as Pillow
 
+from edgeuda.data.lists import is_list, read_list
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE
 
@@ -16,6 +18,8 @@ Image = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.uint8]
 """``[H, W]`` uint8 class ids."""
 
+ORIENTATION = 0x0112
+"""EXIF tag; 5 to 8 turn the image by a quarter."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
@@ -91,12 +95,25 @@ def resize_label(label: LabelMap, height: int, width: int) -> LabelMap:
     return np.asarray(resized, np.uint8)
 
 
+def is_turned(path: Path) -> bool:
+    """Return whether EXIF turns a file's image by a quarter, which `read_image` follows."""
+    try:
+        with Pillow.open(path) as image:
+            return int(image.getexif().get(ORIENTATION, 1)) >= 5
+    except OSError:
+        return False
+
+
 def list_images(folder: Path) -> list[Path]:
     """Return the image files under a folder (or its ``images`` folder, if it has one), sorted.
+
+    A ``.txt`` or ``.csv`` file lists them itself, see `edgeuda.data.lists`.
 
     Raises:
         DataError: If there is no such folder, or no image in it.
     """
+    if is_list(folder):
+        return [entry[0] for entry in read_list(folder, columns=1)]
     root = folder / "images" if (folder / "images").is_dir() else folder
     if not root.is_dir():
         msg = f"{folder}: expected a folder of images, found no such folder"

@@ -6,33 +6,21 @@ A layout is recognised by where an image folder lies, so every verb takes that f
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image as Pillow
 
-from edgeuda.data.images import LabelMap, intact_bytes, read_label
-from edgeuda.errors import DataError
+from edgeuda.data.images import LabelMap, read_label
+from edgeuda.data.label_files import read_channel, read_colours, read_palette_index, table
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
 
-CITYSCAPES_IDS = {
-    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
-    26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
-}  # fmt: skip
+CITYSCAPES_IDS = table(SPACES["cityscapes-19"], "labelIds")
 """Cityscapes labelId to trainId; GTA5 and NTHU use the same labelIds."""
-SYNTHIA_IDS = {
-    3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12, 8: 13,
-    18: 14, 19: 15, 20: 16, 12: 17, 11: 18,
-}  # fmt: skip
+SYNTHIA_IDS = table(SPACES["cityscapes-19"], "synthia")
 """SYNTHIA id to trainId; lane markings (22) stay ignored, as most publications have it."""
-ROBOTCAR_IDS = {
-    1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 10: 7, 11: 8, 12: 8, 13: 8, 14: 8, 17: 8,
-}  # fmt: skip
+ROBOTCAR_IDS = table(SPACES["robotcar-9"], "anno")
 """Oxford RobotCar annotation id to the 9 classes."""
 
 
@@ -60,101 +48,6 @@ class Layout:
 def layout_of(folder: Path) -> Layout | None:
     """Return the layout that a folder of images belongs to, None if to none that is known."""
     return next((layout for layout in LAYOUTS if layout.matches(folder.resolve())), None)
-
-
-def table(ids: Mapping[int, int]) -> npt.NDArray[np.uint8]:
-    """Return the ``[256]`` uint8 table of a mapping; all other ids become 255."""
-    result = np.full(256, IGNORE, np.uint8)
-    for before, after in ids.items():
-        result[before] = after
-    return result
-
-
-def read_palette_index(path: Path) -> LabelMap:
-    """Read the indices of an 8-bit palette PNG, or of a grey one, ``[H, W]`` uint8.
-
-    OpenCV would return the palette's colours.
-
-    Raises:
-        DataError: If the file is damaged or has another form.
-    """
-    data = intact_bytes(path)
-    # The header follows the signature: length, "IHDR", width, height, depth, colour type.
-    if data[:8].tobytes() != b"\x89PNG\r\n\x1a\n":
-        msg = f"{path}: expected a PNG of class indices, found another format"
-        raise DataError(msg)
-    depth, kind = struct.unpack(">BB", data[24:26].tobytes())
-    if (depth, kind) not in ((8, 3), (8, 0)):
-        msg = (
-            f"{path}: expected an 8-bit PNG of class indices with or without a palette, found "
-            f"{depth} bits of PNG colour type {kind}"
-        )
-        raise DataError(msg)
-    if kind == 0:
-        return read_label(path)
-    with Pillow.open(path) as image:
-        return np.asarray(image, np.uint8)
-
-
-def read_channel(path: Path, channel: int) -> LabelMap:
-    """Read one channel of a colour PNG of 8 or 16 bits as ids.
-
-    Args:
-        path: The file.
-        channel: In RGB order.
-
-    Raises:
-        DataError: If the file is damaged, has one channel only, or ids above 255.
-    """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.ndim != 3:
-        found = "one channel" if decoded is not None else "bytes that cannot be decoded"
-        msg = f"{path}: expected class ids in channel {channel} of a colour PNG, found {found}"
-        raise DataError(msg)
-    ids = decoded[:, :, 2 - channel]  # OpenCV's order is BGR
-    if ids.max(initial=0) > IGNORE:
-        msg = (
-            f"{path}: expected class ids up to 255 in channel {channel}, found {ids.max()}. It may "
-            "be a file of instance ids"
-        )
-        raise DataError(msg)
-    return np.ascontiguousarray(ids, np.uint8)
-
-
-def read_colours(path: Path, space: LabelSpace) -> LabelMap:
-    """Read a colour-coded label image as ids of a space; black is ignored unless a class has it.
-
-    Raises:
-        DataError: If a colour is not the space's; channels in the wrong order are recognised.
-    """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_COLOR)
-    if decoded is None:
-        msg = f"{path}: expected a colour-coded label image, found bytes that cannot be decoded"
-        raise DataError(msg)
-    codes = _codes(decoded[:, :, ::-1].astype(np.int64))
-    known = dict(zip(_codes(np.array(space.palette, np.int64)).tolist(), range(256), strict=False))
-    known.setdefault(0, IGNORE)
-    present, inverse = np.unique(codes, return_inverse=True)
-    unknown = [code for code in present.tolist() if code not in known]
-    if unknown:
-        colour = (unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255)
-        swapped = _codes(decoded.astype(np.int64))
-        hint = (
-            " Red and blue seem to be swapped"
-            if set(np.unique(swapped).tolist()) <= known.keys()
-            else ""
-        )
-        msg = (
-            f"{path}: expected the colours of label space {space.name!r}, found {colour} and "
-            f"{len(unknown) - 1} others.{hint}"
-        )
-        raise DataError(msg)
-    ids = np.array([known[code] for code in present.tolist()], np.uint8)
-    return ids[inverse.reshape(codes.shape)]
-
-
-def _codes(rgb: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
 
 
 def _beside(name: str, labels: str) -> Callable[[Path], bool]:
@@ -185,7 +78,7 @@ def _cityscapes_label(image: Path) -> Path:
 
 def _cityscapes_read(path: Path) -> LabelMap:
     label = read_label(path)
-    return label if path.name.endswith("TrainIds.png") else table(CITYSCAPES_IDS)[label]
+    return label if path.name.endswith("TrainIds.png") else CITYSCAPES_IDS[label]
 
 
 def _acdc_label(image: Path) -> Path:
@@ -269,7 +162,7 @@ LAYOUTS = (
         SPACES["cityscapes-19"],
         _beside("Images", "Labels"),
         _nthu_label,
-        lambda path: table(CITYSCAPES_IDS)[read_label(path)],
+        lambda path: CITYSCAPES_IDS[read_label(path)],
     ),
     Layout(
         "Oxford RobotCar",
@@ -277,7 +170,7 @@ LAYOUTS = (
         SPACES["robotcar-9"],
         lambda folder: folder.name in ("train", "val") and (folder.parent / "anno").is_dir(),
         _robotcar_label,
-        lambda path: table(ROBOTCAR_IDS)[read_channel(path, 0)],
+        lambda path: ROBOTCAR_IDS[read_channel(path, 0)],
     ),
     Layout(
         "SYNTHIA-RAND-CITYSCAPES",
@@ -285,7 +178,7 @@ LAYOUTS = (
         SPACES["cityscapes-19"],
         lambda folder: folder.name == "RGB" and (folder.parent / "GT" / "LABELS").is_dir(),
         _synthia_label,
-        lambda path: table(SYNTHIA_IDS)[read_channel(path, 0)],
+        lambda path: SYNTHIA_IDS[read_channel(path, 0)],
     ),
     Layout(
         "GTA5",
@@ -293,7 +186,7 @@ LAYOUTS = (
         SPACES["cityscapes-19"],
         _is_gta5,
         _gta5_label,
-        lambda path: table(CITYSCAPES_IDS)[read_palette_index(path)],
+        lambda path: CITYSCAPES_IDS[read_palette_index(path)],
     ),
     Layout(
         "CamVid, 11 classes",

@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class Track:
         labelled: Folder whose labelled target images stage ``ass`` draws from; by default
             ``target``.
         stored: Label space of the label files, where the folders do not say.
+        ignore_unmapped: Whether classes that the source's label space lacks may be ignored.
     """
 
     source: Path
@@ -75,6 +77,7 @@ class Track:
     oracle: Path | None = None
     stored: LabelSpace | None = None
     labelled: Path | None = None
+    ignore_unmapped: bool = False
 
 
 def built_in_plans() -> list[str]:
@@ -171,7 +174,8 @@ def compare(
         msg = "The methods of a comparison must share model.input; expected it in the recipe only"
         raise ConfigError(msg)
     folder = labelled_folder(track.source, None, track.stored)
-    data = labelled_folder(track.data, folder.space, track.stored)
+    index = partial(labelled_folder, stored=track.stored, ignore_unmapped=track.ignore_unmapped)
+    data = index(track.data, folder.space)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
     adapted = load_domains(folder, readable_frames(track.target), first.model.input)
     if any("ass" in variant.recipe.stages for variant in variants):
@@ -179,7 +183,7 @@ def compare(
         adapted = replace(adapted, labelled=few)
     domains = {False: adapted}
     if any(variant.oracle for variant in variants) and track.oracle is not None:
-        labelled = labelled_folder(track.oracle, folder.space, track.stored)
+        labelled = index(track.oracle, folder.space)
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
     scores: dict[str, list[Evaluation | None]] = {variant.name: [] for variant in variants}

@@ -57,11 +57,13 @@ class Options:
         out: Run folder to make.
         resume: Continue the run in ``out`` instead of refusing it.
         workers: Processes that load images.
+        ignore_unmapped: Whether classes that the network's label space lacks may be ignored.
     """
 
     out: Path
     resume: bool = False
     workers: int = 0
+    ignore_unmapped: bool = False
 
 
 def train_source(
@@ -91,7 +93,7 @@ def train_source(
             "Give them with --target, or set source.style=none"
         )
         raise ConfigError(msg)
-    folder = labelled_folder(source, space, stored)
+    folder = labelled_folder(source, space, stored, ignore_unmapped=options.ignore_unmapped)
     frames = readable_frames(target) if target and recipe.source.style != "none" else None
     spec = recipe.spec(folder.space)
     digest = sha256_of(
@@ -133,7 +135,9 @@ def adapt(
     """
     model, spec = load_model(init)
     _require_compatible(recipe, spec, init)
-    folder = labelled_folder(source, spec.label_space, stored)
+    folder = labelled_folder(
+        source, spec.label_space, stored, ignore_unmapped=options.ignore_unmapped
+    )
     frames = readable_frames(target)
     digest = sha256_of(
         [recipe.digest(), sha256(model_file(init)), *_names(source, folder, target, frames)]

@@ -1,0 +1,66 @@
+"""Text and CSV files that list images, or pairs of image and label."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from edgeuda.errors import DataError
+
+LIST_SUFFIXES = frozenset({".txt", ".csv"})
+
+
+def is_list(path: Path) -> bool:
+    """Return whether a path is a file that lists others, by its suffix."""
+    return path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
+
+
+def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
+    """Read the files that a list names.
+
+    A line of a ``.csv`` holds them between commas, one of a ``.txt`` between tabs, or blanks where
+    there are no tabs. Relative names start at the list's folder. Empty lines and those that begin
+    with ``#`` are left out, and so is a first line of column titles: one without a dot or slash.
+
+    Args:
+        path: The list.
+        columns: How many files a line must name: 1 for frames, 2 for image and label. A list of
+            pairs serves as one of frames.
+
+    Raises:
+        DataError: If there is no such file, it is not UTF-8 text, a line has too few names, or it
+            names nothing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as err:
+        msg = f"{path}: expected a readable list of files ({err.strerror})"
+        raise DataError(msg) from err
+    except UnicodeDecodeError as err:
+        msg = f"{path}: expected a list in UTF-8, found other bytes ({err.reason})"
+        raise DataError(msg) from err
+    entries: list[tuple[Path, ...]] = []
+    for number, line in enumerate(lines, 1):
+        names = _names(line, path.suffix.lower() == ".csv", columns)
+        if not names or (number == 1 and not any({".", "/", "\\"} & set(name) for name in names)):
+            continue
+        if len(names) < columns:
+            what = "an image and its label" if columns == 2 else f"{columns} files"
+            msg = f"{path}: line {number}: expected {what}, found {line.strip()!r}"
+            raise DataError(msg)
+        entries.append(tuple(path.parent / name for name in names[:columns]))
+    if not entries:
+        msg = f"{path}: expected the names of files, one entry per line, found none"
+        raise DataError(msg)
+    return entries
+
+
+def _names(line: str, by_commas: bool, columns: int) -> list[str]:
+    line = line.strip()
+    if not line or line.startswith("#"):
+        return []
+    if by_commas:
+        return [name.strip() for name in next(csv.reader([line])) if name.strip()]
+    if "\t" in line:
+        return [name.strip() for name in line.split("\t") if name.strip()]
+    return [line] if columns == 1 else line.split()
