@@ -18,7 +18,7 @@ from edgeuda.methods.hiast import Hiast
 from edgeuda.methods.lse import Lse
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
-from edgeuda.training import pseudo_labels
+from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
 from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_source
 from edgeuda.training.pseudo_labels import (
@@ -114,6 +114,16 @@ def test_rounds_are_logged_as_one_stage(data, tmp_path):
     seconds = [line["seconds"] for line in log]
     assert seconds == sorted(seconds)
     assert [line["round"] for line in read_signals(folder) if line["chosen"]] == [3]
+
+
+def test_alarms_of_all_rounds_compare_to_the_first_ones_start(data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(watch, "collapse", lambda first, *_: seen.append([*first]))
+    run(data, tmp_path / "out", 'stages=["hiast"]', "hiast.steps=2", "monitor.frames=2")
+    first = read_signals(tmp_path / "out/hiast/round1")[0]["histogram"]
+    assert len(seen) >= 3
+    assert all(found == first for found in seen)
+    assert read_signals(tmp_path / "out/hiast/round2")[0]["histogram"] != first
 
 
 def test_later_rounds_are_labelled_by_the_teacher(data, tmp_path):

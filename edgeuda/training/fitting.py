@@ -32,7 +32,7 @@ from edgeuda.training.loader import (
 from edgeuda.training.monitor import Probe
 from edgeuda.training.recipe import Optimisation, Recipe, StageName
 from edgeuda.training.trainer import Run, fit
-from edgeuda.training.watch import Watch
+from edgeuda.training.watch import Watch, read_signals
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,8 @@ def fit_stage(
     watch = None
     if stage != "source" and domains.target is not None and recipe.monitor.frames:
         watch = _watch(spec, domains, domains.target, recipe, job)
+        if number > 1:  # rounds that each lose a little would pass unnoticed
+            watch.reference = read_signals(job.folder.parent / "round1")[0]["histogram"]
     title = STAGE_NAMES[stage] + (f", round {number}" if number else "")
     run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
     fit(model, spec, method, data, section, run, job.fabric, watch)

@@ -71,6 +71,8 @@ class Watch:
         frequencies: ``[K]`` share of each class in the source labels.
         folder: Folder of the stage.
         writes: Whether this rank writes files.
+        reference: ``[K]`` share of the pixels by class that alarms compare to; by default that of
+            the network the stage begins with.
         history: Measurements so far.
     """
 
@@ -80,6 +82,7 @@ class Watch:
     frequencies: Sequence[float]
     folder: Path
     writes: bool = True
+    reference: Sequence[float] | None = None
     history: list[Measurement] = field(default_factory=list)
 
     def begin(self, model: Network, start: int) -> None:
@@ -109,7 +112,7 @@ class Watch:
             TrainingError: If it has collapsed and the recipe says to stop.
         """
         signals = self.probe.measure(model)
-        first = self.history[0].signals.histogram
+        first = self.reference or self.history[0].signals.histogram
         names = self.spec.label_space.classes
         alarm = collapse(first, signals.histogram, self.frequencies, names)
         self.history.append(Measurement(step, signals, alarm))
