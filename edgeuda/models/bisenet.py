@@ -3,10 +3,13 @@
 Structure: Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
 ECCV 2018, with the feature fusion module of later public versions (one 1x1 convolution, batch norm
 and sigmoid in the attention) and bilinear up-sampling by fixed factors, ``align_corners=False``.
+`BiSeNetPaperGate` and `BiSeNetReluGate` differ in that attention alone; they are for weights that
+were trained elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -82,14 +85,37 @@ class SpatialPath(nn.Sequential):
         )
 
 
+def normalised_gate(channels: int) -> nn.Sequential:
+    """Return 1x1 convolution, batch norm and sigmoid: what is quantized and fused well."""
+    c = channels
+    return nn.Sequential(nn.Conv2d(c, c, 1, bias=False), nn.BatchNorm2d(c), nn.Sigmoid())
+
+
+def paper_gate(channels: int) -> nn.Sequential:
+    """Return the published gate: two 1x1 convolutions with a quarter of the channels between."""
+    c = channels
+    return nn.Sequential(
+        nn.Conv2d(c, c // 4, 1, bias=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(c // 4, c, 1, bias=False),
+        nn.Sigmoid(),
+    )
+
+
+def relu_gate(channels: int) -> nn.Sequential:
+    """Return the gate with a ReLU before the sigmoid, whose range is then 0.5 to 1."""
+    convolution, norm, sigmoid = normalised_gate(channels)
+    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True), sigmoid)
+
+
 class FeatureFusion(nn.Module):
     """FFM: concatenation, 1x1 convolution, and a residual channel gate."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, gate: Callable[[int], nn.Sequential]) -> None:
         super().__init__()
         c = 2 * scaled(128, width)
         self.conv = ConvBnRelu(c, c, 1)
-        self.gate = nn.Sequential(nn.Conv2d(c, c, 1, bias=False), nn.BatchNorm2d(c), nn.Sigmoid())
+        self.gate = gate(c)
 
     def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
         """Fuse two ``[N, 128 * width, H, W]`` maps into ``[N, 256 * width, H, W]``."""
@@ -127,6 +153,7 @@ class BiSeNet(Network):
     heads: ClassVar = ("main", "aux8", "aux16")
     head_weights: ClassVar = (1.0, 1.0, 1.0)
     trunk: ClassVar = ("context.trunk", "spatial")
+    gate: ClassVar = staticmethod(normalised_gate)
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
@@ -134,7 +161,7 @@ class BiSeNet(Network):
         self.channels = 2 * c
         self.context = ContextPath(width)
         self.spatial = SpatialPath(width)
-        self.fusion = FeatureFusion(width)
+        self.fusion = FeatureFusion(width, self.gate)
         self.main = Head(2 * c, 2 * c, classes, 8)
         self.aux8 = Head(c, c // 2, classes, 8)
         self.aux16 = Head(c, c // 2, classes, 16)
@@ -156,3 +183,15 @@ class BiSeNet(Network):
     def load_pretrained(self, weights: str) -> None:
         """Fill the context path's ResNet-18, see `load_resnet`."""
         load_resnet(self.context.trunk, weights, "resnet18-f37072fd.pth")
+
+
+class BiSeNetPaperGate(BiSeNet):
+    """BiSeNet with the published attention in its feature fusion, as in the TUFL release."""
+
+    gate: ClassVar = staticmethod(paper_gate)
+
+
+class BiSeNetReluGate(BiSeNet):
+    """BiSeNet with MMSegmentation's attention in its feature fusion."""
+
+    gate: ClassVar = staticmethod(relu_gate)

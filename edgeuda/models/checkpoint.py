@@ -11,8 +11,12 @@ from torch import nn
 
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import write_atomic
-from edgeuda.models.bisenet import BiSeNet
-from edgeuda.models.deeplab import DeepLabV2, MultiLevelDeepLabV2
+from edgeuda.models.bisenet import BiSeNet, BiSeNetPaperGate, BiSeNetReluGate
+from edgeuda.models.deeplab import (
+    CaffeMultiLevelDeepLabV2,
+    DeepLabV2,
+    MultiLevelDeepLabV2,
+)
 from edgeuda.models.fcn import FCN8s
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
@@ -20,8 +24,11 @@ from edgeuda.spec import ModelSpec
 MODEL_FILE = "model.safetensors"
 ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {
     "bisenet-r18": BiSeNet,
+    "bisenet-r18-paper-gate": BiSeNetPaperGate,
+    "bisenet-r18-relu-gate": BiSeNetReluGate,
     "deeplabv2-r101": DeepLabV2,
     "deeplabv2-r101-multi": MultiLevelDeepLabV2,
+    "deeplabv2-r101-multi-caffe": CaffeMultiLevelDeepLabV2,
     "fcn8s-vgg16": FCN8s,
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgeuda.models.network import Logits, Network
 from edgeuda.models.network import upsample as to_full
 from edgeuda.models.pretrained import load_resnet
-from edgeuda.models.resnet import resnet101
+from edgeuda.models.resnet import Bottleneck, CaffeBottleneck, resnet101
 
 
 class DilatedSum(nn.ModuleList):
@@ -50,10 +50,11 @@ class DeepLabV2(Network):
     head_weights: ClassVar[tuple[float, ...]] = (1.0,)
     trunk: ClassVar = ("resnet",)
     dilations: ClassVar[tuple[int, ...]] = (6, 12, 18, 24)
+    block: ClassVar[type[Bottleneck]] = Bottleneck
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.resnet = resnet101(width)
+        self.resnet = resnet101(width, self.block)
         self.channels = self.resnet.channels[1]
         self.main = DilatedSum(self.channels, classes, self.dilations)
         if "aux" in self.heads:
@@ -88,3 +89,9 @@ class MultiLevelDeepLabV2(DeepLabV2):
     heads: ClassVar = ("main", "aux")
     head_weights: ClassVar = (1.0, 0.1)
     dilations: ClassVar = (6, 12)
+
+
+class CaffeMultiLevelDeepLabV2(MultiLevelDeepLabV2):
+    """`MultiLevelDeepLabV2` with the stride where the Caffe weights have it."""
+
+    block: ClassVar = CaffeBottleneck

@@ -36,13 +36,15 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 (which has the stride, as in torchvision), 1x1 to four times the channels."""
 
     expansion = 4
+    stride_first = False
 
     def __init__(self, inputs: int, middle: int, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         outputs = middle * self.expansion
-        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        first, second = (stride, 1) if self.stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, middle, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, dilation, dilation, bias=False)
+        self.conv2 = nn.Conv2d(middle, middle, 3, second, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -54,6 +56,12 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
         return F.relu(y + self.downsample(x), inplace=True)
+
+
+class CaffeBottleneck(Bottleneck):
+    """The block of the first release: the stride is in the first 1x1 convolution."""
+
+    stride_first = True
 
 
 class ResNet(nn.Module):
@@ -110,9 +118,9 @@ def resnet18(width: float = 1.0) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), width)
 
 
-def resnet101(width: float = 1.0) -> ResNet:
+def resnet101(width: float = 1.0, block: type[Bottleneck] = Bottleneck) -> ResNet:
     """Return the dilated ResNet-101 trunk: 1024 and 2048 channels times ``width``."""
-    return ResNet(Bottleneck, (3, 4, 23, 3), width, dilated=True)
+    return ResNet(block, (3, 4, 23, 3), width, dilated=True)
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
