@@ -14,6 +14,7 @@ from cli.verbs.compare import compare
 from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
+from cli.verbs.import_weights import import_weights
 from cli.verbs.labels import labels
 from cli.verbs.predict import predict
 from cli.verbs.pseudo_label import pseudo_label
@@ -34,6 +35,7 @@ for verb in (
     bench, report, demo,
 ):  # fmt: skip
     app.command()(verb)
+app.command("import")(import_weights)
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from foreign_models import CoinCheung
 
 from cli import shadowing
 from edgeuda.data.images import read_image, read_label, write_label
@@ -76,6 +78,7 @@ def work(data, tmp_path_factory):
         "compare": [*TINY, "--set", "entropy.steps=2", "--set", "entropy.batch=2"],
         "bench": ["--samples", "12"],
     }
+    torch.save(CoinCheung(19).state_dict(), out / "model_final_v1_city.pth")
     printed = []
     for verb, *rest in readme_commands():
         words = [folders.get(word, word) for word in rest]
@@ -87,13 +90,14 @@ def work(data, tmp_path_factory):
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
-                     "report", "recipes", "compare", "pseudo-label", "labels"}  # fmt: skip
+                     "report", "recipes", "compare", "pseudo-label", "labels",
+                     "import"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
     following = {"train": "adapt", "adapt": "export", "export": "calibrate", "calibrate": "bench",
                  "bench": "report", "predict": "report", "evaluate": "report",
-                 "pseudo-label": "train"}  # fmt: skip
+                 "pseudo-label": "train", "import": "adapt"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
         assert written or verb in ("recipes", "labels")
@@ -126,6 +130,18 @@ def test_recipes_tell_what_they_need_and_what_was_published(work):
     assert "target_weight = 0.08" in resolved  # what it extends is in it
     assert "extends" not in resolved
     assert "expected a .toml file or one of" in message(edgeuda("recipes", "best", code=4))
+
+
+def test_import_says_what_matched(work):
+    text = message(dict(json.loads((work / "printed.json").read_text()))["import"])
+    assert "CoinCheung/BiSeNet V1, as bisenet-r18" in text
+    assert "input: mean 0.3257 0.3690 0.3223, std 0.2112 0.2148 0.2115" in text
+    assert "left out: none" in text
+    refused = edgeuda("import", "--weights", work / "report.html", "--out", work / "x.safetensors",
+                      code=5)  # fmt: skip
+    assert "report.html" in refused
+    bad_size = "--weights", work / "a.pth", "--out", work / "x.safetensors", "--input", "big"
+    assert "expected HEIGHTxWIDTH" in edgeuda("import", *bad_size, code=4)
 
 
 def test_labels_show_spaces_and_refuse_what_does_not_map():

@@ -1,0 +1,63 @@
+"""Convert a checkpoint of another project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.verbs.shared import console, space_or_none, wrote
+from edgeuda.errors import ConfigError, require
+from edgeuda.files import require_absent
+
+
+def import_weights(
+    weights: Annotated[Path, typer.Option("--weights", help=".pth, .pt or .safetensors file.")],
+    out: Annotated[Path, typer.Option("--out", help="Model file to write, .safetensors.")],
+    label_space: Annotated[
+        str | None,
+        typer.Option(help="Label space it was trained on; cityscapes-19 where it has 19 classes."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--input", help="Input size of the network, HEIGHTxWIDTH.")
+    ] = "512x1024",
+) -> None:
+    """Convert a segmentation network trained elsewhere, so that every verb takes it."""
+    for package in ("torch", "safetensors"):
+        require(package, "train")
+    require_absent(out)
+    if out.suffix != ".safetensors":
+        msg = f"{out}: expected the name of a .safetensors file"
+        raise ConfigError(msg)
+    height, _, width = size.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        msg = f"--input: expected HEIGHTxWIDTH, for example 512x1024, found {size!r}"
+        raise ConfigError(msg)
+    from edgeuda.models.checkpoint import save_model
+    from edgeuda.models.foreign import import_checkpoint
+
+    found = import_checkpoint(weights, space_or_none(label_space), (int(height), int(width)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_model(found.model, found.spec, out)
+    pre = found.spec.preprocessing
+    lines = [
+        f"{weights}: {found.origin.name}, as {found.spec.architecture}",
+        f"  classes: {len(found.spec.label_space)}, {found.spec.label_space.name}",
+        f"  input: mean {_triple(pre.mean)}, std {_triple(pre.std)} (RGB, 0 to 1)",
+        f"  matched: {len(found.matched)} tensors",
+        f"  left out: {', '.join(found.left_out) or 'none'}",
+        f"  not in the file, left new: {', '.join(found.new) or 'none'}",
+    ]
+    if found.origin.remark:
+        lines.append(f"  {found.origin.remark}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    wrote(
+        out,
+        then=f"edgeuda adapt --model {out} --source SOURCE --target FRAMES --out ADAPTED",
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return " ".join(f"{value:.4f}" for value in values)
