@@ -7,17 +7,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap
-from edgeuda.errors import DataError
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.labels import IGNORE, LabelSpace
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgeuda.boundary import BoundaryCounts
+
 SCHEMA = "edgeuda.evaluation/1"
+DEPLOYED = "as deployed"
+"""Frames resized to the network's input, one pass, labels resized to the frame."""
+
+EXACT = 1 << 24
+"""Pixels that OpenCV's histogram, which counts in float32, counts without loss."""
 
 Confusion = npt.NDArray[np.int64]
 """``[K, K]`` int64 pixel counts, rows by truth, columns by prediction."""
@@ -40,15 +48,22 @@ def confusion(truth: LabelMap, prediction: LabelMap, classes: int) -> Confusion:
     if truth.shape != prediction.shape:
         msg = f"Expected a prediction of the label's size {truth.shape}, found {prediction.shape}"
         raise DataError(msg)
-    counted = truth != IGNORE
-    _check_ids("label", truth[counted], classes)
-    _check_ids("prediction", prediction, classes)
-    cell = truth[counted].astype(np.int64) * classes + prediction[counted]
-    return np.bincount(cell, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+    joint = np.zeros((256, 256), np.int64)
+    for first in range(0, truth.size, EXACT):
+        ids = [labels.reshape(-1)[first : first + EXACT] for labels in (truth, prediction)]
+        joint += cv2.calcHist(ids, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    _check_ids("label", joint[:IGNORE], 1, classes)
+    _check_ids("prediction", joint, 0, classes)
+    return np.ascontiguousarray(joint[:classes, :classes])
 
 
 def evaluate(
-    predict: Callable[[Image], LabelMap], pairs: Iterable[tuple[Image, LabelMap]], classes: int
+    predict: Callable[[Image], LabelMap],
+    pairs: Iterable[tuple[Image, LabelMap]],
+    classes: int,
+    *,
+    each: Callable[[Confusion], None] | None = None,
+    outlines: BoundaryCounts | None = None,
 ) -> Confusion:
     """Run a model over labelled images and return one confusion matrix over all their pixels.
 
@@ -58,6 +73,8 @@ def evaluate(
         predict: Turns an ``[H, W, 3]`` uint8 RGB image into ``[H, W]`` uint8 ids.
         pairs: Images with their labels, read one at a time.
         classes: Number of classes, K.
+        each: Called with the confusion matrix of each image.
+        outlines: Counts boundary pixels too.
 
     Raises:
         DataError: If there is no pair, or a prediction has another size than its label.
@@ -66,14 +83,36 @@ def evaluate(
     count = 0
     for count, (image, truth) in enumerate(pairs, 1):
         try:
-            total += confusion(truth, predict(image), classes)
-        except DataError as err:  # noqa: PERF203 - the error has to name the image
+            prediction = predict(image)
+            found = confusion(truth, prediction, classes)
+        except DataError as err:
             msg = f"Image {count} of the evaluation: {err}"
             raise DataError(msg) from err
+        total += found
+        if each is not None:
+            each(found)
+        if outlines is not None:
+            outlines.add(truth, prediction)
     if count == 0:
         msg = "Expected at least one labelled image to evaluate on, found none"
         raise DataError(msg)
     return total
+
+
+def iou_of(counts: Confusion) -> npt.NDArray[np.float64]:
+    """Return ``[K]`` float64 intersection over union, 0 to 1, of a confusion matrix.
+
+    NaN where a class is in neither truth nor prediction; 0 where it was only predicted.
+    """
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    with np.errstate(invalid="ignore"):
+        return cast("npt.NDArray[np.float64]", counts.diagonal() / union)
+
+
+def miou_of(counts: Confusion) -> float:
+    """Return the mean IoU over the classes with a true pixel; NaN if there is no such class."""
+    present = counts.sum(1) > 0
+    return float(iou_of(counts)[present].mean()) if present.any() else float("nan")
 
 
 def agreement(a: LabelMap, b: LabelMap) -> float:
@@ -103,6 +142,8 @@ class Evaluation:
         labels_sha256: Checksum over the labels; equal sums mean comparable scores.
         label_space: What the ids mean.
         confusion: ``[K, K]`` int64, rows truth, columns prediction.
+        protocol: How predictions were made, if not as the exported model makes them.
+        boundary: ``ratio`` of the diagonal, ``iou`` by class and ``miou``, see `edgeuda.boundary`.
         created: ISO 8601 time, UTC.
     """
 
@@ -116,6 +157,8 @@ class Evaluation:
     labels_sha256: str
     label_space: LabelSpace
     confusion: Confusion
+    protocol: str = DEPLOYED
+    boundary: dict[str, Any] | None = None
     created: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )
@@ -131,13 +174,8 @@ class Evaluation:
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
-        """``[K]`` float64 intersection over union, 0 to 1.
-
-        NaN where a class is in neither truth nor prediction; 0 where it was only predicted.
-        """
-        union = self.confusion.sum(0) + self.confusion.sum(1) - self.confusion.diagonal()
-        with np.errstate(invalid="ignore"):
-            return cast("npt.NDArray[np.float64]", self.confusion.diagonal() / union)
+        """``[K]`` float64 intersection over union, 0 to 1, see `iou_of`."""
+        return iou_of(self.confusion)
 
     @property
     def miou(self) -> float:
@@ -146,8 +184,7 @@ class Evaluation:
         A class that was predicted but never occurs is left out, so that a label set without trains
         does not score a train at 0. Its pixels still count as misses of the classes they hit.
         """
-        present = self.confusion.sum(1) > 0
-        return float(self.iou[present].mean()) if present.any() else float("nan")
+        return miou_of(self.confusion)
 
     @property
     def pixel_accuracy(self) -> float:
@@ -181,6 +218,8 @@ class Evaluation:
             },
             "miou": _number(self.miou),
             "pixel_accuracy": _number(self.pixel_accuracy),
+            "protocol": self.protocol,
+            **({} if self.boundary is None else {"boundary": self.boundary}),
         }
 
     @classmethod
@@ -212,9 +251,11 @@ class Evaluation:
                 labels_sha256=str(data["labels_sha256"]),
                 label_space=LabelSpace.from_record(record["label_space"]),
                 confusion=np.array(record["confusion"], np.int64),
+                protocol=str(record.get("protocol", DEPLOYED)),
+                boundary=record.get("boundary"),
                 created=str(record["created"]),
             )
-        except (KeyError, TypeError, ValueError) as err:
+        except (ConfigError, KeyError, TypeError, ValueError) as err:
             msg = f"{origin}: expected a complete {SCHEMA!r} record, found a damaged one ({err!r})"
             raise DataError(msg) from err
 
@@ -247,6 +288,42 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
     return result
 
 
+def class_rows(evaluation: Evaluation) -> list[dict[str, str]]:
+    """Return one row per class: pixels, accuracy (recall) and IoU in percent, for a CSV file."""
+    true, iou = evaluation.confusion.sum(1), evaluation.iou
+    outline = (evaluation.boundary or {}).get("iou")
+    rows = []
+    for index, name in enumerate(evaluation.label_space.classes):
+        hits = int(evaluation.confusion[index, index])
+        row = {
+            "class": name,
+            "pixels": str(int(true[index])),
+            "predicted": str(int(evaluation.confusion[:, index].sum())),
+            "accuracy": _percent(hits / int(true[index]) if true[index] else float("nan")),
+            "iou": _percent(float(iou[index])),
+        }
+        if outline is not None:
+            value = outline[name]
+            row["boundary_iou"] = _percent(float("nan") if value is None else value)
+        rows.append(row)
+    return rows
+
+
+def image_row(name: str, counts: Confusion, space: LabelSpace) -> dict[str, str]:
+    """Return one image's row for a CSV file: pixels, accuracy, mIoU of its classes, IoU of each."""
+    total = int(counts.sum())
+    return {
+        "image": name,
+        "pixels": str(total),
+        "pixel_accuracy": _percent(int(counts.trace()) / total if total else float("nan")),
+        "miou": _percent(miou_of(counts)),
+        **{
+            name: _percent(float(value))
+            for name, value in zip(space.classes, iou_of(counts), strict=True)
+        },
+    }
+
+
 def _caption(evaluations: Sequence[Evaluation]) -> str:
     first = evaluations[0]
     if len({e.labels_sha256 for e in evaluations}) > 1:
@@ -254,8 +331,8 @@ def _caption(evaluations: Sequence[Evaluation]) -> str:
     return f"{first.images} images of {first.data_folder}; mIoU over the classes that occur in them"
 
 
-def _check_ids(what: str, ids: LabelMap, classes: int) -> None:
-    highest = int(ids.max(initial=0))
+def _check_ids(what: str, joint: Confusion, axis: int, classes: int) -> None:
+    highest = int(np.flatnonzero(np.sum(joint, axis=axis)).max(initial=0))
     if highest >= classes:
         msg = f"Expected {what} ids 0 to {classes - 1}, found {highest}; is it the label space?"
         raise DataError(msg)

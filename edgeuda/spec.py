@@ -89,7 +89,7 @@ class ModelSpec:
                     int(pre["height"]), int(pre["width"]), _triple(pre["mean"]), _triple(pre["std"])
                 ),
             )
-        except (KeyError, TypeError, ValueError) as err:
+        except (ConfigError, KeyError, TypeError, ValueError) as err:
             msg = (
                 f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is "
                 f"missing or damaged ({err!r})"

@@ -11,13 +11,25 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgeuda.data.images import LabelMap
-from edgeuda.errors import DataError
-from edgeuda.evaluation import Evaluation, agreement, confusion, evaluate, table
+from edgeuda import evaluation as evaluation_module
+from edgeuda.boundary import BoundaryCounts, boundary
+from edgeuda.data.images import LabelMap, write_label
+from edgeuda.data.layouts import CITYSCAPES_IDS
+from edgeuda.errors import ConfigError, DataError
+from edgeuda.evaluation import (
+    Evaluation,
+    agreement,
+    class_rows,
+    confusion,
+    evaluate,
+    image_row,
+    table,
+)
 from edgeuda.files import read_json, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
 
 THREE = SPACES["carla-3"]
+TWO = LabelSpace("two", ("ground", "box"), ((0, 0, 0), (1, 1, 1)))
 
 
 def make(matrix: list[list[int]], name: str = "model", space: LabelSpace = THREE) -> Evaluation:
@@ -51,6 +63,20 @@ def test_confusion_with_254_classes_does_not_wrap_around_in_uint8() -> None:
     found = confusion(truth, np.array([[252, 0]], np.uint8), 254)
     assert found[253, 252] == 1
     assert found.sum() == 1
+
+
+def test_many_pixels_are_counted_without_loss(monkeypatch) -> None:
+    truth, prediction = maps(2, 5, (40, 50))
+    whole = confusion(truth, prediction, 5)
+    monkeypatch.setattr(evaluation_module, "EXACT", 300)
+    assert np.array_equal(confusion(truth, prediction, 5), whole)
+    assert truth.size > evaluation_module.EXACT
+
+
+def test_views_into_larger_arrays_are_counted() -> None:
+    truth, prediction = maps(3, 4, (12, 20))
+    found = confusion(truth[::2, ::3], prediction[::2, ::3], 4)
+    assert found.sum() == np.count_nonzero(truth[::2, ::3] != IGNORE)
 
 
 def test_a_fully_ignored_label_counts_nothing() -> None:
@@ -123,7 +149,7 @@ def test_record_survives_a_file(tmp_path) -> None:
     record = read_json(tmp_path / "e.json", "edgeuda.evaluation/1")
     assert list(record) == [
         "schema", "name", "created", "model", "data", "label_space", "confusion", "iou", "miou",
-        "pixel_accuracy",
+        "pixel_accuracy", "protocol",
     ]  # fmt: skip
     again = Evaluation.from_record(record)
     assert json.dumps(again.to_record()) == json.dumps(evaluation.to_record())
@@ -167,3 +193,109 @@ def test_table_refuses_two_label_spaces() -> None:
     eleven = make(np.eye(11, dtype=int).tolist(), space=SPACES["camvid-11"])
     with pytest.raises(DataError, match="one label space"):
         table([make([[1] * 3] * 3), eleven])
+
+
+def city(seed: int, absent: int = 99) -> tuple[LabelMap, LabelMap]:
+    """Truth with all 19 classes and ignored pixels, and a prediction that is mostly right."""
+    rng = np.random.default_rng(seed)
+    blocks = np.kron(rng.permutation(20).reshape(4, 5), np.ones((16, 16))).astype(np.uint8)
+    truth = np.where(blocks == 19, IGNORE, blocks).astype(np.uint8)
+    truth[truth == absent] = IGNORE
+    prediction = np.where(
+        rng.random(truth.shape) < 0.3, rng.integers(0, 19, truth.shape), blocks % 19
+    )
+    return truth, prediction.astype(np.uint8)
+
+
+@pytest.mark.parametrize("absent", [99, 16])
+def test_cityscapes_own_scripts_agree(tmp_path, absent, capsys) -> None:
+    """On the files that a submission consists of: the same IoU of each class, the same mean."""
+    scripts = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    back = np.zeros(256, np.uint8)
+    for number, index in enumerate(CITYSCAPES_IDS):
+        if index != IGNORE:
+            back[index] = number
+    files: tuple[list[str], list[str]] = ([], [])
+    total = np.zeros((19, 19), np.int64)
+    for seed in range(3):
+        truth, prediction = city(seed, absent)
+        total += confusion(truth, prediction, 19)
+        for paths, what, ids in zip(files, ("pred", "gt"), (prediction, truth), strict=True):
+            path = tmp_path / f"{what}_{seed}_gtFine_labelIds.png"
+            write_label(path, back[ids])  # 0 is "unlabeled", which is not evaluated
+            paths.append(str(path))
+    scripts.args.evalInstLevelScore = False
+    scripts.args.JSONOutput = False
+    scripts.args.quiet = True
+    result = scripts.evaluateImgLists(*files, scripts.args)
+    capsys.readouterr()
+    found = make(total.tolist(), space=SPACES["cityscapes-19"])
+    theirs = [result["classScores"][name] for name in SPACES["cityscapes-19"].classes]
+    np.testing.assert_allclose(found.iou, theirs, rtol=1e-12)
+    if absent == 99:
+        assert found.miou == pytest.approx(result["averageScoreClasses"], rel=1e-12)
+    else:
+        # They count a class that is only predicted as 0; here it is left out, and said so.
+        assert found.miou * 18 / 19 == pytest.approx(result["averageScoreClasses"], rel=1e-12)
+
+
+def test_csv_rows() -> None:
+    evaluation = make([[6, 2, 0], [0, 1, 1], [0, 0, 0]])
+    rows = class_rows(evaluation)
+    assert rows[0] == {"class": "road", "pixels": "8", "predicted": "6", "accuracy": "75.0",
+                       "iou": "75.0"}  # fmt: skip
+    assert rows[2]["accuracy"] == "-"
+    row = image_row("a.png", evaluation.confusion, THREE)
+    assert row == {"image": "a.png", "pixels": "10", "pixel_accuracy": "70.0", "miou": "50.0",
+                   "road": "75.0", "sidewalk": "25.0", "other": "0.0"}  # fmt: skip
+
+
+class TestBoundary:
+    def test_a_square_in_a_large_image(self) -> None:
+        mask = np.zeros((20, 20), np.uint8)
+        mask[5:15, 5:15] = 1
+        assert boundary(mask, 2).sum() == 100 - 36
+        assert boundary(np.ones((10, 10), np.uint8), 1).sum() == 36  # the image's border counts
+        assert boundary(np.zeros((4, 4), np.uint8), 1).sum() == 0
+
+    def test_against_a_pixel_loop(self) -> None:
+        truth, prediction = maps(5, 3, (14, 18))
+        counts = BoundaryCounts(3, 0.06)
+        counts.add(truth, prediction)
+        distance = round(0.06 * math.hypot(14, 18))
+        for index in range(3):
+            regions = []
+            for labels in (truth, prediction):
+                mask = (labels == index) & (truth != IGNORE)
+                region = np.zeros_like(mask)
+                for y, x in np.argwhere(mask):
+                    around = [
+                        0 <= y + dy < 14 and 0 <= x + dx < 18 and mask[y + dy, x + dx]
+                        for dy in range(-distance, distance + 1)
+                        for dx in range(-distance, distance + 1)
+                    ]
+                    region[y, x] = not all(around)
+                regions.append(region)
+            expected = (regions[0] & regions[1]).sum() / (regions[0] | regions[1]).sum()
+            assert counts.iou[index] == pytest.approx(expected)
+
+    def test_a_shift_costs_outlines_more_than_areas(self) -> None:
+        truth = np.zeros((64, 64), np.uint8)
+        truth[16:48, 16:48] = 1
+        prediction = np.roll(truth, 2, 1)
+        counts = BoundaryCounts(2, 0.03)
+        counts.add(truth, prediction)
+        area = make(confusion(truth, prediction, 2).tolist(), space=TWO).iou[1]
+        assert counts.iou[1] < area - 0.2
+        counts = BoundaryCounts(2, 0.03)
+        counts.add(truth, truth)
+        assert counts.miou == 1
+
+    def test_records(self) -> None:
+        counts = BoundaryCounts(3)
+        counts.add(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
+        record = counts.to_record(THREE)
+        assert record == {"ratio": 0.005, "iou": {"road": 1.0, "sidewalk": None, "other": None},
+                          "miou": 1.0}  # fmt: skip
+        with pytest.raises(ConfigError, match="share of the diagonal"):
+            BoundaryCounts(3, 3)

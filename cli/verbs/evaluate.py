@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
-from edgeuda.files import require_absent, sha256, write_json
+from edgeuda.errors import ConfigError, require
+from edgeuda.files import require_absent, sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeuda.data.folders import LabelledFolder
-    from edgeuda.evaluation import Evaluation
-    from edgeuda.labels import LabelSpace
-
-    Index = Callable[[LabelSpace], LabelledFolder]
+    from edgeuda.data.images import Image, LabelMap
+    from edgeuda.evaluation import Confusion
+    from edgeuda.spec import ModelSpec
 
 
 def evaluate(
@@ -27,49 +31,106 @@ def evaluate(
     name: options.Name = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
+    native: Annotated[
+        bool, typer.Option("--native", help="Resize scores, not labels, to the frame.")
+    ] = False,
+    scales: Annotated[
+        str, typer.Option(help="Sizes to look at, relative to the input: 0.75,1,1.25.")
+    ] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirror image too.")] = False,
+    window: Annotated[
+        bool, typer.Option("--window", help="Slide a window over frames at native resolution.")
+    ] = False,
+    boundary: Annotated[
+        float | None,
+        typer.Option(help="Boundary IoU too; width as a share of the diagonal, Cityscapes 0.005."),
+    ] = None,
+    tables: Annotated[
+        bool, typer.Option("--csv", help="Write CSV beside --out: per class and per image.")
+    ] = False,
     threads: options.Threads = None,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
-    require_absent(out)
+    written = [out]
+    if tables:
+        written += [out.with_suffix(f".{what}.csv") for what in ("classes", "images")]
+    for path in written:
+        require_absent(path)
+    from edgeuda.boundary import BoundaryCounts
     from edgeuda.data.folders import labelled_folder
-    from edgeuda.evaluation import table
-
-    stored = space_or_none(label_space)
-    score = _score_onnx if model.suffix == ".onnx" else _score_checkpoint
-    index = partial(labelled_folder, data, stored=stored, ignore_unmapped=ignore_unmapped)
-    evaluation = score(model, index, data, name or model.stem, threads)
-    write_json(out, evaluation.to_record())
-    console.print(table([evaluation]))
-    wrote(out, then=f"edgeuda report {out} --out report.html")
-
-
-def _score_onnx(
-    model: Path, index: Index, data: Path, name: str, threads: int | None
-) -> Evaluation:
-    from edgeuda.evaluation import Evaluation
+    from edgeuda.evaluation import DEPLOYED, Evaluation, class_rows, image_row, table
     from edgeuda.evaluation import evaluate as count
-    from engines.onnxruntime_runner import OnnxRunner
-    from engines.runner import segment
 
-    with OnnxRunner(model, threads) as runner:
-        folder = index(runner.spec.label_space)
-        counts = count(partial(segment, runner), folder, len(folder.space))
-        return Evaluation(
-            name, str(model), sha256(model), "onnx", runner.precision,
-            str(data), len(folder), folder.labels_sha256(), folder.space, counts,
-        )  # fmt: skip
+    title, protocol = name or model.stem, DEPLOYED
+    predict: Callable[[Image], LabelMap]
+    precision: Literal["fp32", "int8"] = "fp32"
+    with ExitStack() as stack:
+        if model.suffix == ".onnx":
+            from engines.onnxruntime_runner import OnnxRunner
+            from engines.runner import segment
+
+            if native or flip or window or scales != "1":
+                msg = (
+                    f"{model}: an exported model gives labels, not scores. --native, --scales, "
+                    "--flip and --window need the checkpoint"
+                )
+                raise ConfigError(msg)
+            runner = stack.enter_context(OnnxRunner(model, threads))
+            predict, spec, precision = partial(segment, runner), runner.spec, runner.precision
+            file = model
+        else:
+            predict, spec, file, protocol = _network(model, threads, scales, flip, window, native)
+        folder = labelled_folder(
+            data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
+        )
+        outlines = None if boundary is None else BoundaryCounts(len(folder.space), boundary)
+        images: list[Confusion] = []
+        counts = count(predict, folder, len(folder.space), each=images.append, outlines=outlines)
+    evaluation = Evaluation(
+        # The vehicle will not see a score of several passes: the name says so wherever it goes.
+        title if protocol == DEPLOYED else f"{title} ({protocol})",
+        str(file), sha256(file), "onnx" if model.suffix == ".onnx" else "checkpoint", precision,
+        str(data), len(folder), folder.labels_sha256(), folder.space, counts, protocol,
+        None if outlines is None else outlines.to_record(folder.space),
+    )  # fmt: skip
+    write_json(out, evaluation.to_record())
+    if tables:
+        _write_csv(written[1], class_rows(evaluation))
+        named = zip(folder.pairs, images, strict=True)
+        rows = [image_row(str(pair.image), found, folder.space) for pair, found in named]
+        _write_csv(written[2], rows)
+    console.print(table([evaluation]))
+    if outlines is not None:
+        console.print(f"boundary mIoU, {boundary:g} of the diagonal: {100 * outlines.miou:.1f}")
+    wrote(*written, then=f"edgeuda report {out} --out report.html")
 
 
-def _score_checkpoint(
-    model: Path, index: Index, data: Path, name: str, threads: int | None
-) -> Evaluation:
-    from edgeuda.errors import require
-
+def _network(
+    model: Path, threads: int | None, scales: str, flip: bool, window: bool, native: bool
+) -> tuple[Callable[[Image], LabelMap], ModelSpec, Path, str]:
+    """Return how a checkpoint predicts, its spec, its file, and the protocol in words."""
     torch = require("torch", "train")
-    from edgeuda.models.checkpoint import load_model
-    from edgeuda.models.scoring import score
+    from edgeuda.evaluation import DEPLOYED
+    from edgeuda.models.checkpoint import load_model, model_file
+    from edgeuda.models.predictor import Predictor, ScorePredictor, TestTime
 
     if threads is not None:
         torch.set_num_threads(threads)
-    space = load_model(model)[1].label_space
-    return score(model, index(space), name)
+    try:
+        sizes = tuple(float(scale) for scale in scales.split(","))
+    except ValueError as err:
+        msg = f"--scales: expected numbers between commas, found {scales!r}"
+        raise ConfigError(msg) from err
+    how = TestTime(sizes, flip, window, native)
+    network, spec = load_model(model)
+    plain = how.protocol == DEPLOYED
+    predict = Predictor(network, spec) if plain else ScorePredictor(network, spec, how)
+    return predict, spec, model_file(model), how.protocol
+
+
+def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
