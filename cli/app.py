@@ -11,6 +11,7 @@ from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
 from cli.verbs.calibrate import calibrate
 from cli.verbs.compare import compare
+from cli.verbs.data import app as data_app
 from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
@@ -36,6 +37,7 @@ for verb in (
 ):  # fmt: skip
     app.command()(verb)
 app.command("import")(import_weights)
+app.add_typer(data_app, name="data")
 
 
 def _version(wanted: bool) -> None:

@@ -13,6 +13,9 @@ Source = Annotated[
 Target = Annotated[
     Path, typer.Option("--target", help="Folder of target frames; labels are never read.")
 ]
+Footage = Annotated[
+    Path, typer.Option("--target", help="Folder or list of frames, a video, or a camera's number.")
+]
 Data = Annotated[Path, typer.Option("--data", help="Folder of labelled images to score on.")]
 RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]
 Init = Annotated[

@@ -36,7 +36,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     A reader sees the old file or the new one, never half of one, also after a power cut.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    # Not the whole name: one of 255 bytes leaves no room.
+    own = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    temporary = path.with_name(f".{own}.{os.getpid()}.tmp{path.suffix}")
     try:
         write(temporary)
         with temporary.open("rb") as stream:
@@ -44,6 +46,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def short_name(stem: str, limit: int = 150) -> str:
+    """Return the beginning of a file name that is at most ``limit`` bytes long in UTF-8."""
+    return stem.encode(errors="surrogateescape")[:limit].decode(errors="ignore")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -142,6 +143,62 @@ def test_import_says_what_matched(work):
     assert "report.html" in refused
     bad_size = "--weights", work / "a.pth", "--out", work / "x.safetensors", "--input", "big"
     assert "expected HEIGHTxWIDTH" in edgeuda("import", *bad_size, code=4)
+
+
+def test_frames_of_a_video_are_extracted_split_and_segmented(work, data, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10,
+                             (128, 64))  # fmt: skip
+    for index in (0, 1, 1, 2, 3):
+        image = read_image(sorted((data / "target/images").iterdir())[index])
+        writer.write(np.ascontiguousarray(image[:, :, ::-1]))
+    writer.release()
+    video, out = tmp_path / "drive.avi", tmp_path / "frames"
+    text = message(edgeuda("data", "frames", "--footage", video, "--out", out, "--crop",
+                           "0,0,128,60"))  # fmt: skip
+    assert "5 frames: kept 4, left out 1 near-duplicates" in text
+    assert read_image(sorted((out / "images").iterdir())[0]).shape == (60, 128, 3)
+    assert "exists" in edgeuda("data", "frames", "--footage", video, "--out", out, code=6)
+    adapt = "adapt", "--model", work / "run", "--source", data / "source", "--target", video
+    assert "data frames --footage" in message(edgeuda(*adapt, "--out", tmp_path / "a", code=3))
+    edgeuda("predict", "--model", work / "adapted.onnx", "--target", video, "--out",
+            tmp_path / "p", "--frames", 3)  # fmt: skip
+    record = json.loads((tmp_path / "p/predictions.json").read_text())
+    assert [entry["frame"].split("/")[0] for entry in record["frames"]] == ["frames"] * 3
+    assert read_label(tmp_path / "p" / record["frames"][2]["labels"]).shape == (64, 128)
+    edgeuda("report", tmp_path / "p/predictions.json", "--out", tmp_path / "r.html")
+
+
+def test_rendered_data_are_split_into_lists_that_train(tmp_path):
+    edgeuda("data", "render", "--out", tmp_path / "d", "--count", 6, "--size", "32x64",
+            "--label-space", "camvid-11")  # fmt: skip
+    text = edgeuda("data", "split", "--data", tmp_path / "d", "--out", tmp_path / "s", "--gap", 1,
+                   "--shares", "3,1,1")  # fmt: skip
+    assert "1 sequences, cut into parts with 1 images between; 2 images left out" in text
+    edgeuda("train", "--source", tmp_path / "s/train.csv", "--label-space", "camvid-11", "--recipe",
+            "small", "--out", tmp_path / "run", *TINY)  # fmt: skip
+    assert "expected HEIGHTxWIDTH" in edgeuda("data", "render", "--out", tmp_path / "x", "--size",
+                                              "big", code=4)  # fmt: skip
+
+
+def test_evaluation_as_papers_do_it(work, data, tmp_path):
+    out = tmp_path / "e.json"
+    edgeuda("evaluate", "--model", work / "run", "--data", data / "target", "--out", out,
+            "--scales", "0.5,1", "--flip", "--boundary", 0.01, "--csv", "--name", "source")  # fmt: skip
+    record = json.loads(out.read_text())
+    assert record["name"] == "source (scales 0.5 1, flip)"
+    assert record["protocol"] == "scales 0.5 1, flip"
+    assert 0 <= record["boundary"]["miou"] <= 1
+    classes, images = (
+        (tmp_path / f"e.{what}.csv").read_text().splitlines() for what in ("classes", "images")
+    )
+    assert classes[0] == "class,pixels,predicted,accuracy,iou,boundary_iou"
+    assert len(classes) == 20
+    assert len(images) == 7
+    pixels = sum(int(line.split(",")[1]) for line in images[1:])
+    assert pixels == sum(map(sum, record["confusion"]))
+    text = edgeuda("evaluate", "--model", work / "adapted.onnx", "--data", data / "target", "--out",
+                   tmp_path / "f.json", "--flip", code=4)  # fmt: skip
+    assert "need the checkpoint" in text
 
 
 def test_labels_show_spaces_and_refuse_what_does_not_map():
@@ -339,6 +396,13 @@ def test_pseudo_labels_are_data_for_the_other_verbs(work, data, tmp_path):
     agreement = json.loads((tmp_path / "agreement.json").read_text())
     known = sum(sum(frame["pixels"]) for frame in index["frames"])
     assert np.array(agreement["confusion"]).sum() == known
+    listed = sorted((data / "target/images").iterdir())[:2]
+    (tmp_path / "frames.txt").write_text("".join(f"{path}\n" for path in listed))
+    edgeuda("pseudo-label", "--model", work / "run", "--target", tmp_path / "frames.txt", "--out",
+            tmp_path / "listed")  # fmt: skip
+    edgeuda("evaluate", "--model", work / "run", "--data", tmp_path / "listed/pairs.csv",
+            "--label-space", "cityscapes-19", "--out", tmp_path / "few.json")  # fmt: skip
+    assert json.loads((tmp_path / "few.json").read_text())["data"]["images"] == 2
 
 
 COMPANIONS = [

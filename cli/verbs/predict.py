@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import track
 
 from cli import options
 from cli.verbs.shared import wrote
-from edgeuda.files import require_absent, sha256, write_json
+from edgeuda.files import require_absent, sha256, short_name, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeuda.data.images import Image
 
 
 def predict(
     model: options.OnnxModel,
-    target: options.Target,
+    target: options.Footage,
     out: options.Out,
     name: options.Name = None,
     frames: options.Frames = 1_000_000,
@@ -21,20 +30,21 @@ def predict(
 ) -> None:
     """Segment frames with an ONNX model: label maps, overlays, and an index of both."""
     require_absent(out)
-    from edgeuda.data.folders import readable_frames, spread
-    from edgeuda.data.images import paint, read_image, write_image, write_label
+    from edgeuda.data.images import paint, write_image, write_label
     from engines.onnxruntime_runner import OnnxRunner
     from engines.runner import segment
 
     entries = []
-    with OnnxRunner(model, threads) as runner:
+    with OnnxRunner(model, threads) as runner, suppress(KeyboardInterrupt):  # a camera has no end
         space = runner.spec.label_space
         colors = space.colors()
-        for index, path in enumerate(track(spread(readable_frames(target), frames), "predict")):
-            image = read_image(path)
+        for index, (stem, path, image) in enumerate(_frames(target, frames)):
             labels = segment(runner, image)
             # Frames of several folders may share a stem.
-            file = f"{index:06d}_{path.stem}.png"
+            file = f"{index:06d}_{short_name(stem)}.png"
+            if path is None:  # the report shows frames beside labels
+                path = out / "frames" / file
+                write_image(path, image)
             write_label(out / "labels" / file, labels)
             write_image(out / "overlays" / file, paint(image, labels, colors))
             frame = os.path.relpath(path.resolve(), out.resolve())
@@ -51,3 +61,19 @@ def predict(
         },
     )
     wrote(record, then=f"edgeuda report {record} --out report.html")
+
+
+def _frames(target: Path, count: int) -> Iterator[tuple[str, Path | None, Image]]:
+    """Yield name, file if it is an image, and pixels of each frame."""
+    from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.data.footage import VIDEO_SUFFIXES, camera, footage
+    from edgeuda.data.images import read_image
+
+    live = str(target).isdecimal() and not target.exists()
+    if live or target.suffix.lower() in VIDEO_SUFFIXES:
+        moving = camera(int(str(target))) if live else footage(target)
+        for frame in islice(track(moving, "predict"), count):
+            yield frame.name, None, frame.image
+        return
+    for path in track(spread(readable_frames(target), count), "predict"):
+        yield path.stem, path, read_image(path)

@@ -116,6 +116,12 @@ def list_images(folder: Path) -> list[Path]:
         return [entry[0] for entry in read_list(folder, columns=1)]
     root = folder / "images" if (folder / "images").is_dir() else folder
     if not root.is_dir():
+        if folder.is_file():
+            msg = (
+                f"{folder}: expected a folder or a list of images, found a file. Extract the "
+                "frames of a video first: edgeuda data frames --footage VIDEO --out FRAMES"
+            )
+            raise DataError(msg)
         msg = f"{folder}: expected a folder of images, found no such folder"
         raise DataError(msg)
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from edgeuda.errors import DataError
+from edgeuda.files import write_text
 
 LIST_SUFFIXES = frozenset({".txt", ".csv"})
 
@@ -20,7 +23,8 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
 
     A line of a ``.csv`` holds them between commas, one of a ``.txt`` between tabs, or blanks where
     there are no tabs. Relative names start at the list's folder. Empty lines and those that begin
-    with ``#`` are left out, and so is a first line of column titles: one without a dot or slash.
+    with ``#`` are left out, and so is a first line of column titles: names without a dot or slash
+    that are not there.
 
     Args:
         path: The list.
@@ -42,7 +46,7 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
     entries: list[tuple[Path, ...]] = []
     for number, line in enumerate(lines, 1):
         names = _names(line, path.suffix.lower() == ".csv", columns)
-        if not names or (number == 1 and not any({".", "/", "\\"} & set(name) for name in names)):
+        if not names or (number == 1 and not any(_is_file(path.parent, name) for name in names)):
             continue
         if len(names) < columns:
             what = "an image and its label" if columns == 2 else f"{columns} files"
@@ -53,6 +57,19 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
         msg = f"{path}: expected the names of files, one entry per line, found none"
         raise DataError(msg)
     return entries
+
+
+def write_list(path: Path, titles: Sequence[str], rows: Iterable[Sequence[Path]]) -> None:
+    """Write a ``.csv`` list of files by their absolute names."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(titles)
+    writer.writerows([name.resolve() for name in row] for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    return bool({".", "/", "\\"} & set(name)) or (folder / name).exists()
 
 
 def _names(line: str, by_commas: bool, columns: int) -> list[str]:

@@ -184,9 +184,14 @@ def _names(
     source: Path, folder: LabelledFolder, target: Path | None, frames: Sequence[Path]
 ) -> list[str]:
     return [
-        *(str(pair.image.relative_to(source)) for pair in folder.pairs),
-        *(str(frame.relative_to(target)) for frame in frames if target is not None),
+        *(_within(source, pair.image) for pair in folder.pairs),
+        *(_within(target, frame) for frame in frames if target is not None),
     ]
+
+
+def _within(root: Path, path: Path) -> str:
+    """Return a file's name in its folder: a moved data set is the same. That of a list stays."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from edgeuda.data.folders import readable_frames
 from edgeuda.data.images import read_image, resize_label, write_label
+from edgeuda.data.lists import is_list, write_list
 from edgeuda.errors import DataError, OutputExistsError
 from edgeuda.files import (
     read_json,
     require_absent,
     sha256,
     sha256_of,
+    short_name,
     write_json,
     write_text,
 )
@@ -224,7 +226,7 @@ def label_footage(
     """Write pseudo-labels of a folder of frames, at the frames' size; returns the index.
 
     The folder written is a labelled folder for every other verb: its ``dataset.json`` says where
-    the frames are. Labels are named as the frames.
+    the frames are. Labels are named as the frames. For frames from a list it is ``pairs.csv``.
 
     Args:
         model: Model file or run folder.
@@ -243,7 +245,10 @@ def label_footage(
     network, spec = load_model(model)
     frames = readable_frames(target)
     root = target / "images" if (target / "images").is_dir() else target
-    names = [str(path.relative_to(root).with_suffix(".png")) for path in frames]
+    if is_list(target):
+        names = [f"{index:06d}_{short_name(path.stem)}.png" for index, path in enumerate(frames)]
+    else:
+        names = [str(path.relative_to(root).with_suffix(".png")) for path in frames]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         msg = f"{target}: two frames would both have the label file {twice!r}; rename one"
@@ -263,6 +268,10 @@ def label_footage(
         names=names,
         sizes=[read_image(path).shape[:2] for path in frames],
     )
+    if is_list(target):
+        labels = [out / "labels" / name for name in names]
+        write_list(out / "pairs.csv", ("image", "label"), zip(frames, labels, strict=True))
+        return out / INDEX_FILE
     record = {
         "schema": "edgeuda.dataset/1",
         "label_space": spec.label_space.to_record(),

@@ -122,6 +122,6 @@ def _write_pair(
     # Spreads (seed, index) over 64 bits, so that datasets of seeds 0 and 1 do not overlap.
     own = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
     image, label = render(DOMAINS[domain], own, height, width)
-    table = mapping(SPACES["cityscapes-19"], space)
+    table = mapping(SPACES["cityscapes-19"], space, ignore_unmapped=True)
     write_atomic(image_path, lambda path: write_image(path, image))
     write_atomic(label_path, lambda path: write_label(path, table[label]))

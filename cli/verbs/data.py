@@ -1,0 +1,139 @@
+"""Look after data: extract frames, check, split, render."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, space_or_none, wrote
+from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import require_absent
+
+app = typer.Typer(no_args_is_help=True, help="Extract frames, check, split and render data.")
+
+
+class Format(str, Enum):
+    """Format of extracted frames."""
+
+    jpg = "jpg"
+    png = "png"
+
+
+@app.command()
+def frames(
+    footage: Annotated[
+        Path, typer.Option("--footage", help="Folder, video, image, or a .txt or .csv list of any.")
+    ],
+    out: options.Out,
+    rate: Annotated[
+        float | None, typer.Option(help="Frames per second to look at; by default all.")
+    ] = None,
+    start: Annotated[float, typer.Option(help="Seconds to leave out at the beginning.")] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Second at which to end.")] = None,
+    fps: Annotated[float, typer.Option(help="Frame rate of a folder of images.")] = 30.0,
+    distinct: Annotated[
+        float,
+        typer.Option(help="Grey levels by which a frame must differ from the last kept; 0: all."),
+    ] = 2.0,
+    crop: Annotated[str | None, typer.Option(help="LEFT,TOP,WIDTH,HEIGHT in pixels.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Image of the (cropped) size: black is painted grey.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="OpenCV calibration file to undistort by.")
+    ] = None,
+    suffix: Annotated[Format, typer.Option("--format", help="Of the frames.")] = Format.jpg,
+    resume: options.Resume = False,
+) -> None:
+    """Write the distinct frames of footage to a folder that every verb takes as target."""
+    from rich.progress import Progress as Bar
+    from rich.progress import TextColumn
+
+    from edgeuda.data.curation import INDEX_FILE, Curation, Progress, curate, parse_crop
+    from edgeuda.data.footage import Span
+
+    curation = Curation(
+        None if calibration is None else str(calibration),
+        None if crop is None else parse_crop(crop),
+        None if mask is None else str(mask),
+        distinct,
+    )
+    with Bar(TextColumn("{task.description}"), transient=True) as bar:
+        task = bar.add_task("")
+
+        def report(now: Progress) -> None:
+            if now.seen % 10 == 0:
+                bar.update(task, description=f"{now.seen} frames, {now.kept} kept")
+
+        span = Span(start, end, rate, fps)
+        found = curate(footage, out, span, curation, f".{suffix.value}", resume, report)
+    console.print(
+        f"{found.seen} frames: kept {found.kept}, left out {found.duplicates} near-duplicates"
+    )
+    wrote(
+        out / INDEX_FILE,
+        then=f"edgeuda adapt --model RUN --source SOURCE --target {out} --out ADAPTED",
+    )
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted one is continued.")],
+    domain: Annotated[str, typer.Option(help="Look of the streets.")] = "simulator",
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 500,
+    size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH.")] = "256x512",
+    seed: Annotated[int, typer.Option(min=0, help="Two seeds have no image in common.")] = 0,
+    label_space: Annotated[
+        str, typer.Option(help="Label space of the labels; what it lacks is ignored.")
+    ] = "cityscapes-19",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
+) -> None:
+    """Render streets with labels, the same for the same seed."""
+    from edgeuda.data.street import write_dataset
+    from edgeuda.labels import label_space as by_name
+
+    height, _, width = size.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        msg = f"--size: expected HEIGHTxWIDTH, for example 256x512, found {size!r}"
+        raise ConfigError(msg)
+    write_dataset(out, domain, count, seed, int(height), int(width), by_name(label_space), workers)
+    wrote(out / "dataset.json", then=f"edgeuda train --source {out} --recipe small --out RUN")
+
+
+@app.command()
+def split(
+    data: Annotated[Path, typer.Option("--data", help="Labelled images to split.")],
+    out: options.Out,
+    shares: Annotated[
+        str, typer.Option(help="Shares of train, val and test; they are made to sum to 1.")
+    ] = "0.8,0.1,0.1",
+    gap: Annotated[
+        int, typer.Option(min=0, help="Frames left out between parts of one sequence.")
+    ] = 5,
+    seed: Annotated[int, typer.Option(help="Of the order of sequences.")] = 0,
+    label_space: options.LabelSpaceName = None,
+) -> None:
+    """Split labelled images by sequence into lists that every verb takes."""
+    require_absent(out)
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.data.splits import split_pairs, write_splits
+
+    try:
+        parts = [float(share) for share in shares.split(",")]
+    except ValueError as err:
+        msg = f"--shares: expected numbers between commas, found {shares!r}"
+        raise ConfigError(msg) from err
+    if len(parts) not in (2, 3) or min(parts) <= 0:
+        msg = f"--shares: expected two or three positive shares, found {shares!r}"
+        raise DataError(msg)
+    folder = labelled_folder(data, None, space_or_none(label_space))
+    found = split_pairs(folder, parts, gap, seed)
+    files = write_splits(out, found)
+    for file, pairs in zip(files, found.parts, strict=True):
+        console.print(f"{file.stem}: {len(pairs)} images", soft_wrap=True)
+    console.print(f"{found.sequences} sequences, {found.how}; {found.left_out} images left out")
+    wrote(*files, then=f"edgeuda train --source {files[0]} --label-space {folder.stored.name}")

@@ -1,0 +1,321 @@
+"""Frames of her vehicle, one after the other: folders, videos, lists of either, a camera.
+
+Nothing is held but a few frames: names of a folder are sorted on disk, images are read ahead in a
+thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from edgeuda.data.images import IMAGE_SUFFIXES, Image, read_image
+from edgeuda.data.lists import is_list, read_list
+from edgeuda.errors import DataError
+from edgeuda.files import short_name
+
+logger = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"}
+)
+SORTED_AT_ONCE = 100_000
+"""Names of a folder that are sorted in memory; longer listings are merged from files."""
+AHEAD = 4
+"""Frames that are read before they are asked for."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of footage.
+
+    Attributes:
+        origin: The image file, or the video.
+        name: Unique within the footage, fit for a file name: ``drive_000012``.
+        index: Place in its video, or among the images.
+        seconds: Since the beginning of its video; for images ``index`` over the frame rate.
+        image: ``[H, W, 3]`` uint8 RGB.
+    """
+
+    origin: Path
+    name: str
+    index: int
+    seconds: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which frames of footage are wanted.
+
+    Attributes:
+        start: Seconds from the beginning of each video, or of the images.
+        end: Likewise, exclusive; None for all.
+        rate: Frames per second to keep at most; None for all.
+        fps: Frame rate of images, whose files do not tell.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    rate: float | None = None
+    fps: float = 30.0
+
+    def __post_init__(self) -> None:
+        positive = [("fps", self.fps)] + ([("rate", self.rate)] if self.rate is not None else [])
+        wrong = [f"{name} {value:g}" for name, value in positive if not value > 0]
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            wrong.append(f"start {self.start:g} and end {self.end}")
+        if wrong:
+            msg = f"Expected a span of positive seconds and rates, found {', '.join(wrong)}"
+            raise DataError(msg)
+
+    def wants(self, seconds: float, last: float | None) -> bool:
+        """Whether a frame is wanted, ``last`` being the time of the last one that was."""
+        if seconds < self.start or (self.end is not None and seconds >= self.end):
+            return False
+        # Half a thousandth of a second: timestamps of videos are rounded.
+        return self.rate is None or last is None or seconds - last >= 1 / self.rate - 5e-4
+
+
+def footage(source: Path, span: Span | None = None, skip: int = 0) -> Iterator[Frame]:
+    """Read footage frame by frame, ahead in a thread.
+
+    Args:
+        source: A folder of images, an image, a video, or a list (``.txt``, ``.csv``) of any.
+        span: Which frames; all by default.
+        skip: Wanted frames to leave out from the beginning, without decoding images.
+
+    Yields:
+        Frames; images that cannot be read are left out with a warning.
+
+    Raises:
+        DataError: If there is no such footage, or nothing in it can be read.
+    """
+    return read_ahead(_frames(source, span or Span(), skip), AHEAD)
+
+
+def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
+    number, taken, readable, videos = 0, 0, 0, 0
+    last: float | None = None
+    for path in _files(source):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            videos += 1
+            for frame in read_video(path, span):
+                taken += 1
+                readable += 1
+                if taken > skip:  # videos of two folders may share a name
+                    single = path == source
+                    yield frame if single else replace(frame, name=f"{videos:04d}_{frame.name}")
+            continue
+        seconds = number / span.fps
+        index, number = number, number + 1
+        if not span.wants(seconds, last):
+            continue
+        last = seconds
+        taken += 1
+        if taken <= skip:
+            readable += 1
+            continue
+        try:
+            image = read_image(path)
+        except DataError as err:
+            logger.warning("Skipped: %s", err)
+            continue
+        readable += 1
+        yield Frame(path, f"{short_name(path.stem)}_{index:07d}", index, seconds, image)
+    if not readable:
+        msg = f"{source}: expected frames that can be read within {span}, found none"
+        raise DataError(msg)
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if is_list(source):
+        for (entry,) in read_list(source, columns=1):
+            yield from _files(Path(entry))
+    elif source.is_dir():
+        found = False
+        for name in sorted_names(source):
+            found = True
+            yield source / name
+        if not found:
+            known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+            msg = f"{source}: expected images or videos ({known}), found none"
+            raise DataError(msg)
+    elif source.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+        yield source
+    else:
+        msg = (
+            f"{source}: expected a folder, a video, an image or a list of them, found none of these"
+        )
+        raise DataError(msg)
+
+
+def sorted_names(folder: Path) -> Iterator[str]:
+    """Yield the images and videos under a folder, relative to it, sorted, in bounded memory.
+
+    Listings beyond `SORTED_AT_ONCE` names are sorted in parts on disk and merged.
+    """
+    names = _names_under(folder)
+    first = sorted(islice(names, SORTED_AT_ONCE))
+    if len(first) < SORTED_AT_ONCE:
+        yield from first
+        return
+    with tempfile.TemporaryDirectory() as parts:
+        files: list[Path] = []
+        part = first
+        while part:
+            path = Path(parts) / f"{len(files):06d}"
+            # Names may hold anything but a slash and a zero byte.
+            path.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in part))
+            files.append(path)
+            part = sorted(islice(names, SORTED_AT_ONCE))
+        del first, part
+        yield from heapq.merge(*map(_names_in, files))
+
+
+def _names_under(folder: Path) -> Iterator[str]:
+    """Yield names as the file system has them; no folder's listing is held."""
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    waiting = [""]
+    while waiting:
+        at = waiting.pop()
+        with os.scandir(folder / at) as entries:
+            for entry in entries:
+                name = at + entry.name
+                if name[name.rfind(".") :].lower() in suffixes:
+                    yield name
+                elif entry.is_dir():
+                    waiting.append(name + "/")
+
+
+def _names_in(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        rest = b""
+        while block := file.read(1 << 16):
+            *names, rest = (rest + block).split(b"\0")
+            yield from map(os.fsdecode, names)
+
+
+def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
+    """Read a video's wanted frames; a broken tail ends it with a warning.
+
+    Raises:
+        DataError: If it cannot be opened, or holds no frame that can be decoded.
+    """
+    span = span or Span()
+    if not path.is_file():
+        msg = f"{path}: expected a video, found no file"
+        raise DataError(msg)
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            msg = f"{path}: expected a video that OpenCV can open; it may be cut off or of a codec "
+            msg += "that is missing. Re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+            raise DataError(msg)
+        fps = capture.get(cv2.CAP_PROP_FPS) or span.fps
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        index, last = 0, None
+        while capture.grab():
+            seconds = index / fps
+            if span.end is not None and seconds >= span.end:
+                return
+            if span.wants(seconds, last):
+                done, pixels = capture.retrieve()
+                if not done:
+                    break
+                last = seconds
+                rgb = np.ascontiguousarray(pixels[:, :, ::-1], np.uint8)
+                yield Frame(path, f"{short_name(path.stem)}_{index:07d}", index, seconds, rgb)
+            index += 1
+    finally:
+        capture.release()
+    if index == 0:
+        msg = f"{path}: expected a video, found no frame that can be decoded"
+        raise DataError(msg)
+    if index < promised:
+        logger.warning(
+            "%s: ends after %d of %d frames; the rest cannot be decoded", path, index, promised
+        )
+
+
+def camera(number: int) -> Iterator[Frame]:
+    """Read a camera until it ends or the iterator is closed.
+
+    Raises:
+        DataError: If there is no such camera.
+    """
+    capture = cv2.VideoCapture(number)
+    try:
+        if not capture.isOpened():
+            msg = f"Camera {number}: cannot be opened. Is it connected, and free?"
+            raise DataError(msg)
+        index = 0
+        while True:
+            done, pixels = capture.read()
+            if not done:
+                return
+            rgb = np.ascontiguousarray(pixels[:, :, ::-1], np.uint8)
+            yield Frame(Path(f"camera{number}"), f"camera{number}_{index:07d}", index, 0.0, rgb)
+            index += 1
+    finally:
+        capture.release()
+
+
+def read_ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """Iterate over items that a thread produces, at most ``count`` ahead.
+
+    Errors of the thread are raised here. Closing the iterator ends the thread.
+    """
+    full: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(count)
+    stop = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                full.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    break
+            put("end", None)
+        except BaseException as err:
+            put("error", err)
+        finally:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = full.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()
