@@ -61,8 +61,9 @@ def run() -> int:
     # Plain lines: a terminal's line breaks would cut file names in two.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
-    # How labels are mapped is said before it is used.
-    logging.getLogger("edgeuda.data.folders").setLevel(logging.INFO)
+    # How labels are mapped, and whose settings count, is said before it is used.
+    for name in ("edgeuda.data.folders", "edgeuda.training.pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         app()
     except EdgeudaError as err:

@@ -133,11 +133,18 @@ def test_recipes_tell_what_they_need_and_what_was_published(work):
     assert "expected a .toml file or one of" in message(edgeuda("recipes", "best", code=4))
 
 
-def test_import_says_what_matched(work):
+def test_import_says_what_matched_and_adapts(work, data, tmp_path):
     text = message(dict(json.loads((work / "printed.json").read_text()))["import"])
     assert "CoinCheung/BiSeNet V1, as bisenet-r18" in text
     assert "input: mean 0.3257 0.3690 0.3223, std 0.2112 0.2148 0.2115" in text
     assert "left out: none" in text
+    theirs = tmp_path / "theirs.safetensors"
+    edgeuda("import", "--weights", work / "model_final_v1_city.pth", "--out", theirs, "--input",
+            "64x128")  # fmt: skip
+    edgeuda("adapt", "--model", theirs, "--source", data / "source", "--target", data / "target",
+            "--out", tmp_path / "adapted", "--recipe", "small", *TINY, "--set",
+            'stages=["adabn"]')  # fmt: skip
+    assert "0.3257" in (tmp_path / "adapted/recipe.toml").read_text()
     refused = edgeuda("import", "--weights", work / "report.html", "--out", work / "x.safetensors",
                       code=5)  # fmt: skip
     assert "report.html" in refused
@@ -158,8 +165,7 @@ def test_frames_of_a_video_are_extracted_split_and_segmented(work, data, tmp_pat
     assert "5 frames: kept 4, left out 1 near-duplicates" in text
     assert read_image(sorted((out / "images").iterdir())[0]).shape == (60, 128, 3)
     assert "exists" in edgeuda("data", "frames", "--footage", video, "--out", out, code=6)
-    adapt = "adapt", "--model", work / "run", "--source", data / "source", "--target", video
-    assert "data frames --footage" in message(edgeuda(*adapt, "--out", tmp_path / "a", code=3))
+    assert "data frames --footage" in adapt(data, work, tmp_path / "a", code=3, target=video)
     edgeuda("predict", "--model", work / "adapted.onnx", "--target", video, "--out",
             tmp_path / "p", "--frames", 3)  # fmt: skip
     record = json.loads((tmp_path / "p/predictions.json").read_text())
@@ -183,7 +189,8 @@ def test_rendered_data_are_split_into_lists_that_train(tmp_path):
 def test_evaluation_as_papers_do_it(work, data, tmp_path):
     out = tmp_path / "e.json"
     edgeuda("evaluate", "--model", work / "run", "--data", data / "target", "--out", out,
-            "--scales", "0.5,1", "--flip", "--boundary", 0.01, "--csv", "--name", "source")  # fmt: skip
+            "--scales", "0.5,1", "--flip", "--boundary", 0.01, "--csv",
+            "--name", "source")  # fmt: skip
     record = json.loads(out.read_text())
     assert record["name"] == "source (scales 0.5 1, flip)"
     assert record["protocol"] == "scales 0.5 1, flip"
@@ -323,9 +330,17 @@ def test_an_empty_folder(data, work, tmp_path):
 
 
 def test_a_checkpoint_of_another_model(data, work, tmp_path):
-    text = adapt(data, work, tmp_path / "out", "--set", "model.width=0.25", code=5)
-    assert re.search(r"run: expected the network of recipe 'small'.*width: recipe 0\.25", text)
+    text = adapt(data, work, tmp_path / "out", "--set", "model.input=[64,64]", code=5)
+    assert "found one for 64x128" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_counts_with_its_own_width_and_statistics(data, work, tmp_path):
+    text = adapt(data, work, tmp_path / "out", "--set", "model.width=0.25", "--set",
+                 'stages=["adabn"]', code=0)  # fmt: skip
+    assert "its own width count" in text
+    resolved = (tmp_path / "out/recipe.toml").read_text()
+    assert "width = 0.125" in resolved
 
 
 def test_an_unknown_key(data, work, tmp_path):

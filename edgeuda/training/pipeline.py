@@ -134,7 +134,7 @@ def adapt(
         EdgeudaError: See `load_model`, `labelled_folder`, `readable_frames` and `fit`.
     """
     model, spec = load_model(init)
-    _require_compatible(recipe, spec, init)
+    recipe = _for_network(recipe, spec, init)
     folder = labelled_folder(
         source, spec.label_space, stored, ignore_unmapped=options.ignore_unmapped
     )
@@ -165,19 +165,32 @@ def adapt(
     return options.out / MODEL_FILE
 
 
-def _require_compatible(recipe: Recipe, spec: ModelSpec, init: Path) -> None:
-    wanted = recipe.spec(spec.label_space)
-    if wanted != spec:
-        differing = [
-            f"{name}: recipe {getattr(wanted, name)!r}, model {getattr(spec, name)!r}"
-            for name in ("architecture", "width", "preprocessing")
-            if getattr(wanted, name) != getattr(spec, name)
-        ]
+def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
+    """Return the recipe with the network's own model section.
+
+    Raises:
+        ModelError: If the network's input size is another than the recipe's, whose crops and
+            batches are made for it.
+    """
+    pre = spec.preprocessing
+    size = (pre.height, pre.width)
+    if recipe.model.input != size:
         msg = (
-            f"{init}: expected the network of recipe {recipe.name!r}, found another one "
-            f"({'; '.join(differing)}). Use the recipe it was trained with"
+            f"{init}: expected a network for the input of recipe {recipe.name!r}, "
+            f"{recipe.model.input[0]}x{recipe.model.input[1]}, found one for {size[0]}x{size[1]}. "
+            f"Use the recipe it was trained with, or --set model.input=[{size[0]},{size[1]}]"
         )
         raise ModelError(msg)
+    own = {
+        "architecture": spec.architecture,
+        "width": spec.width,
+        "mean": pre.mean,
+        "std": pre.std,
+    }
+    changed = [name for name, value in own.items() if getattr(recipe.model, name) != value]
+    if changed:
+        logger.info("%s: its own %s count, not the recipe's", init, ", ".join(changed))
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=own)})
 
 
 def _names(
