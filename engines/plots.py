@@ -254,6 +254,52 @@ def comparison(record: Mapping[str, Any]) -> str:
     return svg.replace("<svg", f"<svg {spaces}", 1)
 
 
+def share_bars(classes: Sequence[str], rows: Mapping[str, Sequence[float]], label: str) -> str:
+    """Plot grouped bars of each class's share of the pixels, 0 to 1, on a logarithmic axis."""
+    from matplotlib.ticker import StrMethodFormatter
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        size = 0.84 / len(rows)
+        for index, (name, shares) in enumerate(rows.items()):
+            axes.barh(
+                np.arange(len(classes)) + (index - (len(rows) - 1) / 2) * size,
+                100 * np.asarray(shares, np.float64),
+                height=size * 0.92,
+                color=COLORS[index % len(COLORS)],
+                label=_short(name),
+            )
+        axes.set_yticks(range(len(classes)), [_short(name, 18) for name in classes])
+        axes.set(xscale="log", xlim=(1e-3, 100), ylim=(len(classes) - 0.45, -0.55))
+        axes.set_xlabel("share of the labelled pixels in %")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=True, axis="x")
+        _legend_below(axes, 2)
+
+    return _svg(draw, 1.1 + len(classes) * (0.1 * len(rows) + 0.12), label)
+
+
+def lightness(rows: Mapping[str, Sequence[int]], label: str) -> str:
+    """Plot how many images have which mean lightness: counts in equal bins from 0 to 100."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, (name, counts) in enumerate(rows.items()):
+            edges = np.linspace(0, 100, len(counts) + 1)
+            share = 100 * np.asarray(counts, np.float64) / max(1, sum(counts))
+            axes.stairs(
+                share, edges, lw=1.8, label=_short(name), ls=LINES[index % len(LINES)],
+                color=COLORS[index % len(COLORS)],
+            )  # fmt: skip
+        axes.set(xlim=(0, 100), ylim=(0, None), xlabel="mean lightness (CIELAB)")
+        axes.set_ylabel("images in %")
+        axes.grid(visible=True)
+        _legend_below(axes, 3)
+
+    return _svg(draw, 2.9, label)
+
+
 def overlay(
     image: Image,
     label: LabelMap | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from edgeuda import __version__
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import read_json, write_json, write_text
-from engines.report_findings import SIGNS, evidence, unknowns, verdicts
+from engines.report_findings import SIGNS, Finding, evidence, unknowns, verdicts
 from engines.report_records import REPORT_SCHEMA, read_records
-from engines.report_sections import sections_of
+from engines.report_sections import Section, sections_of
 from engines.report_text import as_time
 
 MAX_EMBEDDED = 1_000_000
@@ -45,13 +45,19 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     _require_replaceable(paths)
     records = read_records(inputs, skip=paths[1])
     decisions, figures, unknown = verdicts(records), evidence(records), unknowns(records)
-    sections = sections_of(records)
-    heading = title or "EdgeUDA report"
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    page = Page(
+        title or "EdgeUDA report",
+        "Every figure comes from the records listed under Artefacts.",
+        decisions,
+        sections_of(records),
+        figures,
+        unknown,
+        records.notes,
+    )
     merged = {
         "schema": REPORT_SCHEMA,
-        "title": heading,
-        "created": created,
+        "title": page.title,
+        "created": page.created,
         "edgeuda": __version__,
         "verdicts": [asdict(finding) for finding in decisions],
         "evidence": [asdict(finding) for finding in figures],
@@ -59,17 +65,39 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         "notes": records.notes,
         "records": records.raw,
     }
+    return write_page(page, merged, paths)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows, whatever it is about."""
+
+    title: str
+    source: str
+    verdicts: Sequence[Finding]
+    sections: Sequence[Section]
+    evidence: Sequence[Finding] = ()
+    unknown: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    created: str = field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+
+
+def write_page(page: Page, merged: dict[str, Any], paths: Sequence[Path]) -> list[Path]:
+    """Write a page as HTML, its data as JSON and a Markdown form to ``paths``; returns them."""
     data, complete = _embedded(merged)
     context = {
-        "title": heading,
-        "created": as_time(created),
-        "version": merged["edgeuda"],
-        "verdicts": decisions,
-        "evidence": figures,
+        "title": page.title,
+        "source": page.source,
+        "created": as_time(page.created),
+        "version": __version__,
+        "verdicts": page.verdicts,
+        "evidence": page.evidence,
         "signs": SIGNS,
-        "unknown": unknown,
-        "sections": sections,
-        "notes": records.notes,
+        "unknown": page.unknown,
+        "sections": page.sections,
+        "notes": page.notes,
         "data_file": paths[1].name,
         "data": data,
         "samples_left_out": not complete,
@@ -77,7 +105,7 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     write_json(paths[1], merged)
     for path, template in ((paths[0], "report.html.j2"), (paths[2], "report.md.j2")):
         write_text(path, _render(template, context))
-    return paths
+    return list(paths)
 
 
 def _require_replaceable(paths: Sequence[Path]) -> None:
@@ -98,7 +126,7 @@ def _embedded(merged: dict[str, Any]) -> tuple[str, bool]:
     complete = len(text) <= MAX_EMBEDDED
     if not complete:
         slim = json.loads(text)
-        for entry in slim["records"]:
+        for entry in slim.get("records", ()):
             if entry["record"]["schema"] == "edgeuda.bench/1":
                 for model in entry["record"]["models"]:
                     model.pop("samples_ms", None)

@@ -71,7 +71,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the report; ``lead`` are small tables that belong to the text."""
+    """A chapter of the report; ``lead`` are small tables that belong to the text.
+
+    With ``selector``, readers choose which of a strip's pictures they see.
+    """
 
     anchor: str
     title: str
@@ -81,6 +84,7 @@ class Section:
     grids: Sequence[Grid] = ()
     strips: Sequence[Strip] = ()
     legend: Sequence[tuple[str, str]] = ()
+    selector: bool = True
 
     @property
     def views(self) -> list[str]:

@@ -174,6 +174,21 @@ def test_frames_of_a_video_are_extracted_split_and_segmented(work, data, tmp_pat
     edgeuda("report", tmp_path / "p/predictions.json", "--out", tmp_path / "r.html")
 
 
+def test_data_check_exits_with_an_error_if_told_to(data, tmp_path):
+    folders = "--source", data / "source", "--target", data / "target", "--test", data / "target"
+    text = message(edgeuda("data", "check", *folders, "--out", tmp_path / "c.html"))
+    assert "6 images of test are also in target, 6 of them byte by byte" in text
+    assert "error" not in text
+    assert "distance of source and target in colour" in text
+    folders = "--source", data / "source", "--test", data / "source"
+    text = message(edgeuda("data", "check", *folders, "--out", tmp_path / "d.html", "--strict",
+                           code=3))  # fmt: skip
+    assert "1 errors in the data" in text
+    assert (tmp_path / "d.html").exists()
+    assert "at least one of" in message(edgeuda("data", "check", "--out", tmp_path / "e.html",
+                                                code=4))  # fmt: skip
+
+
 def test_rendered_data_are_split_into_lists_that_train(tmp_path):
     edgeuda("data", "render", "--out", tmp_path / "d", "--count", 6, "--size", "32x64",
             "--label-space", "camvid-11")  # fmt: skip

@@ -81,6 +81,49 @@ def frames(
 
 
 @app.command()
+def check(
+    out: Annotated[Path, typer.Option("--out", help="HTML page; JSON and Markdown beside it.")],
+    source: Annotated[Path | None, typer.Option(help="Labelled source images.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Target frames.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled images to score on.")] = None,
+    label_space: options.LabelSpaceName = None,
+    limit: Annotated[int, typer.Option(min=2, help="Images of each to look at.")] = 2000,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 if there are errors.")
+    ] = False,
+) -> None:
+    """Look for damage, wrong labels, rare classes, leakage, and how far two domains are apart."""
+    if source is None and target is None and test is None:
+        msg = "Expected at least one of --source, --target and --test"
+        raise ConfigError(msg)
+    for path in (out, out.with_suffix(".json"), out.with_suffix(".md")):
+        require_absent(path)
+    from edgeuda.data.check import check as run
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.data.images import list_images
+    from engines.data_report import build_data_report
+
+    stored = space_or_none(label_space)
+    labelled = {
+        name: labelled_folder(folder, None, stored, every=False)
+        for name, folder in (("source", source), ("test", test))
+        if folder is not None
+    }
+    frames = {} if target is None else {"target": (target, list_images(target))}
+    result = run(labelled, frames, limit)
+    files = build_data_report(result, out)
+    for found in result.findings:
+        console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True, markup=False)
+    if result.gap is not None:
+        console.print(f"distance of source and target in colour: {result.gap['frechet']:.1f}")
+    wrote(*files)
+    errors = [found for found in result.findings if found.severity == "error"]
+    if strict and errors:
+        msg = f"{len(errors)} errors in the data, see {out}"
+        raise DataError(msg)
+
+
+@app.command()
 def render(
     out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted one is continued.")],
     domain: Annotated[str, typer.Option(help="Look of the streets.")] = "simulator",

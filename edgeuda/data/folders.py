@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_BAD_SHARE = 0.05
 """Share of unreadable frames above which a target folder is refused."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -298,7 +299,7 @@ def readable_frames(folder: Path) -> list[Path]:
     return [path for path, text in zip(paths, defects, strict=True) if text is None]
 
 
-def parallel(function: Callable[..., T], items: Sequence[object]) -> list[T]:
+def parallel(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """Map over items with threads (decoding releases the interpreter lock), in order."""
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))

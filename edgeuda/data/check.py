@@ -1,0 +1,539 @@
+"""What is wrong with data, and how far two domains are apart, before anything learns from them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.curation import Thumbnail, thumbnail
+from edgeuda.data.folders import LabelledFolder, parallel, spread
+from edgeuda.data.images import Image, is_turned, list_images, read_image
+from edgeuda.data.splits import sequence_of
+from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import sha256
+from edgeuda.labels import counterparts, describe
+
+SCHEMA = "edgeuda.data-check/1"
+STATISTICS = ("lightness", "green to red", "blue to yellow")
+"""Axes of CIELAB; lightness 0 to 100, the others about -100 to 100."""
+SAME = 2.0
+"""Mean difference in grey levels of two thumbnails below which images count as duplicates."""
+BITS_APART = 3
+"""Bits by which the hashes of near-duplicates may differ; see `similar`."""
+SHOWN = 10
+"""Files named per finding."""
+RARE = 0.001
+"""Share of the pixels below which a class is called rare."""
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know.
+
+    Attributes:
+        severity: ``error`` stops training or falsifies scores, ``warning`` may.
+        role: ``source``, ``target``, ``test`` or several.
+        what: One sentence.
+        advice: What to do.
+        files: Some of the files concerned.
+        count: How many there are.
+    """
+
+    severity: Severity
+    role: str
+    what: str
+    advice: str = ""
+    files: Sequence[str] = ()
+    count: int = 0
+
+
+@dataclass
+class Look:
+    """One image as the check sees it.
+
+    Attributes:
+        path: The image.
+        label: Its label file, or None.
+        defect: Why the image cannot be read, or None.
+        label_defect: Why the label cannot be used, or None.
+        size: Rows and columns.
+        turned: Whether EXIF turns it by a quarter.
+        digest: SHA-256 of the file.
+        hash: 64 bits of a difference hash.
+        small: Its thumbnail.
+        colour: Mean and deviation of the three `STATISTICS`.
+        counts: ``[K]`` pixels of each class.
+    """
+
+    path: Path
+    label: Path | None = None
+    defect: str | None = None
+    label_defect: str | None = None
+    size: tuple[int, int] | None = None
+    turned: bool = False
+    digest: str = ""
+    hash: int = 0
+    small: Thumbnail | None = None
+    colour: npt.NDArray[np.float64] | None = None
+    counts: npt.NDArray[np.int64] | None = None
+
+
+@dataclass
+class Role:
+    """A data set and what was seen of it.
+
+    Attributes:
+        name: ``source``, ``target`` or ``test``.
+        root: Where it is.
+        total: Images in it.
+        looks: At those that were looked at.
+        labelled: The labelled folder, or None.
+    """
+
+    name: str
+    root: Path
+    total: int
+    looks: list[Look]
+    labelled: LabelledFolder | None = None
+
+    @property
+    def readable(self) -> list[Look]:
+        """Those whose image can be read."""
+        return [look for look in self.looks if look.defect is None]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64] | None:
+        """``[M, K]`` pixels of each class in each labelled image."""
+        rows = [look.counts for look in self.looks if look.counts is not None]
+        return np.stack(rows) if rows else None
+
+
+@dataclass
+class Check:
+    """The result.
+
+    Attributes:
+        roles: By name.
+        findings: The worst first.
+        gap: Distance of source and target, if both are there.
+    """
+
+    roles: dict[str, Role]
+    findings: list[Finding] = field(default_factory=list)
+    gap: dict[str, Any] | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "schema": SCHEMA,
+            "roles": {name: _role_record(role) for name, role in self.roles.items()},
+            "gap": self.gap,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def check(
+    labelled: Mapping[str, LabelledFolder],
+    frames: Mapping[str, tuple[Path, Sequence[Path]]],
+    limit: int = 2000,
+) -> Check:
+    """Look at data sets.
+
+    Args:
+        labelled: Labelled folders by role, ``source`` or ``test``.
+        frames: By role, ``target``: its folder and its frames.
+        limit: Images of each that are looked at, evenly spread.
+    """
+    roles = {}
+    for name, folder in labelled.items():
+        looks = parallel(partial(_look_at_pair, folder), spread(range(len(folder)), limit))
+        roles[name] = Role(name, folder.root, len(folder), looks, folder)
+    for name, (root, paths) in frames.items():
+        looks = parallel(_look_at, spread(paths, limit))
+        roles[name] = Role(name, root, len(paths), looks)
+    result = Check(roles)
+    for role in roles.values():
+        result.findings += [*_defects(role), *_sizes(role), *_classes(role), *_repeats(role)]
+    result.findings += _leaks(list(roles.values()))
+    if "source" in roles and "target" in roles:
+        result.gap = gap(roles["source"], roles["target"])
+    if {"source", "test"} <= labelled.keys():
+        result.findings += _absent(roles)
+    order = {"error": 0, "warning": 1, "note": 2}
+    result.findings.sort(key=lambda finding: order[finding.severity])
+    return result
+
+
+def _look_at(path: Path) -> Look:
+    try:
+        return _described(path, read_image(path))
+    except DataError as err:
+        return Look(path, defect=str(err))
+
+
+def _described(path: Path, image: Image) -> Look:
+    look = Look(path, size=(image.shape[0], image.shape[1]))
+    look.turned = is_turned(path)
+    look.digest = sha256(path)
+    look.small = thumbnail(image)
+    look.hash = difference_hash(look.small)
+    look.colour = colour_statistics(image)
+    return look
+
+
+def _look_at_pair(folder: LabelledFolder, index: int) -> Look:
+    pair = folder.pairs[index]
+    try:
+        image, label = folder.read(index)
+    except DataError as err:
+        look = _look_at(pair.image)
+        look.label = pair.label
+        look.label_defect = None if look.defect is not None else str(err)
+        return look
+    look = _described(pair.image, image)
+    look.label = pair.label
+    look.counts = np.bincount(label.ravel(), minlength=256)[: len(folder.space)].astype(np.int64)
+    if look.counts.sum() == 0:
+        look.label_defect = f"{pair.label}: expected labelled pixels, found all of them ignored"
+    return look
+
+
+def colour_statistics(image: Image) -> npt.NDArray[np.float64]:
+    """Return mean and standard deviation of lightness and both colour axes, ``[6]`` float64."""
+    small = cv2.resize(image, (128, 72), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    return np.concatenate([lab.mean(0), lab.std(0)]).astype(np.float64)
+
+
+def difference_hash(small: Thumbnail) -> int:
+    """Return 64 bits: whether each of 8x8 cells is darker than its right neighbour."""
+    cells = cv2.resize(small, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    bits = (cells[:, 1:] > cells[:, :-1]).ravel()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def similar(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[Look, Look]]:
+    """Return pairs of near-duplicates between two lists of readable images.
+
+    Hashes may differ by `BITS_APART` bits, so that one of four quarters is equal: candidates are
+    found by quarter, then their thumbnails are compared.
+    """
+    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, look in enumerate(b):
+        for quarter in range(4):
+            buckets[quarter, look.hash >> (16 * quarter) & 0xFFFF].append(index)
+    found = []
+    for look in a:
+        near = {
+            index
+            for quarter in range(4)
+            for index in buckets.get((quarter, look.hash >> (16 * quarter) & 0xFFFF), ())
+        }
+        for index in sorted(near):
+            other = b[index]
+            apart = (look.hash ^ other.hash).bit_count()
+            if apart <= BITS_APART and _alike(look, other):
+                found.append((look, other))
+                break
+    return found
+
+
+def _alike(a: Look, b: Look) -> bool:
+    assert a.small is not None
+    assert b.small is not None
+    return a.digest == b.digest or float(cv2.absdiff(a.small, b.small).mean()) < SAME
+
+
+def gap(source: Role, target: Role) -> dict[str, Any] | None:
+    """Return how far two domains are apart in brightness and colour, None without images.
+
+    ``frechet`` is the Fréchet distance between Gaussians over each image's means and deviations;
+    ``standardised`` the difference of each mean over its pooled deviation (Cohen's d).
+    """
+    rows = [
+        np.array([look.colour for look in role.readable], np.float64) for role in (source, target)
+    ]
+    if min(map(len, rows)) < 2:
+        return None
+    means = [found.mean(0) for found in rows]
+    covariances = [np.cov(found, rowvar=False) for found in rows]
+    pooled = np.sqrt((covariances[0].diagonal() + covariances[1].diagonal()) / 2)
+    difference = (means[1] - means[0]) / np.maximum(pooled, 1e-9)
+    names = [f"{kind} of {axis}" for kind in ("mean", "deviation") for axis in STATISTICS]
+    return {
+        "frechet": frechet(means, covariances),
+        "standardised": dict(zip(names, difference.tolist(), strict=True)),
+    }
+
+
+def frechet(
+    means: Sequence[npt.NDArray[np.float64]], covariances: Sequence[npt.NDArray[np.float64]]
+) -> float:
+    """Return the Fréchet distance of two Gaussians, in the units of their axes.
+
+    Source: Dowson and Landau, "The Fréchet distance between multivariate normal distributions",
+    1982: the root of ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``.
+    """
+    values = np.linalg.eigvals(covariances[0] @ covariances[1])
+    roots = np.sqrt(np.maximum(values.real, 0)).sum()
+    spread_ = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots
+    return float(math.sqrt(max(0.0, float(((means[0] - means[1]) ** 2).sum() + spread_))))
+
+
+def _defects(role: Role) -> list[Finding]:
+    found = []
+    bad = [look.defect for look in role.looks if look.defect is not None]
+    if bad:
+        share = len(bad) / len(role.looks)
+        found.append(
+            Finding(
+                "error" if role.labelled or share > 0.05 else "warning",
+                role.name,
+                f"{len(bad)} of {len(role.looks)} images cannot be read",
+                "Remove them or copy them again",
+                bad[:SHOWN],
+                len(bad),
+            )
+        )
+    missing = _missing(role)
+    if missing:
+        found.append(
+            Finding(
+                "error",
+                role.name,
+                f"{len(missing)} images have no label",
+                "Remove them, or give a list of pairs",
+                [str(path) for path in missing[:SHOWN]],
+                len(missing),
+            )
+        )
+    wrong = [look.label_defect for look in role.looks if look.label_defect is not None]
+    if wrong:
+        found.append(
+            Finding(
+                "error",
+                role.name,
+                f"{len(wrong)} of {len(role.looks)} labels cannot be used",
+                "See docs/data.md for the forms that are read",
+                wrong[:SHOWN],
+                len(wrong),
+            )
+        )
+    turned = [str(look.path) for look in role.looks if look.turned]
+    if turned:
+        found.append(
+            Finding(
+                "warning" if role.labelled else "note",
+                role.name,
+                f"{len(turned)} images are turned by their EXIF orientation",
+                "Labels must be of the turned image, as viewers show it",
+                turned[:SHOWN],
+                len(turned),
+            )
+        )
+    return found
+
+
+def _missing(role: Role) -> list[Path]:
+    """Return the images of a labelled folder that have no label file."""
+    if role.labelled is None:
+        return []
+    try:
+        images = list_images(role.root)
+    except DataError:  # dataset.json says that they lie elsewhere
+        return []
+    have = {pair.image for pair in role.labelled.pairs}
+    return [path for path in images if path not in have]
+
+
+def _sizes(role: Role) -> list[Finding]:
+    sizes = Counter(look.size for look in role.readable)
+    aspects = {round(size[1] / size[0], 2) for size in sizes if size is not None}
+    if len(aspects) <= 1:
+        return []
+    usual = sizes.most_common(1)[0][0]
+    others = [str(look.path) for look in role.readable if look.size != usual]
+    return [
+        Finding(
+            "warning",
+            role.name,
+            f"images of {len(sizes)} sizes and {len(aspects)} aspects; all are resized to the "
+            "network's input, so some are stretched",
+            "Crop them to one aspect",
+            others[:SHOWN],
+            len(others),
+        )
+    ]
+
+
+def _classes(role: Role) -> list[Finding]:
+    counts = role.counts
+    if counts is None or role.labelled is None:
+        return []
+    names, totals = role.labelled.space.classes, counts.sum(0)
+    found = []
+    absent = [names[i] for i in np.flatnonzero(totals == 0)]
+    if absent:
+        found.append(
+            Finding(
+                "warning",
+                role.name,
+                f"no pixel of {', '.join(absent)}",
+                "What has no source label cannot be learned; what is not in the test is not scored",
+            )
+        )
+    rare = [
+        f"{names[i]} ({totals[i] / totals.sum():.4%}, {int((counts[:, i] > 0).sum())} images)"
+        for i in np.flatnonzero((totals > 0) & (totals < RARE * totals.sum()))
+    ]
+    if rare:
+        text = f"rare: {', '.join(rare)}"
+        found.append(Finding("note", role.name, text, "Their IoU will swing between seeds"))
+    return found
+
+
+def _repeats(role: Role) -> list[Finding]:
+    """Images that equal another of the same data set; neighbours in a sequence excepted."""
+    by_digest: dict[str, list[Look]] = defaultdict(list)
+    for look in role.readable:
+        by_digest[look.digest].append(look)
+    same = [looks for looks in by_digest.values() if len(looks) > 1]
+    found = []
+    if same:
+        extra = sum(len(looks) - 1 for looks in same)
+        files = [f"{looks[0].path} = {looks[1].path}" for looks in same]
+        text = f"{extra} images are copies of others"
+        found.append(Finding("warning", role.name, text, "Remove them", files[:SHOWN], extra))
+    ordered = sorted(role.readable, key=lambda look: sequence_of(look.path))
+    still = [
+        str(after.path)
+        for before, after in pairwise(ordered)
+        if before.digest != after.digest and _alike(before, after)
+    ]
+    if len(still) > 0.1 * len(ordered):
+        found.append(
+            Finding(
+                "warning" if role.labelled is None else "note",
+                role.name,
+                f"{len(still)} of {len(ordered)} images hardly differ from the one before",
+                "Thin them out: edgeuda data frames --footage FOLDER --out FRAMES",
+                still[:SHOWN],
+                len(still),
+            )
+        )
+    return found
+
+
+def _leaks(roles: Sequence[Role]) -> list[Finding]:
+    found = []
+    for index, first in enumerate(roles):
+        for second in roles[index + 1 :]:
+            pairs = similar(first.readable, second.readable)
+            if not pairs:
+                continue
+            copies = sum(a.digest == b.digest for a, b in pairs)
+            scored = "test" in (first.name, second.name)
+            # Frames that are scored may be adapted to: without their labels that is transduction.
+            severe = scored and "source" in (first.name, second.name)
+            advice = {
+                True: "Scores on images that were trained on say nothing: remove them from one",
+                False: "Say so beside the scores: the network has seen these frames, unlabelled"
+                if scored
+                else "Is one of the folders the wrong one?",
+            }[severe]
+            found.append(
+                Finding(
+                    "error" if severe else "warning",
+                    f"{first.name}, {second.name}",
+                    f"{len(pairs)} images of {first.name} are also in {second.name}, "
+                    f"{copies} of them byte by byte",
+                    advice,
+                    [f"{a.path} = {b.path}" for a, b in pairs[:SHOWN]],
+                    len(pairs),
+                )
+            )
+    return found
+
+
+def _absent(roles: Mapping[str, Role]) -> list[Finding]:
+    test = roles.get("test")
+    source, there = roles["source"].counts, None if test is None else test.counts
+    if source is None or there is None or test is None or test.labelled is None:
+        return []
+    trained, names = roles["source"].labelled, test.labelled.space.classes
+    if trained is None:
+        return []
+    if names != trained.space.classes:
+        try:
+            text = describe(counterparts(test.labelled.space, trained.space))
+        except ConfigError as err:
+            return [Finding("error", "source, test", str(err))]
+        text = f"labels of {test.labelled.space.name} count as {trained.space.name}: {text}"
+        return [Finding("note", "source, test", text)]
+    lost = [names[i] for i in np.flatnonzero((source.sum(0) == 0) & (there.sum(0) > 0))]
+    if not lost:
+        return []
+    return [
+        Finding(
+            "error",
+            "source, test",
+            f"{', '.join(lost)} are scored but have no source label",
+            "Their IoU will be 0: map them to another class, or ignore them",
+        )
+    ]
+
+
+def _role_record(role: Role) -> dict[str, Any]:
+    sizes = Counter(look.size for look in role.readable if look.size is not None)
+    colours = np.array([look.colour for look in role.readable], np.float64)
+    record: dict[str, Any] = {
+        "folder": str(role.root),
+        "images": role.total,
+        "looked_at": len(role.looks),
+        "readable": len(role.readable),
+        "sizes": [
+            {"height": height, "width": width, "images": number}
+            for (height, width), number in sizes.most_common(20)
+        ],
+    }
+    if len(colours):
+        record["colour"] = {
+            axis: {
+                "mean": float(colours[:, i].mean()),
+                "between_images": float(colours[:, i].std()),
+                "within_images": float(colours[:, i + 3].mean()),
+            }
+            for i, axis in enumerate(STATISTICS)
+        }
+        record["lightness"] = np.histogram(colours[:, 0], 20, (0, 100))[0].tolist()
+    counts = role.counts
+    if counts is not None and role.labelled is not None:
+        pixels, total = counts.sum(0), max(1, int(counts.sum()))
+        record["label_space"] = role.labelled.space.name
+        record["classes"] = {
+            name: {
+                "pixels": int(pixels[i]),
+                "share": float(pixels[i] / total),
+                "images": int((counts[:, i] > 0).sum()),
+            }
+            for i, name in enumerate(role.labelled.space.classes)
+        }
+        everything = sum(
+            look.size[0] * look.size[1]
+            for look in role.looks
+            if look.counts is not None and look.size is not None
+        )
+        record["ignored_share"] = 1 - total / max(1, everything)
+    return record
