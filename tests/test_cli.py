@@ -80,6 +80,10 @@ def work(data, tmp_path_factory):
         "bench": ["--samples", "12"],
     }
     torch.save(CoinCheung(19).state_dict(), out / "model_final_v1_city.pth")
+    writer = cv2.VideoWriter(str(out / "DRIVE.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 32))
+    for value in (0, 50, 100):
+        writer.write(np.full((32, 64, 3), value, np.uint8))
+    writer.release()
     printed = []
     for verb, *rest in readme_commands():
         words = [folders.get(word, word) for word in rest]
@@ -92,7 +96,7 @@ def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
                      "report", "recipes", "compare", "pseudo-label", "labels",
-                     "import"}  # fmt: skip
+                     "import", "data"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
