@@ -69,7 +69,7 @@ def write_folder(
     return folder
 
 
-def prepare(track: str, data: Path, work: Path) -> Track:
+def prepare(track: str, data: Path, work: Path, streets: str = "simulator") -> Track:
     """Write the track's folders and return them."""
     camvid = {
         split: sorted((data / f"camvid/images/{split}").glob("*.jpg")) for split in ("train", "val")
@@ -93,7 +93,7 @@ def prepare(track: str, data: Path, work: Path) -> Track:
         source = write_folder(work / "source", carla, space)
     else:
         source = work / "source"
-        write_dataset(source, "simulator", RENDERED, 0, 192, 256, space)
+        write_dataset(source, streets, RENDERED, 0, 192, 256, space)
     target = write_folder(work / "target", camvid["train"], space, change)
     return Track(
         source, target, write_folder(work / "develop", camvid["val"], space, change), target
@@ -109,9 +109,10 @@ def main() -> None:
     parser.add_argument("--recipe", default=str(Path(__file__).with_name("tracks.toml")))
     parser.add_argument("--plan", default="baselines")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--streets", default="simulator", help="Domain of the rendered source.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    folders = prepare(arguments.track, arguments.data, arguments.work)
+    folders = prepare(arguments.track, arguments.data, arguments.work, arguments.streets)
     size = SIZES[arguments.track]
     overrides = (f"model.input={size}", f"geometry.crop={size}", *arguments.overrides)
     variants = load_plan(arguments.plan, arguments.recipe, overrides)
@@ -122,6 +123,7 @@ def main() -> None:
     record |= {
         "track": arguments.track,
         "split": "develop",
+        **({"streets": arguments.streets} if arguments.track.startswith("streets") else {}),
         "plan": arguments.plan,
         "recipes": {variant.name: variant.recipe.model_dump(mode="json") for variant in variants},
         "commit": git_commit(Path(__file__).resolve().parents[1]),

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from edgeuda.data.images import write_image, write_label
-from edgeuda.data.street.domain import DOMAINS
+from edgeuda.data.street.domain import DOMAIN_NAMES, domain_of
 from edgeuda.data.street.scene import render
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json, write_atomic, write_json
@@ -40,7 +40,7 @@ def write_dataset(
 
     Args:
         out: Folder, created if need be.
-        domain: Name in `DOMAINS`.
+        domain: One of `DOMAIN_NAMES`.
         count: Number of images.
         seed: Images of two seeds have nothing in common.
         height: Rows.
@@ -52,8 +52,8 @@ def write_dataset(
         ConfigError: If the domain is unknown or a number is out of range.
         OutputExistsError: If ``out`` holds a dataset of other parameters.
     """
-    if domain not in DOMAINS:
-        msg = f"Unknown street domain {domain!r}; known: {', '.join(DOMAINS)}"
+    if domain not in DOMAIN_NAMES:
+        msg = f"Unknown street domain {domain!r}; known: {', '.join(DOMAIN_NAMES)}"
         raise ConfigError(msg)
     if count < 1 or workers < 1 or seed < 0:
         msg = (
@@ -121,7 +121,7 @@ def _write_pair(
         return
     # Spreads (seed, index) over 64 bits, so that datasets of seeds 0 and 1 do not overlap.
     own = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
-    image, label = render(DOMAINS[domain], own, height, width)
+    image, label = render(domain_of(domain, own), own, height, width)
     table = mapping(SPACES["cityscapes-19"], space, ignore_unmapped=True)
     write_atomic(image_path, lambda path: write_image(path, image))
     write_atomic(label_path, lambda path: write_label(path, table[label]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
 
 Range = tuple[float, float]
 """Lowest and highest value, drawn uniformly per image or per object."""
@@ -300,3 +303,63 @@ _CAMERA = Domain(
 
 DOMAINS: dict[str, Domain] = {domain.name: domain for domain in (_SIMULATOR, _CAMERA)}
 """The built-in domains: a clean simulator, and a vehicle's camera in other streets."""
+
+RANDOMISED = "randomised"
+"""A domain whose every image is of a domain of its own, see `randomised`."""
+DOMAIN_NAMES = (*DOMAINS, RANDOMISED)
+
+
+def domain_of(name: str, seed: int) -> Domain:
+    """Return the domain that an image of ``seed`` is rendered in."""
+    return randomised(seed) if name == RANDOMISED else DOMAINS[name]
+
+
+def randomised(seed: int) -> Domain:
+    """Draw a domain: every parameter from what lies between the presets, colours beyond it.
+
+    Numbers are drawn between both presets; ranges and lists are those of both together; colours
+    get a random gain per channel, lights a random strength.
+
+    Source: Tobin et al., "Domain Randomization for Transferring Deep Neural Networks from
+    Simulation to the Real World", IROS 2017.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = {
+        field.name: _drawn(getattr(_SIMULATOR, field.name), getattr(_CAMERA, field.name), rng)
+        for field in fields(Domain)
+        if field.name not in ("name", "lights")
+    }
+    lights = tuple(_lit(light, rng) for light in (*_SIMULATOR.lights, *_CAMERA.lights))
+    return Domain(name=RANDOMISED, lights=lights, **drawn)
+
+
+def _drawn(a: Any, b: Any, rng: np.random.Generator) -> Any:
+    """Draw one parameter from those of both presets."""
+    if isinstance(a, str):
+        return (a, b)[rng.integers(2)]
+    if isinstance(a, float):
+        return float(rng.uniform(min(a, b), max(a, b)))
+    if isinstance(a[0], str):
+        return a + b
+    if isinstance(a[0], tuple):
+        return tuple(_tinted(color, rng) for color in a + b)
+    if len(a) == 3:
+        return _tinted((a, b)[rng.integers(2)], rng)
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+def _tinted(color: Color, rng: np.random.Generator) -> Color:
+    gains = rng.uniform(0.7, 1.3) * rng.uniform(0.85, 1.15, 3)
+    red, green, blue = np.clip(np.array(color) * gains, 0, 255).tolist()
+    return red, green, blue
+
+
+def _lit(light: Light, rng: np.random.Generator) -> Light:
+    strength = rng.uniform(0.7, 1.3)
+    sun, ambient = (
+        (float(r * strength), float(g * strength), float(b * strength))
+        for r, g, b in (light.sun, light.ambient)
+    )
+    return replace(
+        light, weight=float(light.weight * rng.uniform(0.2, 2)), sun=sun, ambient=ambient
+    )
