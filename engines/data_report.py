@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import edgeuda
+from edgeuda import __version__
 from edgeuda.data.check import Check, Role
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
@@ -45,7 +45,7 @@ def build_data_report(result: Check, out: Path) -> list[Path]:
         _verdicts(result),
         [*_findings(result), *_sections(result, record)],
     )
-    record |= {"created": page.created, "edgeuda": edgeuda.__version__}
+    record |= {"created": page.created, "edgeuda": __version__}
     return write_page(page, record, [out, out.with_suffix(".json"), out.with_suffix(".md")])
 
 

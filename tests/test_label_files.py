@@ -6,10 +6,11 @@ import pytest
 from PIL import Image as Pillow
 
 from edgeuda.data.folders import labelled_folder, readable_frames
-from edgeuda.data.images import write_image, write_label
+from edgeuda.data.images import read_image, write_image, write_label
 from edgeuda.data.label_files import read_ids
-from edgeuda.data.lists import read_list
+from edgeuda.data.lists import read_list, write_list
 from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import short_name, write_atomic
 from edgeuda.labels import IGNORE, SPACES
 
 CITY, CARLA = SPACES["cityscapes-19"], SPACES["carla-0.9.14"]
@@ -175,3 +176,30 @@ def test_what_exif_and_suffixes_do(tmp_path):
     data = labelled_folder(tmp_path, CITY)
     with pytest.raises(DataError, match=r"\(4x6\), found 6x4. The image's EXIF orientation"):
         data.read(0)
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "目" * 83, "name with spaces, commas\t[and] more"])
+def test_long_and_foreign_names_go_through(tmp_path, stem):
+    """255 bytes are what file systems allow; nothing that is written beside may be longer."""
+    write_image(tmp_path / f"images/{stem}.png", FRAME)
+    write_atomic(tmp_path / f"labels/{stem}.png", lambda name: write_label(name, label(3)))
+    data = labelled_folder(tmp_path, CITY)
+    assert data.read(0)[1].ravel()[0] == 3
+    assert [path.stem for path in readable_frames(tmp_path / "images")] == [stem]
+    write_list(tmp_path / "pairs.csv", ("image", "label"), [(p.image, p.label) for p in data.pairs])
+    assert labelled_folder(tmp_path / "pairs.csv", CITY).pairs[0].label.stem == stem
+    assert len(short_name(stem).encode()) <= 150
+
+
+def test_frames_with_alpha_in_grey_and_of_16_bits_are_read_as_viewers_show_them(tmp_path):
+    rgb = np.full((4, 6, 3), (200, 100, 50), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([rgb[:, :, ::-1], np.full((4, 6), 9, np.uint8)]))
+    assert np.array_equal(read_image(tmp_path / "a.png"), rgb)
+    cv2.imwrite(str(tmp_path / "b.png"), rgb[:, :, 0])
+    assert np.array_equal(read_image(tmp_path / "b.png"), np.full((4, 6, 3), 200, np.uint8))
+    cv2.imwrite(str(tmp_path / "c.png"), rgb[:, :, ::-1].astype(np.uint16) * 257)
+    assert np.array_equal(read_image(tmp_path / "c.png"), rgb)
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    Pillow.fromarray(rgb).save(tmp_path / "d.jpg", exif=exif)
+    assert read_image(tmp_path / "d.jpg").shape == (6, 4, 3)

@@ -199,7 +199,7 @@ def test_existing_runs_are_not_overwritten(data, trained):
 
 
 def test_checkpoints_of_other_models_are_refused(data, trained, tmp_path):
-    for settings, found in ((recipe("model.width=0.25"), "width"), (recipe(), "edgeuda.spec")):
+    for settings, found in ((recipe("model.input=[64,64]"), "64x64"), (recipe(), "edgeuda.spec")):
         init = trained
         if found == "edgeuda.spec":
             init = tmp_path / "foreign.safetensors"
