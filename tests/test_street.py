@@ -14,6 +14,7 @@ import pytest
 
 from edgeuda.data.images import read_image, read_label
 from edgeuda.data.street import DOMAINS, Domain, render, write_dataset
+from edgeuda.data.street.domain import RANDOMISED, domain_of, randomised
 from edgeuda.data.street.people import draw_person
 from edgeuda.data.street.stage import IDS, Stage
 from edgeuda.data.street.vehicles import draw_vehicle
@@ -261,3 +262,40 @@ def test_a_dataset_of_other_parameters_is_not_overwritten(
 def test_an_unknown_domain_is_named_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'fog'; known: simulator, camera"):
         write_dataset(tmp_path, "fog", 1, 0, 64, 64, CAMVID)
+
+
+class TestRandomised:
+    def test_every_image_is_of_a_domain_of_its_own_between_the_presets(self) -> None:
+        a, b = randomised(1), randomised(2)
+        assert a == randomised(1)
+        assert a != b
+        simulator, camera = DOMAINS["simulator"], DOMAINS["camera"]
+        assert a.field_of_view == (camera.field_of_view[0], simulator.field_of_view[1])
+        assert set(a.crowns) == {*simulator.crowns, *camera.crowns}
+        low, high = sorted((simulator.texture, camera.texture))
+        assert low <= a.texture <= high
+        assert a.texture != b.texture
+        assert len(a.lights) == len(simulator.lights) + len(camera.lights)
+
+    def test_all_19_classes_occur(self) -> None:
+        seen = np.zeros(256, np.int64)
+        for seed in range(120):
+            seen += np.bincount(
+                render(domain_of(RANDOMISED, seed), seed, 96, 192)[1].ravel(), minlength=256
+            )
+        absent = [SPACES["cityscapes-19"].classes[i] for i in range(19) if seen[i] == 0]
+        assert not absent
+
+    def test_a_dataset_does_not_depend_on_the_number_of_processes(self, tmp_path: Path) -> None:
+        for workers in (1, 2):
+            write_dataset(tmp_path / str(workers), RANDOMISED, 4, 7, 48, 64, CAMVID, workers)
+        for name in ("images", "labels"):
+            for path in (tmp_path / "1" / name).iterdir():
+                assert path.read_bytes() == (tmp_path / "2" / name / path.name).read_bytes()
+
+    def test_the_presets_have_no_motorcycles_and_trams_yet(
+        self, labels: dict[str, list[Labels]]
+    ) -> None:
+        """Their images are those of earlier releases."""
+        for found in labels.values():
+            assert not np.isin(np.array(found), [IDS["motorcycle"], IDS["train"]]).any()

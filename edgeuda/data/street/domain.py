@@ -73,6 +73,8 @@ class Domain:
         sensor_blur: Standard deviation of the optics' blur, in pixels per 512 columns.
         noise: Standard deviation of sensor noise at mid grey, in grey levels.
         jpeg: JPEG quality; 100 leaves the image uncompressed.
+        motorcycles: Share of riders on a motorcycle.
+        trams: Probability of a tram in each direction.
     """
 
     name: str
@@ -133,6 +135,8 @@ class Domain:
     sensor_blur: Range
     vignette: Range
     jpeg: tuple[int, int]
+    motorcycles: float = 0.0
+    trams: float = 0.0
 
 
 _SIMULATOR = Domain(
@@ -304,6 +308,10 @@ _CAMERA = Domain(
 DOMAINS: dict[str, Domain] = {domain.name: domain for domain in (_SIMULATOR, _CAMERA)}
 """The built-in domains: a clean simulator, and a vehicle's camera in other streets."""
 
+BARE: tuple[Color, ...] = ((96, 88, 78), (122, 112, 100), (70, 64, 58), (140, 128, 112))
+"""Trees without leaves, which neither preset has."""
+WORN: tuple[Color, ...] = ((140, 138, 134), (160, 156, 150), (66, 66, 70))
+"""Roads brighter and darker than those of the presets."""
 RANDOMISED = "randomised"
 """A domain whose every image is of a domain of its own, see `randomised`."""
 DOMAIN_NAMES = (*DOMAINS, RANDOMISED)
@@ -330,6 +338,15 @@ def randomised(seed: int) -> Domain:
         if field.name not in ("name", "lights")
     }
     lights = tuple(_lit(light, rng) for light in (*_SIMULATOR.lights, *_CAMERA.lights))
+    drawn |= {
+        "trees_per_100m": float(rng.uniform(2, 24)),
+        "tree_height": (5.0, 18.0),
+        "foliage": (*drawn["foliage"], *(_tinted(color, rng) for color in BARE)),
+        "asphalt": (*drawn["asphalt"], *(_tinted(color, rng) for color in WORN)),
+        "exposure": (0.6, 1.5),
+        "motorcycles": 0.35,
+        "trams": 0.12,
+    }
     return Domain(name=RANDOMISED, lights=lights, **drawn)
 
 

@@ -253,6 +253,8 @@ def _roadside(
     for s in _spread(domain.cyclists_per_100m / 2, 6, 0.6 * far, rng):
         u = side * (plan.lanes * plan.lane_width - rng.uniform(0.3, 0.8))
         draw = partial(people.draw_cyclist, u=u, s=s, crossing=rng.random() < 0.25, rng=child())
+        if domain.motorcycles and rng.random() < domain.motorcycles:
+            draw = partial(draw, motor=True)
         things.append(Thing(s, draw, _square(u, s, 0.35), 1.7))
     for s in _spread(domain.cyclists_per_100m / 3, 5, 0.5 * far, rng):
         draw = partial(people.draw_bicycle, u=side * (walk[1] - 0.3), s=s, rng=child())
@@ -299,6 +301,20 @@ def _traffic(
                 if rng.random() < domain.moving_per_100m / 2 * 14 / 100:
                     place(side * u + rng.normal(0, 0.15), s, rest + rng.normal(0, 0.02))
                 s += rng.uniform(13, 20)
+        if domain.trams and rng.random() < domain.trams:
+            s = rng.uniform(18, 60)
+            u, shape = side * 0.5 * plan.lane_width, vehicles.SHAPES["tram"]
+            base = vehicles.footprint("tram", u, s, rest)
+            clear = not any(
+                t.base is not None and (_covers(base, t.base.mean(0)) or _covers(t.base, base[0]))
+                for t in things
+            )
+            if clear:
+                paint = domain.paints[rng.integers(len(domain.paints))]
+                draw = partial(
+                    vehicles.draw_vehicle, kind="tram", u=u, s=s, heading=rest, paint=paint
+                )
+                things.append(Thing(s, draw, base, shape.tall * 0.9))
         for start, end in plan.junctions[ahead]:
             if rng.random() < 0.5:  # waits in the side street, or turns out of it
                 u = side * (plan.kerb + rng.uniform(-1.5, 7))

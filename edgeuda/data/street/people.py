@@ -50,14 +50,21 @@ class _Figure:
         self.polygon(ellipse(x, y, 0, rx, ry, 12)[:, :2], color, name)
 
     def ring(
-        self, x: float, y: float, rx: float, ry: float, thick: float, color: npt.ArrayLike
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        thick: float,
+        color: npt.ArrayLike,
+        name: str = "bicycle",
     ) -> None:
         """Paint a wheel: an annulus cut open at one spoke, so that one polygon holds it."""
         turn = np.linspace(0, 2 * np.pi, 17)
         circle = np.stack([np.cos(turn), np.sin(turn)], -1)
         outer = circle * (rx + thick / 2, ry + thick / 2)
         inner = circle[::-1] * (max(rx - thick / 2, 0), max(ry - thick / 2, 0))
-        self.polygon(np.concatenate([outer, inner]) + np.array((x, y)), color, "bicycle")
+        self.polygon(np.concatenate([outer, inner]) + np.array((x, y)), color, name)
 
 
 def draw_person(stage: Stage, u: float, s: float, rng: np.random.Generator) -> None:
@@ -117,16 +124,30 @@ def draw_person(stage: Stage, u: float, s: float, rng: np.random.Generator) -> N
 
 
 def draw_cyclist(
-    stage: Stage, u: float, s: float, crossing: bool, rng: np.random.Generator
+    stage: Stage,
+    u: float,
+    s: float,
+    crossing: bool,
+    rng: np.random.Generator,
+    motor: bool = False,
 ) -> None:
-    """Draw a rider on a bicycle, from the side if ``crossing``, else along the street."""
+    """Draw a rider, from the side if ``crossing``, else along the street.
+
+    Args:
+        stage: Where.
+        u: Lateral position.
+        s: Distance.
+        crossing: Seen from the side.
+        rng: For clothes and paint.
+        motor: On a motorcycle instead of a bicycle.
+    """
     figure = _Figure(stage, u, s, rng.random() < 0.5, rng.uniform(0.95, 1.08))
     frame = np.array(stage.domain.paints[rng.integers(len(stage.domain.paints))])
     jersey, trousers = _clothes(stage, rng), 0.7 * _clothes(stage, rng)
     skin = _SKIN[rng.integers(4)]
     helmet = _clothes(stage, rng) if rng.random() < 0.6 else _HAIR[rng.integers(4)]
     if crossing:
-        _bicycle(figure, frame)
+        (_motorcycle if motor else _bicycle)(figure, frame)
         for way, shade in ((-1, 0.75), (1, 1.0)):
             knee, foot = (0.2 + 0.1 * way, 0.72 - 0.08 * way), (0.02 + 0.1 * way, 0.28 + 0.1 * way)
             figure.limb((-0.12, 0.98), knee, (0.19, 0.14), trousers * shade, "rider")
@@ -138,9 +159,12 @@ def draw_cyclist(
         figure.disc(0.31, 1.6, 0.1, 0.12, skin, "rider")
         figure.disc(0.29, 1.66, 0.125, 0.09, helmet, "rider")
         return
-    figure.disc(0, 0.34, 0.055, 0.34, (28, 28, 30), "bicycle")
-    figure.limb((0, 0.5), (0, 1.0), (0.07, 0.06), frame, "bicycle")
-    figure.limb((-0.29, 1.04), (0.29, 1.04), (0.06, 0.06), (50, 50, 52), "bicycle")
+    wide, name = (2.4, "motorcycle") if motor else (1.0, "bicycle")
+    figure.disc(0, 0.34, 0.055 * wide, 0.34, (28, 28, 30), name)
+    figure.limb((0, 0.5), (0, 1.0), (0.07 * wide**1.6, 0.06 * wide**1.6), frame, name)
+    figure.limb((-0.29, 1.04), (0.29, 1.04), (0.06, 0.06), (50, 50, 52), name)
+    if motor:
+        figure.disc(0, 0.86, 0.1, 0.08, (190, 30, 26) if u > 0 else (240, 238, 220), name)
     for way in (-1, 1):
         knee, foot = (way * 0.16, 0.66 + 0.1 * way), (way * 0.13, 0.3 + 0.12 * way)
         figure.limb((way * 0.1, 0.98), knee, (0.18, 0.14), trousers * (0.9 + 0.1 * way), "rider")
@@ -156,6 +180,20 @@ def draw_cyclist(
     )
     figure.disc(0, 1.6, 0.1, 0.13, skin, "rider")
     figure.disc(0, 1.67, 0.125, 0.095, helmet, "rider")
+
+
+def _motorcycle(figure: _Figure, paint: Floats) -> None:
+    """Paint a motorcycle from the side."""
+    name, dark = "motorcycle", (40, 40, 42)
+    for x in (-0.66, 0.66):
+        figure.ring(x, 0.31, 0.25, 0.25, 0.13, (26, 26, 28), name)
+    figure.limb((0.66, 0.31), (0.44, 1.0), (0.07, 0.07), (120, 122, 126), name)
+    figure.polygon(
+        [(-0.45, 0.3), (0.35, 0.28), (0.42, 0.62), (-0.2, 0.66), (-0.62, 0.55)], dark, name
+    )
+    figure.polygon([(-0.1, 0.66), (0.46, 0.62), (0.42, 0.9), (0.08, 0.94)], paint, name)
+    figure.polygon([(-0.82, 0.74), (0.08, 0.7), (0.06, 0.84), (-0.78, 0.9)], dark, name)
+    figure.limb((0.4, 1.02), (0.5, 1.08), (0.07, 0.07), dark, name)
 
 
 def draw_bicycle(stage: Stage, u: float, s: float, rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""Cars, vans, trucks and buses as small meshes."""
+"""Cars, vans, trucks, buses and trams as small meshes."""
 
 from __future__ import annotations
 
@@ -103,6 +103,14 @@ SHAPES: dict[str, Shape] = {
         (2.4, 8.4, 0.5),
         name="bus",
     ),
+    "tram": Shape(
+        2.6,
+        ((0, 0.3), (0, 1.5), (0.5, 3.3), (20.5, 3.3), (21, 1.5), (21, 0.3)),
+        1.4,
+        tuple((0.9 + 1.95 * i, 2.55 + 1.95 * i, 1.4, 2.7) for i in range(10)),
+        (3.0, 18.0, 0.42),
+        name="train",
+    ),
 }  # fmt: skip
 
 
@@ -123,7 +131,7 @@ def _mesh(kind: str) -> _Mesh:
     faces: list[tuple[list[tuple[float, float, float]], tuple[float, float, float], int, bool]] = []
 
     def side(v: float) -> float:
-        lean = 0.2 if kind not in ("truck", "bus") else 0.04
+        lean = 0.2 if kind not in ("truck", "bus", "tram") else 0.04
         return half - lean * max(v - shape.belt, 0) / 0.5
 
     for i, ((a0, v0), (a1, v1)) in enumerate(zip(shape.outline, shape.outline[1:], strict=False)):
@@ -171,7 +179,14 @@ def _mesh(kind: str) -> _Mesh:
     low = shape.outline[1][1]
     for sign in (-1, 1):
         patch(-0.02, sign * (half - 0.2), min(low, 1.2) - 0.12, 0.15, 0.11, REAR)
-        patch(long + 0.02, sign * (half - 0.24), 0.68 if kind != "bus" else 0.8, 0.17, 0.08, HEAD)
+        patch(
+            long + 0.02,
+            sign * (half - 0.24),
+            0.68 if kind not in ("bus", "tram") else 0.8,
+            0.17,
+            0.08,
+            HEAD,
+        )
         for along in (0.35, long - 0.35):  # what is seen of the tyres from behind and in front
             patch(along if along > 1 else -0.01, sign * (half - 0.16), 0.17, 0.11, 0.17, TYRE)
     patch(-0.02, 0.0, 0.55, half * 0.96, 0.05, TRIM)
