@@ -7,18 +7,22 @@ import sys
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import read_image, read_label
-from edgeuda.data.street import DOMAINS, Domain, render, write_dataset
+from edgeuda.data.splits import split_pairs
+from edgeuda.data.street import DOMAINS, Domain, Drive, render, write_dataset
 from edgeuda.data.street.domain import RANDOMISED, domain_of, randomised
+from edgeuda.data.street.ground import draw_plan
 from edgeuda.data.street.people import draw_person
 from edgeuda.data.street.stage import IDS, Stage
 from edgeuda.data.street.vehicles import draw_vehicle
-from edgeuda.data.street.view import View
+from edgeuda.data.street.view import View, draw_view
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace, mapping
@@ -26,6 +30,7 @@ from edgeuda.labels import IGNORE, SPACES, LabelSpace, mapping
 CAMVID = SPACES["camvid-11"]
 TO_CAMVID = mapping(SPACES["cityscapes-19"], CAMVID)
 SIMULATOR = DOMAINS["simulator"]
+STILL_HASH = "9a3f12163860c4e7"
 CLEAN = replace(SIMULATOR, noise=(0.0, 0.0), white_balance=0.0, exposure=(1.0, 1.0))
 
 Labels = npt.NDArray[np.uint8]
@@ -231,11 +236,11 @@ def test_an_interrupted_dataset_is_completed_and_complete_pairs_are_kept(
     write(tmp_path / "whole")
     rendered: list[int] = []
 
-    def stop_at_second(domain: Domain, seed: int, height: int, width: int) -> object:
+    def stop_at_second(domain: Domain, seed: int, *place: Any) -> object:
         rendered.append(seed)
         if len(rendered) == 2:
             raise KeyboardInterrupt
-        return render(domain, seed, height, width)
+        return render(domain, seed, *place)
 
     monkeypatch.setattr("edgeuda.data.street.dataset.render", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
@@ -299,3 +304,67 @@ class TestRandomised:
         """Their images are those of earlier releases."""
         for found in labels.values():
             assert not np.isin(np.array(found), [IDS["motorcycle"], IDS["train"]]).any()
+
+
+class TestDrive:
+    """A camera that moves: the same street from further on."""
+
+    DRIVE = Drive(21, fps=10, speed=9)
+
+    def test_places_come_nearer_by_what_was_travelled(self) -> None:
+        view = draw_view(SIMULATOR, np.random.default_rng(3), 128, 256, 1.7)
+        points = np.array([(2.0, 1.5, 40.0), (-5.0, 0.0, 25.0)])
+        moved = replace(view, travelled=12.5)
+        assert np.allclose(moved.project(points), view.project(points - (0, 0, 12.5)))
+
+    def test_a_still_is_what_it_was(self) -> None:
+        image, label = render(SIMULATOR, 9, 128, 256)
+        assert sha256(image.tobytes() + label.tobytes()).hexdigest().startswith(STILL_HASH)
+
+    def test_neighbouring_frames_are_alike_and_distant_ones_are_not(self) -> None:
+        domain = DOMAINS["camera"]
+        frames = [render(domain, 11, 96, 192, self.DRIVE, frame)[1] for frame in (0, 1, 20)]
+        assert 0.7 < (frames[0] == frames[1]).mean() < 1
+        assert (frames[0] == frames[2]).mean() < (frames[0] == frames[1]).mean() - 0.05
+
+    def test_a_junction_comes_nearer(self) -> None:
+        """A zebra crossing is further down in the image from frame to frame, then gone."""
+        domain = replace(
+            CLEAN, moving_per_100m=0.0, parked_per_100m=0.0, people_per_100m=0.0,
+            cyclists_per_100m=0.0, trees_per_100m=0.0, planted_verge=1.0, junction=0.0,
+        )  # fmt: skip
+        seed = next(
+            s for s in range(99) if draw_plan(domain, np.random.default_rng((s, 0))).crossings
+        )
+        rows = []
+        for frame in (0, 4, 8):
+            image, label = render(domain, seed, 128, 256, self.DRIVE, frame)
+            white = (image.min(2) > 150) & (label == IDS["road"])
+            stripes = np.flatnonzero(white.sum(1) > 12)
+            rows.append(stripes.max() if len(stripes) else 128)
+        assert rows == sorted(rows)
+        assert rows[0] < rows[-1]
+
+    def test_only_noise_changes_while_the_camera_stands(self) -> None:
+        domain = replace(
+            DOMAINS["camera"], moving_per_100m=0.0, people_per_100m=0.0, cyclists_per_100m=0.0
+        )
+        drive = Drive(3, speed=0.0)
+        images, labels = zip(*(render(domain, 4, 96, 192, drive, f) for f in (0, 2)), strict=True)
+        assert np.array_equal(labels[0], labels[1])
+        difference = np.abs(images[0].astype(int) - images[1]).mean()
+        assert 0.2 < difference < 12
+
+    def test_datasets_of_drives_are_split_by_street(self, tmp_path: Path) -> None:
+        write_dataset(tmp_path, "camera", 6, 0, 32, 48, CAMVID, drive=Drive(3))
+        names = sorted(path.name for path in (tmp_path / "images").iterdir())
+        assert names[:4] == ["000000_0000.png", "000000_0001.png", "000000_0002.png",
+                             "000001_0000.png"]  # fmt: skip
+        found = split_pairs(labelled_folder(tmp_path), (2, 1))
+        assert (found.sequences, found.how) == (6, "kept whole")
+        with pytest.raises(OutputExistsError, match="expected the dataset"):
+            write_dataset(tmp_path, "camera", 6, 0, 32, 48, CAMVID, drive=Drive(4))
+
+    def test_drives_that_are_none(self) -> None:
+        with pytest.raises(ConfigError, match="A drive needs"):
+            Drive(0)

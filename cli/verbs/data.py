@@ -126,24 +126,33 @@ def check(
 @app.command()
 def render(
     out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted one is continued.")],
-    domain: Annotated[str, typer.Option(help="Look of the streets.")] = "simulator",
-    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 500,
+    domain: Annotated[
+        str, typer.Option(help="Look of the streets: simulator, camera or randomised.")
+    ] = "simulator",
+    count: Annotated[int, typer.Option(min=1, help="Number of streets.")] = 500,
     size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH.")] = "256x512",
     seed: Annotated[int, typer.Option(min=0, help="Two seeds have no image in common.")] = 0,
     label_space: Annotated[
         str, typer.Option(help="Label space of the labels; what it lacks is ignored.")
     ] = "cityscapes-19",
+    sequence: Annotated[
+        int, typer.Option(min=1, help="Frames of a drive along each street; 1: a still.")
+    ] = 1,
+    fps: Annotated[float, typer.Option(help="Frames per second of a drive.")] = 10.0,
+    speed: Annotated[float, typer.Option(help="Of the camera in a drive, m/s.")] = 9.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
 ) -> None:
     """Render streets with labels, the same for the same seed."""
-    from edgeuda.data.street import write_dataset
+    from edgeuda.data.street import Drive, write_dataset
     from edgeuda.labels import label_space as by_name
 
     height, _, width = size.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         msg = f"--size: expected HEIGHTxWIDTH, for example 256x512, found {size!r}"
         raise ConfigError(msg)
-    write_dataset(out, domain, count, seed, int(height), int(width), by_name(label_space), workers)
+    drive = Drive(sequence, fps, speed)
+    space = by_name(label_space)
+    write_dataset(out, domain, count, seed, int(height), int(width), space, workers, drive)
     wrote(out / "dataset.json", then=f"edgeuda train --source {out} --recipe small --out RUN")
 
 

@@ -2,6 +2,6 @@
 
 from edgeuda.data.street.dataset import write_dataset
 from edgeuda.data.street.domain import DOMAINS, Domain
-from edgeuda.data.street.scene import render
+from edgeuda.data.street.scene import Drive, render
 
-__all__ = ["DOMAINS", "Domain", "render", "write_dataset"]
+__all__ = ["DOMAINS", "Domain", "Drive", "render", "write_dataset"]

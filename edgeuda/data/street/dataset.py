@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from edgeuda.data.images import write_image, write_label
 from edgeuda.data.street.domain import DOMAIN_NAMES, domain_of
-from edgeuda.data.street.scene import render
+from edgeuda.data.street.scene import STILL, Drive, render
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json, write_atomic, write_json
 from edgeuda.labels import SPACES, LabelSpace, mapping
@@ -32,8 +33,11 @@ def write_dataset(
     width: int,
     space: LabelSpace,
     workers: int = 1,
+    drive: Drive = STILL,
 ) -> None:
     """Render a dataset: ``images/000000.png``, ``labels/000000.png``, ..., ``dataset.json``.
+
+    Frames of drives are called ``000000_0000.png``: the street, then the frame.
 
     A pair is complete once its label exists, the dataset once ``dataset.json`` does. An interrupted
     call with the same arguments goes on where it stopped.
@@ -41,12 +45,13 @@ def write_dataset(
     Args:
         out: Folder, created if need be.
         domain: One of `DOMAIN_NAMES`.
-        count: Number of images.
+        count: Number of streets: of images, where each is a still.
         seed: Images of two seeds have nothing in common.
         height: Rows.
         width: Columns.
         space: Label space of the written labels; classes it lacks become ignored.
         workers: Number of processes; the result does not depend on it.
+        drive: How the camera moves along each street; stills by default.
 
     Raises:
         ConfigError: If the domain is unknown or a number is out of range.
@@ -73,6 +78,8 @@ def write_dataset(
             "width": width,
         },
     }
+    if drive.frames > 1:
+        record["origin"]["drive"] = asdict(drive)  # type: ignore[index]
     # Written first under another name, so that an interrupted dataset knows its parameters too.
     started = out / "dataset.partial.json"
     for path in (out / "dataset.json", started):
@@ -80,15 +87,16 @@ def write_dataset(
             _require_same(path, record)
     if not (out / "dataset.json").exists():
         write_json(started, record)
-    work = partial(_write_pair, out, domain, seed, height, width, space)
+    work = partial(_write_pair, out, domain, seed, height, width, space, drive)
+    places = range(count * drive.frames)
     if workers == 1:
-        _drain(map(work, range(count)))
+        _drain(map(work, places))
     else:
         # A forked child would inherit locked mutexes of OpenCV's or torch's threads.
         fresh = get_context("spawn")
         with ProcessPoolExecutor(workers, fresh, cv2.setNumThreads, (1,)) as pool:
             try:
-                _drain(pool.map(work, range(count), chunksize=8))
+                _drain(pool.map(work, places, chunksize=8))
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # stop soon, also on Ctrl-C
                 raise
@@ -113,15 +121,23 @@ def _require_same(path: Path, record: dict[str, Any]) -> None:
 
 
 def _write_pair(
-    out: Path, domain: str, seed: int, height: int, width: int, space: LabelSpace, index: int
+    out: Path,
+    domain: str,
+    seed: int,
+    height: int,
+    width: int,
+    space: LabelSpace,
+    drive: Drive,
+    place: int,
 ) -> None:
-    name = f"{index:06d}.png"
+    index, frame = divmod(place, drive.frames)
+    name = f"{index:06d}.png" if drive.frames == 1 else f"{index:06d}_{frame:04d}.png"
     image_path, label_path = out / "images" / name, out / "labels" / name
     if image_path.exists() and label_path.exists():
         return
     # Spreads (seed, index) over 64 bits, so that datasets of seeds 0 and 1 do not overlap.
     own = int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0])
-    image, label = render(domain_of(domain, own), own, height, width)
+    image, label = render(domain_of(domain, own), own, height, width, drive, frame)
     table = mapping(SPACES["cityscapes-19"], space, ignore_unmapped=True)
     write_atomic(image_path, lambda path: write_image(path, image))
     write_atomic(label_path, lambda path: write_label(path, table[label]))

@@ -26,7 +26,7 @@ def ellipse(
 
 def draw_post(stage: Stage, u: float, s: float, tall: float, thick: float, grey: float) -> None:
     """Draw a vertical pole, lighter on one side."""
-    thick = max(thick, 1.2 * s / stage.view.focal)
+    thick = max(thick, 1.2 * stage.view.ahead(s) / stage.view.focal)
     stage.surface(rectangle(u, tall / 2, s, thick, tall), (grey, grey, grey), _FRONT, "pole")
     stage.surface(
         rectangle(u + thick / 4, tall / 2, s, thick / 2, tall), (grey * 0.7,) * 3, _FRONT, "pole"
@@ -37,7 +37,7 @@ def draw_lamp(stage: Stage, u: float, s: float, tall: float, grey: float) -> Non
     """Draw a street lamp whose arm reaches over the road."""
     draw_post(stage, u, s, tall, 0.2, grey)
     end = u - np.sign(u) * 1.6
-    thick = max(0.12, 1.2 * s / stage.view.focal)
+    thick = max(0.12, 1.2 * stage.view.ahead(s) / stage.view.focal)
     stage.surface(
         [(u, tall, s), (u, tall - thick, s), (end, tall + 0.3, s), (end, tall + 0.3 + thick, s)],
         (grey,) * 3, _FRONT, "pole",
@@ -103,7 +103,7 @@ def draw_traffic_light(
     places = [(u, 2.9)]
     if reach:
         end = u - np.sign(u) * reach
-        thick = max(0.14, 1.2 * s / stage.view.focal)
+        thick = max(0.14, 1.2 * stage.view.ahead(s) / stage.view.focal)
         stage.surface(rectangle((u + end) / 2, tall, s, reach, thick), (110,) * 3, _FRONT, "pole")
         places.append((end, tall - 0.3))
     for x, v in places:

@@ -92,26 +92,28 @@ def draw_ground(stage: Stage, plan: Plan, shadows: list[Floats]) -> None:
     top, lateral, distance = stage.view.ground()
     seen = np.isfinite(distance)
     u = lateral.astype(np.float32)
-    s = np.where(seen, distance, stage.view.far).astype(np.float32)
-    label, material, color = _zones(
-        plan, u, s
-    )  # Fine texture fades where a pixel spans more than a texel.
+    away = np.where(seen, distance, stage.view.far).astype(np.float32)
+    s = away + np.float32(stage.view.travelled)
+    label, material, color = _zones(plan, u, s, away)
+    # Fine texture fades where a pixel spans more than a texel.
     size, per_metre = textures.GROUND_SIZE, textures.GROUND_PER_METRE
     column = (u * per_metre).astype(np.int32) % size
     row = (s * per_metre).astype(np.int32) % size
-    sharp = np.minimum(1.0, 2.5 * stage.view.focal * stage.view.eye_height / (per_metre * s * s))
+    sharp = np.minimum(
+        1.0, 2.5 * stage.view.focal * stage.view.eye_height / (per_metre * away * away)
+    )
     grain = textures.ground()[material, row, column] * sharp
     broad = textures.noise(size, 1.8, 6)[
         (s * 2).astype(np.int32) % size, (u * 8).astype(np.int32) % size
     ]
     bright = 1 + stage.domain.texture * (1.15 * grain + 0.05 * broad)
 
-    mask = np.zeros(s.shape, np.uint8)
+    mask = np.zeros(away.shape, np.uint8)
     for polygon in shadows:
         cv2.fillPoly(mask, [np.round(polygon - (0, top)).astype(np.int32)], 255)
     sunlit = 1 - np.asarray(cv2.blur(mask, (3, 3)), np.float32) / 255
     lamp = np.array(stage.light.sun) * max(float(stage.to_sun[1]), 0.25)
-    clear = np.exp(-s / stage.haze)
+    clear = np.exp(-away / stage.haze)
     for channel in range(3):
         light = stage.light.ambient[channel] + lamp[channel] * sunlit
         plain = color[..., channel] * bright * light
@@ -123,7 +125,7 @@ def draw_ground(stage: Stage, plan: Plan, shadows: list[Floats]) -> None:
     cv2.copyTo(painted, seen.astype(np.uint8), stage.pixels[top:])
 
 
-def _zones(plan: Plan, u: Singles, s: Singles) -> tuple[Bytes, Bytes, Singles]:
+def _zones(plan: Plan, u: Singles, s: Singles, away: Singles) -> tuple[Bytes, Bytes, Singles]:
     """Return class ids, materials and unlit colours (float32, ``[H, W, 3]``) of the ground."""
     kerb, walk = plan.kerb, plan.kerb + plan.verge
     stone = tuple(1.14 * c for c in plan.paving)
@@ -150,14 +152,16 @@ def _zones(plan: Plan, u: Singles, s: Singles) -> tuple[Bytes, Bytes, Singles]:
     label = np.array([IDS[name] for _, _, name, _ in zones], np.uint8)[zone]
     material = np.array([kind for *_, kind in zones], np.uint8)[zone]
     color = np.array([tint for _, tint, _, _ in zones], np.float32)[zone]
-    color[_markings(plan, u, across, s)] = 226.0
+    color[_markings(plan, u, across, s, away)] = 226.0
     return label, material, color
 
 
-def _markings(plan: Plan, u: Singles, across: Singles, s: Singles) -> npt.NDArray[np.bool_]:
+def _markings(
+    plan: Plan, u: Singles, across: Singles, s: Singles, away: Singles
+) -> npt.NDArray[np.bool_]:
     inner = plan.lanes * plan.lane_width
     # A line keeps at least half a pixel's width far away, where it would flicker otherwise.
-    half = np.maximum(0.07, 0.0011 * s)
+    half = np.maximum(0.07, 0.0011 * away)
     dashed = (s % 9 < 4) & (across < inner - 1)
     lane = np.abs((across + plan.lane_width / 2) % plan.lane_width - plan.lane_width / 2) < half
     edge = np.abs(across - inner + 0.12) < half

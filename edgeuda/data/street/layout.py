@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -29,6 +29,7 @@ class Thing:
         base: Corners of its footprint, ``[N, 3]``, or None if it casts no shadow worth drawing.
         tall: Its height in metres.
         lifted: Height at which its shadow begins, such as a crown's above a trunk.
+        speed: Metres per second along the street, as a share of the camera's.
     """
 
     depth: float
@@ -36,6 +37,7 @@ class Thing:
     base: Floats | None = None
     tall: float = 0.0
     lifted: float = 0.0
+    speed: float = 0.0
 
 
 def draw_layout(domain: Domain, plan: Plan, view: View, rng: np.random.Generator) -> list[Thing]:
@@ -48,7 +50,33 @@ def draw_layout(domain: Domain, plan: Plan, view: View, rng: np.random.Generator
     return sorted(things, key=lambda thing: -thing.depth)
 
 
-def shadows(things: list[Thing], stage: Stage) -> list[Floats]:
+def advanced(view: View, thing: Thing, seconds: float, speed: float) -> View:
+    """Return the camera as a thing sees it that has moved itself: that much less has it come."""
+    if not thing.speed * seconds:
+        return view
+    return replace(view, travelled=view.travelled - thing.speed * speed * seconds)
+
+
+def in_view(thing: Thing, view: View) -> bool:
+    """Return whether any of a thing is between the camera and the street's end.
+
+    What stands beside the camera is left out: it would be cut at the eye.
+    """
+    if thing.base is not None and thing.tall < 4.5 and thing.base[:, 2].min() < view.travelled + 1:
+        return False
+    return 1.2 < view.ahead(thing.depth) < view.far
+
+
+def in_the_way(thing: Thing, view: View) -> bool:
+    """Return whether a moving camera would run into a thing."""
+    if thing.base is None or thing.speed >= 1:
+        return False
+    return abs(float(thing.base[:, 0].mean()) - view.eye_offset) < 1.2
+
+
+def shadows(
+    things: list[Thing], stage: Stage, seconds: float = 0.0, speed: float = 0.0
+) -> list[Floats]:
     """Return the pixel polygons of the shadows that things cast on the ground."""
     away = -stage.to_sun / max(float(stage.to_sun[1]), 0.12) * (1, 0, 1)
     direct = max(stage.light.sun) > 0.3
@@ -63,12 +91,19 @@ def shadows(things: list[Thing], stage: Stage) -> list[Floats]:
         points = np.concatenate(
             [thing.base + thing.lifted * direct * away, thing.base + reach * away]
         )
-        if points[:, 2].max() < 1.5:
+        view = advanced(stage.view, thing, seconds, speed)
+        near = view.travelled + 1.5
+        if points[:, 2].max() < near:
             continue
         hull = cv2.convexHull(points[:, [0, 2]].astype(np.float32))[:, 0]
-        ground = np.stack([hull[:, 0], np.zeros(len(hull)), np.maximum(hull[:, 1], 1.5)], -1)
-        found.append(stage.view.project(ground))
+        ground = np.stack([hull[:, 0], np.zeros(len(hull)), np.maximum(hull[:, 1], near)], -1)
+        found.append(view.project(ground))
     return found
+
+
+def _fraction(s: float) -> float:
+    """Return a number from 0 to 1 that is as good as random, without a draw."""
+    return float((s * 7.31) % 1)
 
 
 def _square(u: float, s: float, half: float) -> Floats:
@@ -249,13 +284,14 @@ def _roadside(
         for _ in range(1 + int(rng.random() < 0.35)):
             u, near = side * rng.uniform(*walk), s + rng.uniform(-0.4, 0.4)
             draw = partial(people.draw_person, u=u, s=near, rng=child())
-            things.append(Thing(near, draw, _square(u, near, 0.18), 1.7))
+            walks = 0.12 * _fraction(near) * side
+            things.append(Thing(near, draw, _square(u, near, 0.18), 1.7, speed=walks))
     for s in _spread(domain.cyclists_per_100m / 2, 6, 0.6 * far, rng):
         u = side * (plan.lanes * plan.lane_width - rng.uniform(0.3, 0.8))
         draw = partial(people.draw_cyclist, u=u, s=s, crossing=rng.random() < 0.25, rng=child())
         if domain.motorcycles and rng.random() < domain.motorcycles:
             draw = partial(draw, motor=True)
-        things.append(Thing(s, draw, _square(u, s, 0.35), 1.7))
+        things.append(Thing(s, draw, _square(u, s, 0.35), 1.7, speed=0.5 * side))
     for s in _spread(domain.cyclists_per_100m / 3, 5, 0.5 * far, rng):
         draw = partial(people.draw_bicycle, u=side * (walk[1] - 0.3), s=s, rng=child())
         things.append(Thing(s, draw))
@@ -270,7 +306,7 @@ def _traffic(
     cyclists = [t.base.mean(0) for t in roadside if t.base is not None and t.tall < 2]
     light = ("sedan", "hatchback", "suv", "van")
 
-    def place(u: float, s: float, heading: float, parked: bool = False) -> None:
+    def place(u: float, s: float, heading: float, parked: bool = False, speed: float = 0.0) -> None:
         heavy = rng.random() < domain.heavy and not parked
         kind = ("truck", "bus")[rng.integers(2)] if heavy else light[rng.integers(4)]
         shape = vehicles.SHAPES[kind]
@@ -280,7 +316,7 @@ def _traffic(
         base = vehicles.footprint(kind, u, s, heading)
         if any(_covers(base, point) for point in cyclists):
             return
-        things.append(Thing(s, draw, base, shape.tall * 0.9))
+        things.append(Thing(s, draw, base, shape.tall * 0.9, speed=speed))
 
     for side in _SIDES:
         ahead = side > 0
@@ -299,7 +335,10 @@ def _traffic(
             s = rng.uniform(8, 22) if own else rng.uniform(3, 20)
             while s < 0.9 * view.far:
                 if rng.random() < domain.moving_per_100m / 2 * 14 / 100:
-                    place(side * u + rng.normal(0, 0.15), s, rest + rng.normal(0, 0.02))
+                    # The own lane moves with the camera, so that it hits nobody.
+                    speed = 1.0 if own else side * (0.8 + 0.4 * _fraction(s))
+                    drift = rng.normal(0, 0.15)
+                    place(side * u + drift, s, rest + rng.normal(0, 0.02), speed=speed)
                 s += rng.uniform(13, 20)
         if domain.trams and rng.random() < domain.trams:
             s = rng.uniform(18, 60)
@@ -314,7 +353,7 @@ def _traffic(
                 draw = partial(
                     vehicles.draw_vehicle, kind="tram", u=u, s=s, heading=rest, paint=paint
                 )
-                things.append(Thing(s, draw, base, shape.tall * 0.9))
+                things.append(Thing(s, draw, base, shape.tall * 0.9, speed=0.8 * side))
         for start, end in plan.junctions[ahead]:
             if rng.random() < 0.5:  # waits in the side street, or turns out of it
                 u = side * (plan.kerb + rng.uniform(-1.5, 7))

@@ -204,7 +204,8 @@ def draw_bicycle(stage: Stage, u: float, s: float, rng: np.random.Generator) -> 
 
 def _bicycle(figure: _Figure, frame: Floats) -> None:
     tyre = (26, 26, 28)
-    thick = max(0.055, 1.1 * figure.s / figure.stage.view.focal)
+    view = figure.stage.view
+    thick = max(0.055, 1.1 * view.ahead(figure.s) / view.focal)
     for x in (-0.52, 0.52):
         figure.ring(x, 0.35, 0.33, 0.33, thick, tyre)
     for start, end in (

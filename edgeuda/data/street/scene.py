@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.data.street.domain import Domain, Light
 from edgeuda.data.street.ground import draw_ground, draw_plan
-from edgeuda.data.street.layout import draw_layout, shadows
+from edgeuda.data.street.layout import advanced, draw_layout, in_the_way, in_view, shadows
 from edgeuda.data.street.sensor import expose, reflect
 from edgeuda.data.street.sky import draw_sky, draw_skyline
 from edgeuda.data.street.stage import Stage
@@ -18,7 +20,37 @@ SMALLEST = 32
 """Fewest rows and columns of an image."""
 
 
-def render(domain: Domain, seed: int, height: int, width: int) -> tuple[Image, LabelMap]:
+@dataclass(frozen=True)
+class Drive:
+    """A camera that moves along the street.
+
+    Attributes:
+        frames: Length of the sequence.
+        fps: Frames per second.
+        speed: Of the camera, in m/s; others move at shares of it.
+    """
+
+    frames: int
+    fps: float = 10.0
+    speed: float = 9.0
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.fps <= 0 or self.speed < 0:
+            msg = f"A drive needs frames >= 1, fps > 0 and speed >= 0, found {self}"
+            raise ConfigError(msg)
+
+    @property
+    def length(self) -> float:
+        """How far the camera comes, in metres."""
+        return self.speed * (self.frames - 1) / self.fps
+
+
+STILL = Drive(1)
+
+
+def render(
+    domain: Domain, seed: int, height: int, width: int, drive: Drive = STILL, frame: int = 0
+) -> tuple[Image, LabelMap]:
     """Render a street and its label map.
 
     The result depends on nothing but the arguments; the same seed gives the same street at every
@@ -29,6 +61,9 @@ def render(domain: Domain, seed: int, height: int, width: int) -> tuple[Image, L
         seed: At least 0.
         height: Rows, at least `SMALLEST`.
         width: Columns, at least `SMALLEST`.
+        drive: How the camera moves. A longer street is laid out for a longer drive, so frames
+            belong together only if their drives are equal.
+        frame: Which frame of the drive.
 
     Returns:
         Image ``[H, W, 3]`` uint8 RGB and Cityscapes train ids ``[H, W]`` uint8.
@@ -49,16 +84,32 @@ def render(domain: Domain, seed: int, height: int, width: int) -> tuple[Image, L
     light, to_sun = _draw_light(domain, street)
     pixels = np.zeros((height, width, 4), np.uint8)
     stage = Stage(pixels, view, domain, light, to_sun, street.uniform(*light.haze))
-    things = draw_layout(domain, plan, view, objects)
+    things = draw_layout(domain, plan, replace(view, far=view.far + drive.length), objects)
+    grain = None
+    if drive.frames > 1:
+        seconds = frame / drive.fps
+        stage = replace(stage, view=replace(view, travelled=seconds * drive.speed))
+        grain = np.random.default_rng((seed, 3, frame))
+        # The camera does not stop for anyone, so nobody is in its way.
+        things = [thing for thing in things if not in_the_way(thing, view)]
     draw_sky(stage, paint)
     draw_skyline(stage, paint)
-    draw_ground(stage, plan, shadows(things, stage))
-    for thing in things:
-        thing.draw(stage)
+    if drive.frames > 1:
+        seen = [(advanced(stage.view, thing, seconds, drive.speed), thing) for thing in things]
+        seen = [(moved, thing) for moved, thing in seen if in_view(thing, moved)]
+        seen.sort(key=lambda pair: -pair[0].ahead(pair[1].depth))
+        present = [thing for _, thing in seen]
+        draw_ground(stage, plan, shadows(present, stage, seconds, drive.speed))
+        for moved, thing in seen:
+            thing.draw(replace(stage, view=moved))
+    else:
+        draw_ground(stage, plan, shadows(things, stage))
+        for thing in things:
+            thing.draw(stage)
     image, label = np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3])
     if light.wet > 0:
         image = reflect(image, label, light.wet, camera)
-    return expose(image, domain, light, camera), label
+    return expose(image, domain, light, camera, grain), label
 
 
 def _draw_light(domain: Domain, rng: np.random.Generator) -> tuple[Light, Floats]:

@@ -36,8 +36,22 @@ def reflect(image: Bytes, label: LabelMap, wet: float, rng: np.random.Generator)
     return np.asarray(wetted + strength * (mirrored - wetted), np.uint8)
 
 
-def expose(image: Bytes, domain: Domain, light: Light, rng: np.random.Generator) -> Image:
-    """Return the image as the domain's camera records it, ``[H, W, 3]`` uint8."""
+def expose(
+    image: Bytes,
+    domain: Domain,
+    light: Light,
+    rng: np.random.Generator,
+    grain: np.random.Generator | None = None,
+) -> Image:
+    """Return the image as the domain's camera records it, ``[H, W, 3]`` uint8.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        domain: Whose camera.
+        light: Of the scene.
+        rng: Draws what the camera is like.
+        grain: Draws the noise, if not ``rng``: frames of one camera differ in that alone.
+    """
     height, width = image.shape[:2]
     if light.lamps > 0:
         image = _bloom(image)
@@ -56,7 +70,7 @@ def expose(image: Bytes, domain: Domain, light: Light, rng: np.random.Generator)
     noise = rng.uniform(*domain.noise)
     if noise > 0.1:
         # The sum of two uniform bytes is close enough to normal, and ten times as fast.
-        pair = rng.integers(0, 256, (2, *signal.shape), np.uint8).astype(np.float32)
+        pair = (grain or rng).integers(0, 256, (2, *signal.shape), np.uint8).astype(np.float32)
         signal += (pair[0] + pair[1] - 255) * np.float32(noise / 104.5)
     recorded: npt.NDArray[np.uint8] = np.clip(signal, 0, 255).astype(np.uint8)
     quality = int(rng.integers(domain.jpeg[0], domain.jpeg[1] + 1))

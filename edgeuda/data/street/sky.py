@@ -42,7 +42,7 @@ def draw_sky(stage: Stage, rng: np.random.Generator) -> None:
 
 def draw_skyline(stage: Stage, rng: np.random.Generator) -> None:
     """Close the street's far end with hazy buildings and trees."""
-    domain, s = stage.domain, stage.view.far
+    domain, s = stage.domain, stage.view.far + stage.view.travelled
     u = -170.0
     while u < 170:
         wide = rng.uniform(8, 20)

@@ -55,8 +55,8 @@ class Stage:
         return np.asarray(color, np.float64) * gain + veil
 
     def lighting(self, normal: npt.ArrayLike, depth: float) -> tuple[Floats, Floats]:
-        """Return `lit` as a factor ``[..., 3]`` and an addend ``[3]``."""
-        clear = math.exp(-max(depth, 0.0) / self.haze)
+        """Return `lit` as a factor ``[..., 3]`` and an addend ``[3]`` for a place ``depth``."""
+        clear = math.exp(-max(self.view.ahead(depth), 0.0) / self.haze)
         facing = np.asarray(normal, np.float64) @ self.faces
         gain = np.maximum(facing[..., :1], 0.0) * self.colors[0]
         gain += (0.86 + 0.14 * facing[..., 1:]) * self.colors[1]
@@ -80,7 +80,7 @@ class Stage:
         """Fill a flat polygon given by ``[N, 3]`` street coordinates."""
         corners = np.asarray(points, np.float64)
         # Hundreds of these make an image: on three numbers, plain floats beat arrays by far.
-        depth = (corners.item(0, 2) + corners.item(2, 2)) / 2  # of opposite corners
+        depth = self.view.ahead((corners.item(0, 2) + corners.item(2, 2)) / 2)  # opposite corners
         clear = math.exp(-max(depth, 0.0) / self.haze)
         x, y, z = normal
         sun_x, sun_y, sun_z = self.to_sun.tolist()

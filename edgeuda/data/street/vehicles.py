@@ -222,9 +222,10 @@ def draw_vehicle(stage: Stage, kind: str, u: float, s: float, heading: float, pa
     local = mesh.corners - (shape.long / 2, 0.0, 0.0)
     corners = _turn(local, heading) + np.array((u, 0.0, s))
     normals = _turn(mesh.normals, heading)
-    eye = np.array([stage.view.eye_offset, stage.view.eye_height, 0.0])
+    view = stage.view
+    eye, away = np.array([view.eye_offset, view.eye_height, view.travelled]), view.ahead(s)
     # The bend shifts what is far; put the eye where it would see this in a straight street.
-    eye[0] -= stage.view.curvature * s * s / 2 + stage.view.yaw * s
+    eye[0] -= view.curvature * away * away / 2 + view.yaw * away
     centre = corners.mean(1)
     seen = ((eye - centre) * normals).sum(1) > 0
     order = np.lexsort((-centre[:, 2], mesh.details))

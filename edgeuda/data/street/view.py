@@ -35,6 +35,7 @@ class View:
         curvature: In 1/m.
         slope: Change of gradient per metre, in 1/m.
         far: Distance at which the street ends.
+        travelled: How far the camera has come along the street; it looks from there.
     """
 
     height: int
@@ -48,11 +49,16 @@ class View:
     curvature: float
     slope: float
     far: float
+    travelled: float = 0.0
+
+    def ahead(self, s: float) -> float:
+        """Return the distance from the camera of a place along the street, negative behind it."""
+        return s - self.travelled
 
     def project(self, points: npt.ArrayLike) -> Floats:
         """Project ``[..., 3]`` street coordinates to ``[..., 2]`` pixel coordinates (x, y)."""
         street = np.asarray(points, np.float64)
-        s = np.maximum(street[..., 2], NEAR)
+        s = np.maximum(street[..., 2] - self.travelled, NEAR)
         x = self.focal * ((street[..., 0] - self.eye_offset) / s + self._bend(s) / s)
         y = self.focal * ((self.eye_height - street[..., 1]) / s - 0.5 * self.slope * s)
         image = np.empty((*street.shape[:-1], 2))
@@ -64,8 +70,8 @@ class View:
         """Return what the ground's pixels show.
 
         Returns:
-            The first row that may show ground; ``u`` and ``s`` of each pixel from there on,
-            ``[rows, W]``, with ``s`` infinite where a pixel is above the ground's edge.
+            The first row that may show ground; ``u`` and the distance of each pixel from there
+            on, ``[rows, W]``, infinite where a pixel is above the ground's edge.
         """
         s = np.geomspace(0.3, self.far, 300)
         # Behind a crest the ground rises again in the image: it is hidden, not seen twice.
