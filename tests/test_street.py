@@ -19,6 +19,7 @@ from edgeuda.data.splits import split_pairs
 from edgeuda.data.street import DOMAINS, Domain, Drive, render, write_dataset
 from edgeuda.data.street.domain import RANDOMISED, domain_of, randomised
 from edgeuda.data.street.ground import draw_plan
+from edgeuda.data.street.layout import Thing, shadows
 from edgeuda.data.street.people import draw_person
 from edgeuda.data.street.stage import IDS, Stage
 from edgeuda.data.street.vehicles import draw_vehicle
@@ -152,6 +153,19 @@ def stage() -> Stage:
         np.array([0, 1.0, 0]),
         1e6,
     )
+
+
+def test_shadows_fall_away_from_the_sun_as_far_as_a_thing_is_tall() -> None:
+    """With the sun at 45 degrees on the right, a shadow is as long as the thing, to the left."""
+    scene = replace(stage(), to_sun=np.array([np.sqrt(0.5), np.sqrt(0.5), 0]))
+    square = np.array([(2.0 + a, 0, 20.0 + b) for a in (-0.5, 0.5) for b in (-0.5, 0.5)])
+    (polygon,) = shadows([Thing(20.0, lambda _: None, square, tall=3.0)], scene)
+    ends = scene.view.project(np.array([(2.5 + 0.0, 0, 19.5), (1.5 - 3.0, 0, 19.5)]))
+    assert polygon[:, 0].max() == pytest.approx(ends[0, 0], abs=0.5)
+    assert polygon[:, 0].min() == pytest.approx(ends[1, 0], abs=0.5)
+    overcast = replace(scene, light=DOMAINS["camera"].lights[1])
+    (spot,) = shadows([Thing(20.0, lambda _: None, square, tall=3.0)], overcast)
+    assert np.ptp(spot[:, 0]) < np.ptp(polygon[:, 0]) / 2
 
 
 def test_what_is_near_hides_what_is_far() -> None:
