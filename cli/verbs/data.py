@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, space_or_none, wrote
+from cli.verbs.shared import console, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import require_absent
 
@@ -146,13 +146,10 @@ def render(
     from edgeuda.data.street import Drive, write_dataset
     from edgeuda.labels import label_space as by_name
 
-    height, _, width = size.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        msg = f"--size: expected HEIGHTxWIDTH, for example 256x512, found {size!r}"
-        raise ConfigError(msg)
+    height, width = parse_size("--size", size)
     drive = Drive(sequence, fps, speed)
     space = by_name(label_space)
-    write_dataset(out, domain, count, seed, int(height), int(width), space, workers, drive)
+    write_dataset(out, domain, count, seed, height, width, space, workers, drive)
     wrote(out / "dataset.json", then=f"edgeuda train --source {out} --recipe small --out RUN")
 
 

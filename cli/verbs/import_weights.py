@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.verbs.shared import console, space_or_none, wrote
+from cli.verbs.shared import console, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent
 
@@ -30,14 +30,11 @@ def import_weights(
     if out.suffix != ".safetensors":
         msg = f"{out}: expected the name of a .safetensors file"
         raise ConfigError(msg)
-    height, _, width = size.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        msg = f"--input: expected HEIGHTxWIDTH, for example 512x1024, found {size!r}"
-        raise ConfigError(msg)
+    rows, columns = parse_size("--input", size)
     from edgeuda.models.checkpoint import save_model
     from edgeuda.models.foreign import import_checkpoint
 
-    found = import_checkpoint(weights, space_or_none(label_space), (int(height), int(width)))
+    found = import_checkpoint(weights, space_or_none(label_space), (rows, columns))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(found.model, found.spec, out)
     pre = found.spec.preprocessing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edgeuda.errors import require
+from edgeuda.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from edgeuda.labels import LabelSpace
@@ -29,6 +29,15 @@ def space_or_none(name: str | None) -> LabelSpace | None:
     from edgeuda.labels import label_space
 
     return None if name is None else label_space(name)
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Read ``HEIGHTxWIDTH``; ``option`` names it in the error."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        msg = f"{option}: expected HEIGHTxWIDTH, for example 512x1024, found {text!r}"
+        raise ConfigError(msg)
+    return int(height), int(width)
 
 
 def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) -> Recipe:
