@@ -203,3 +203,18 @@ def test_frames_with_alpha_in_grey_and_of_16_bits_are_read_as_viewers_show_them(
     exif[0x0112] = 6
     Pillow.fromarray(rgb).save(tmp_path / "d.jpg", exif=exif)
     assert read_image(tmp_path / "d.jpg").shape == (6, 4, 3)
+
+
+def test_broken_links_and_empty_files_among_frames_are_skipped_and_named(tmp_path, caplog):
+    for index in range(60):
+        write_image(tmp_path / f"{index:02d}.png", FRAME)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "empty.PNG").touch()
+    assert len(readable_frames(tmp_path)) == 60
+    assert "gone.png" in caplog.text
+    assert "empty.PNG" in caplog.text
+    assert "skipped 2 of 62 images" in caplog.text
+    for index in range(4):
+        (tmp_path / f"none{index}.jpg").touch()
+    with pytest.raises(DataError, match=r"at most 5% unreadable images, found 6 of 66"):
+        readable_frames(tmp_path)
