@@ -69,7 +69,8 @@ def calibrate(
     if target not in POLICIES:
         msg = f"Unknown quantization target {target!r}; known: {', '.join(POLICIES)}"
         raise ConfigError(msg)
-    policy, to_range = POLICIES[target], rules.by_name(rule, percentile)
+    policy = POLICIES[target]
+    to_range = rules.by_name(rule, percentile, symmetric=not policy.unsigned)
     require_absent(out)
     require_absent(record_path(out))
     if not frames:

@@ -154,7 +154,94 @@ def test_percentile_of_a_constant_is_the_constant():
     assert rules.percentile(Histogram(3.0, 3.0, counts), 99.99) == (3.0, 3.0)
 
 
-@pytest.mark.parametrize(("name", "percent"), [("entropy", 99.0), ("percentile", 50.0)])
+@pytest.mark.parametrize(("name", "percent"), [("median", 99.0), ("percentile", 50.0)])
 def test_unknown_rules_are_refused(name, percent):
-    with pytest.raises(ConfigError, match="Expected rule 'max', or 'percentile'"):
+    with pytest.raises(ConfigError, match="Expected a rule of max, percentile, mse, entropy"):
         rules.by_name(name, percent)
+
+
+def histogram_of(values, bins=64):
+    counts, edges = np.histogram(values, bins)
+    return Histogram(float(edges[0]), float(edges[-1]), counts)
+
+
+def squared_error(histogram, low, high, levels=rules.LEVELS):
+    """Of rounding and saturation, counted bin by bin."""
+    edges = np.linspace(histogram.low, histogram.high, len(histogram.counts) + 1)
+    total = 0.0
+    for count, value in zip(histogram.counts, (edges[:-1] + edges[1:]) / 2, strict=True):
+        if low <= value <= high:
+            total += count * ((high - low) / levels) ** 2 / 12
+        else:
+            total += count * min((value - low) ** 2, (value - high) ** 2)
+    return total
+
+
+def long_tailed(signed, count=200_000):
+    rng = np.random.default_rng(0)
+    values = rng.exponential(1.0, count)
+    values[:20] = 60  # what percentiles are for
+    return np.where(rng.random(count) < 0.5, -0.3 * values, values) if signed else values
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_mse_is_the_least_error_over_all_pairs_of_edges(signed):
+    histogram = histogram_of(long_tailed(signed))
+    edges = np.linspace(histogram.low, histogram.high, 65)
+    pairs = [(a, b) for a in edges for b in edges if a < b and a <= max(0, histogram.low)]
+    best = min(squared_error(histogram, *pair) for pair in pairs if pair[1] >= 0)
+    found = rules.mse(histogram)
+    assert squared_error(histogram, *found) == pytest.approx(best, rel=1e-9)
+    assert found.high < histogram.high
+    assert found.low <= 0 or histogram.low > 0
+
+
+def test_symmetric_mse_has_zero_in_the_middle():
+    """A signed range spends its levels on both sides, so it cuts off more."""
+    histogram = histogram_of(np.abs(long_tailed(signed=False)), 2048)
+    one, two = rules.mse(histogram), rules.mse(histogram, symmetric=True)
+    assert two.high < one.high < histogram.high
+    ends = np.linspace(histogram.low, histogram.high, 2049)[1:]
+    errors = [squared_error(histogram, -end, end, 254) for end in ends[::16]]
+    assert two.high == pytest.approx(ends[::16][int(np.argmin(errors))], rel=0.1)
+
+
+def divergence(reference, quantized):
+    """As the definition has it."""
+    p, q = reference / reference.sum(), quantized / quantized.sum()
+    return sum(a * np.log(a / max(b, 1e-12)) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def test_entropy_against_the_definition():
+    histogram = histogram_of(np.abs(long_tailed(signed=False)), 512)
+    counts = histogram.counts.astype(float)
+    scores = []
+    for size in range(128, 513):
+        reference = counts[:size].copy()
+        reference[-1] += counts[size:].sum()
+        quantized = np.zeros(size)
+        for level in range(128):
+            own = slice(level * size // 128, (level + 1) * size // 128)
+            filled = counts[own] > 0
+            if filled.any():
+                quantized[own] = np.where(filled, counts[own].sum() / filled.sum(), 0)
+        scores.append(divergence(reference, quantized))
+    width = (histogram.high - histogram.low) / 512
+    found = rules.entropy(histogram)
+    assert found.high == pytest.approx(width * (128 + int(np.argmin(scores))), rel=1e-6)
+    assert found.high < histogram.high
+
+
+def test_entropy_keeps_a_flat_distribution_whole():
+    flat = Histogram(0.0, 8.0, np.full(1024, 50))
+    assert rules.entropy(flat).high == pytest.approx(8.0, rel=0.01)
+
+
+@pytest.mark.parametrize("rule", [rules.mse, rules.entropy])
+def test_constant_and_few_valued_activations(rule):
+    constant = Histogram(0.0, 0.0, np.array([7] + [0] * 31))
+    assert rule(constant) == (0.0, 0.0)
+    two = Histogram(-1.0, 3.0, np.array([5] + [0] * 30 + [5]))
+    low, high = rule(two)
+    assert low <= 0 <= high
+    assert np.isfinite([low, high]).all()

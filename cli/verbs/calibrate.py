@@ -23,6 +23,8 @@ class Rule(str, Enum):
 
     max = "max"
     percentile = "percentile"
+    mse = "mse"
+    entropy = "entropy"
 
 
 def calibrate(
