@@ -91,6 +91,7 @@ def entropy(histogram: Histogram) -> Range:
 
     Saturated values are added to the last bin of the reference, the bins up to the magnitude are
     averaged in `ENTROPY_LEVELS` groups, and the Kullback-Leibler divergence between both is least.
+    Zeros, which are exact in any range, count as often as the smallest magnitudes.
     Source: Migacz, "8-bit Inference with TensorRT", GTC 2017.
     """
     counts = histogram.counts.astype(np.float64)
@@ -101,6 +102,7 @@ def entropy(histogram: Histogram) -> Range:
     magnitudes = _folded(counts, (edges[:-1] + edges[1:]) / 2, width)
     if len(magnitudes) <= ENTROPY_LEVELS:
         return maximum(histogram)
+    magnitudes[0] = magnitudes[1]  # the zeros that ReLU leaves would decide alone
     divergences = [
         _divergence(magnitudes, size) for size in range(ENTROPY_LEVELS, len(magnitudes) + 1)
     ]
