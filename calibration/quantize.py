@@ -59,7 +59,7 @@ def calibrate(
         threads: Threads of ONNX Runtime; None takes every usable core.
 
     Raises:
-        OutputExistsError: If ``out`` or its record exists.
+        OutputExistsError: If ``out`` exists, or a file of the record's name that is none.
         ModelError: If ``model`` is not an FP32 model of this project.
         DataError: If there are no frames, or one cannot be read.
         ConfigError: If the target or the rule is unknown.
@@ -72,7 +72,7 @@ def calibrate(
     policy = POLICIES[target]
     to_range = rules.by_name(rule, percentile, symmetric=not policy.unsigned)
     require_absent(out)
-    require_absent(record_path(out))
+    _require_leftover(record_path(out))
     if not frames:
         msg = f"{out}: expected at least one frame to calibrate on, found none"
         raise DataError(msg)
@@ -113,6 +113,14 @@ def calibrate(
     quantized.metadata_props.append(note)
     write_atomic(out, lambda name: name.write_bytes(quantized.SerializeToString()))
     return record
+
+
+def _require_leftover(path: Path) -> None:
+    """Let a record be replaced whose model was never written: an earlier call was killed."""
+    try:
+        CalibrationRecord.read(path)
+    except DataError:
+        require_absent(path)
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, Preprocessing]:

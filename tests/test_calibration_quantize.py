@@ -115,6 +115,13 @@ def test_nothing_is_overwritten(model, frames, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_record_without_its_model_is_of_a_killed_call(calibrated, model, frames, tmp_path):
+    out = tmp_path / "int8.onnx"
+    record_path(out).write_bytes(record_path(calibrated[0]).read_bytes())
+    calibrate(model, frames, out, target="tensorrt", rule="mse", threads=1)
+    assert CalibrationRecord.read(record_path(out)).rule == "mse"
+
+
 def test_what_cannot_be_quantized_is_refused(calibrated, model, frames, tmp_path):
     out = tmp_path / "out.onnx"
     x, y = (oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
