@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from calibration.options import Options
 from torch import nn
 
 from calibration.quantize import calibrate
@@ -84,7 +85,7 @@ def measure(
         fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
         export_onnx(network(spec), spec, fp32, frames=images[:1])
         start = time.perf_counter()
-        record = calibrate(fp32, frames, int8, target="ort-x86")
+        record = calibrate(fp32, frames, int8, Options("ort-x86"))
         calibration_s = time.perf_counter() - start
         latency = []
         for count in threads:

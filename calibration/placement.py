@@ -47,17 +47,20 @@ class Policy:
         integer_weights: Weights stored as int8 and biases as int32; else both stay float, the
             weights with a Q/DQ pair of their own.
         channels_last: Whether integer convolutions run channels-last, see `widen_constants`.
-        place: Chooses what is quantized.
+        place: Chooses what is quantized; the convolutions named stay float, besides those that
+            always do.
     """
 
     target: Target
     unsigned: bool
     integer_weights: bool
     channels_last: bool
-    place: Callable[[GraphIndex], Placement]
+    place: Callable[[GraphIndex, frozenset[str]], Placement]
 
 
-def _convs(graph: GraphIndex) -> tuple[tuple[onnx.NodeProto, ...], tuple[onnx.NodeProto, ...]]:
+def _convs(
+    graph: GraphIndex, kept_float: frozenset[str]
+) -> tuple[tuple[onnx.NodeProto, ...], tuple[onnx.NodeProto, ...]]:
     """Split the convolutions into those worth quantizing and those that stay float.
 
     Float stay the convolutions of gates, which see one pixel and steer whole channels, and the
@@ -65,7 +68,15 @@ def _convs(graph: GraphIndex) -> tuple[tuple[onnx.NodeProto, ...], tuple[onnx.No
     """
     pooled, before_conv = graph.pooled(), graph.before_conv()
     convs = [node for node in graph.nodes if node.op_type == "Conv"]
-    chosen = [n for n in convs if n.input[0] not in pooled and n.output[0] in before_conv]
+    chosen = [
+        node
+        for node in convs
+        if node.input[0] not in pooled
+        and node.output[0] in before_conv
+        and node.output[0] not in kept_float
+        # What is computed cannot be quantized once and for all.
+        and all(name in graph.constants for name in node.input[1:])
+    ]
     kept = {node.output[0] for node in chosen}
     return tuple(chosen), tuple(node for node in convs if node.output[0] not in kept)
 
@@ -78,19 +89,24 @@ def _outputs(nodes: tuple[onnx.NodeProto, ...]) -> tuple[str, ...]:
     return tuple(node.output[0] for node in nodes)
 
 
-def _around_operators(graph: GraphIndex) -> Placement:
+def _around_operators(graph: GraphIndex, kept_float: frozenset[str]) -> Placement:
     """Quantize inputs and outputs of every operator with an integer kernel on the way to a conv.
 
     ONNX Runtime replaces an operator by its integer kernel only when *all* its activations come
     from a DQ and its output goes to a Q. Gates, and the sums they feed, stay float.
     """
-    convs, float_convs = _convs(graph)
+    convs, float_convs = _convs(graph, kept_float)
     pooled, before_conv = graph.pooled(), graph.before_conv()
     chosen = list(convs)
+    beside = _beside(graph, convs)
     same_as: dict[str, str] = {}
     for node in graph.nodes:
         inputs = [name for _, name in graph.activations(node)]
-        if node.output[0] not in before_conv or node.output[0] in pooled:
+        if (
+            node.output[0] not in before_conv
+            or node.output[0] in pooled
+            or node.output[0] not in beside
+        ):
             continue
         if node.op_type in {"MaxPool", "Resize"} and _moves_values(node):
             chosen.append(node)
@@ -99,6 +115,8 @@ def _around_operators(graph: GraphIndex) -> Placement:
             node.op_type == "Add"
             and len(inputs) == 2
             and all(n not in pooled and graph.producers[n].op_type != "Mul" for n in inputs)
+            # Between a DQ and a Q, ONNX Runtime would quantize a convolution that is to stay float.
+            and not any(n in kept_float for n in inputs)
         ):
             chosen.append(node)
     tensors = {name for node in chosen for _, name in graph.activations(node)}
@@ -114,20 +132,36 @@ def _around_operators(graph: GraphIndex) -> Placement:
     )
 
 
+def _beside(graph: GraphIndex, convs: tuple[onnx.NodeProto, ...]) -> frozenset[str]:
+    """Return the outputs of operators that a quantized convolution feeds or reads.
+
+    Elsewhere rounding a sum or a pool would only cost accuracy.
+    """
+    made = {name for node in convs for name in (node.output[0], graph.activated(node))}
+    read = {node.input[0] for node in convs}
+    return frozenset(
+        node.output[0]
+        for node in graph.nodes
+        if node.output[0] in read
+        or graph.activated(node) in read
+        or any(name in made for name in node.input)
+    )
+
+
 def _moves_values(node: onnx.NodeProto) -> bool:
     if node.op_type != "Resize":
         return True
     return any(a.name == "mode" and a.s == b"nearest" for a in node.attribute)
 
 
-def _conv_inputs(graph: GraphIndex) -> Placement:
+def _conv_inputs(graph: GraphIndex, kept_float: frozenset[str]) -> Placement:
     """Quantize the inputs of convolutions, and the residual input of the sums that follow them.
 
     The sum's other input, a convolution's output, stays float: TensorRT then fuses convolution, sum
     and ReLU into one integer kernel. Source: NVIDIA, "Explicit Quantization", placement
     recommendations, TensorRT documentation.
     """
-    convs, float_convs = _convs(graph)
+    convs, float_convs = _convs(graph, kept_float)
     outputs = _outputs(convs)
     edges = {Edge(name, 0) for name in outputs}
     for node in graph.nodes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibration.weights import constants_of
 from edgeuda.errors import require
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def widen_constants(model: onnx.ModelProto) -> None:
     """
     numpy_helper = require("onnx.numpy_helper", "quantize")
     width = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    constants = constants_of(model)
     for node in model.graph.node:
         if node.op_type == "Conv":
             return

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.graph import Edge
+from calibration.kept_float import hide_relu
 from calibration.placement import Placement, Policy
 from calibration.prologue import widen_constants
 from calibration.rules import Range
+from calibration.weights import constants_of
 from edgeuda.errors import require
 
 if TYPE_CHECKING:
@@ -41,9 +43,10 @@ def insert_qdq(
     onnx = require("onnx", "quantize")
     quantized = copy.deepcopy(model)
     if policy.channels_last:
+        quantized = hide_relu(quantized, placement)
         widen_constants(quantized)
     graph = quantized.graph
-    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    constants = constants_of(quantized)
     scales: dict[str, tuple[Array, Array]] = {}
     for name in placement.tensors:
         scales[name] = activation_scale(ranges[placement.same_as.get(name, name)], policy.unsigned)
@@ -89,6 +92,15 @@ def activation_scale(limits: Range, unsigned: bool) -> tuple[Array, Array]:
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
 
 
+def weight_scale(weight: Array, bias: Array | None, input_scale: float, policy: Policy) -> Array:
+    """Return the scales, ``[outputs]`` float32, by which a convolution's weights are divided."""
+    per_channel = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+    if policy.integer_weights and bias is not None:
+        # The bias has the scale of the products; nearly dead channels would overflow int32.
+        per_channel = np.maximum(per_channel, np.abs(bias) / (input_scale * 2**30))
+    return np.asarray(np.maximum(per_channel, TINY), np.float32)
+
+
 def _constants_of_conv(
     conv: onnx.NodeProto,
     weight: Array,
@@ -99,11 +111,7 @@ def _constants_of_conv(
 ) -> Iterator[onnx.NodeProto]:
     """Rewire weight and bias of a convolution; yield the nodes that now compute them."""
     identity = conv.output[0]
-    per_channel = np.abs(weight).reshape(len(weight), -1).max(1) / 127
-    if policy.integer_weights and bias is not None:
-        # The bias has the scale of the products; nearly dead channels would overflow int32.
-        per_channel = np.maximum(per_channel, np.abs(bias) / (float(input_scale) * 2**30))
-    scale = np.maximum(per_channel, TINY).astype(np.float32)
+    scale = weight_scale(weight, bias, float(input_scale), policy)
     zero = np.zeros(len(weight), np.int8)
     name = f"{identity}_weight"
     conv.input[1] = f"{name}_dequantized"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
-from engines.onnxruntime_session import open_session
+from engines.onnxruntime_session import Device, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 BINS = 2048
 CHUNK_BYTES = 512 * 2**20
 
-Frames = Callable[[], Iterator[npt.NDArray[np.uint8]]]
-"""Starts a pass over the frames: uint8 RGB ``[1, H, W, 3]`` at the network's input size."""
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,59 @@ class Histogram:
         low: Smallest value.
         high: Largest value.
         counts: ``[bins]`` int64, equal bins from ``low`` to ``high``.
+        frame_ranges: ``[frames, 2]`` float32, smallest and largest value of each frame.
     """
 
     low: float
     high: float
     counts: npt.NDArray[np.int64]
+    frame_ranges: Floats = field(default_factory=lambda: np.empty((0, 2), np.float32))
+
+
+@dataclass(eq=False)
+class Progress:
+    """How far the tensors of one chunk are; with it, collection goes on where it stopped.
+
+    Attributes:
+        names: The tensors.
+        frame_ranges: ``[tensors, frames, 2]`` float32, filled by the first pass.
+        counts: ``[tensors, bins]`` int64, filled by the second.
+        steps: Frames done, those of both passes added: at most twice the frames.
+    """
+
+    names: tuple[str, ...]
+    frame_ranges: Floats
+    counts: npt.NDArray[np.int64]
+    steps: int = 0
+
+    @classmethod
+    def start(cls, names: Sequence[str], frames: int, bins: int) -> Progress:
+        """Return the state before the first frame."""
+        size = len(names)
+        return cls(
+            tuple(names),
+            np.zeros((size, frames, 2), np.float32),
+            np.zeros((size, bins), np.int64),
+        )
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Return low and high of each tensor once the first pass is over."""
+        ranges = self.frame_ranges
+        low, high = ranges[:, :, 0].min(1), ranges[:, :, 1].max(1)
+        for name, span in zip(self.names, high - low, strict=True):
+            if not np.isfinite(span):
+                msg = (
+                    f"Activation {name!r} is not finite on these frames; check the model's weights"
+                )
+                raise ModelError(msg)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return the result of both passes."""
+        return {
+            name: Histogram(*limits, self.counts[i], self.frame_ranges[i])
+            for i, (name, limits) in enumerate(zip(self.names, self.bounds(), strict=True))
+        }
 
 
 def collect(
@@ -46,53 +94,62 @@ def collect(
     bins: int = BINS,
     chunk_bytes: int = CHUNK_BYTES,
     threads: int | None = None,
+    device: Device = "cpu",
+    begun: Progress | None = None,
+    after_step: Callable[[Progress], None] = lambda _: None,
+    after_chunk: Callable[[dict[str, Histogram]], None] = lambda _: None,
 ) -> dict[str, Histogram]:
-    """Collect the histograms of float tensors in two passes over the frames.
+    """Run the model over the frames twice: first for the ranges, then for the histograms.
 
-    The first pass finds minimum and maximum, the second fills bins between them, so what is kept is
-    O(tensors x bins) whatever the number of frames. Tensors are watched in chunks: a chunk's
+    Memory does not grow with the number of frames. Tensors are watched in chunks: a chunk's
     activations of one frame are in memory at once, and the model runs twice per chunk and frame.
 
     Args:
         model: Takes ``image``, uint8 ``[1, H, W, 3]``.
         tensors: Names of float32 tensors of the graph.
-        frames: Called twice per chunk; every call must yield the same frames.
+        frames: Each is read twice per chunk.
         bins: Bins per tensor.
         chunk_bytes: Largest sum of the activations of a chunk (one tensor may exceed it).
         threads: As in `open_session`.
+        device: As in `open_session`.
+        begun: State of a chunk that was not finished; it counts if the first chunk has its tensors.
+        after_step: Called after each frame of each pass with the state of the chunk.
+        after_chunk: Called with the histograms of a finished chunk.
 
     Raises:
         DataError: If there are no frames.
-        ModelError: If an activation is not finite.
+        ModelError: If an activation is not finite, or a name is none of a float32 tensor.
     """
+    if not len(frames):
+        msg = "Expected at least one frame to calibrate on, found none"
+        raise DataError(msg)
     found: dict[str, Histogram] = {}
-    for names in _chunks(model, tensors, chunk_bytes):
-        session = open_session(_watching(model, names), threads=threads)
-        bounds = dict.fromkeys(names, (np.inf, -np.inf))
-        for frame in frames():
-            for name, value in zip(names, session.run(names, {"image": frame}), strict=True):
-                low, high = bounds[name]
-                bounds[name] = (min(low, float(value.min())), max(high, float(value.max())))
-        counts = {name: np.zeros(bins, np.int64) for name in names}
-        for name, (low, high) in bounds.items():
-            if low > high:
-                msg = "Expected at least one frame to calibrate on, found none"
-                raise DataError(msg)
-            if not np.isfinite(high - low):
-                msg = (
-                    f"Activation {name!r} is not finite on these frames; check the model's weights"
-                )
-                raise ModelError(msg)
-        for frame in frames():
-            for name, value in zip(names, session.run(names, {"image": frame}), strict=True):
-                _count(value, *bounds[name], counts[name])
-        found |= {name: Histogram(*bounds[name], counts[name]) for name in names}
+    for names in chunks(model, tensors, chunk_bytes):
+        state = Progress.start(names, len(frames), bins)
+        if begun is not None and begun.names == state.names:
+            state = begun
+        session = open_session(watching(model, names), threads=threads, device=device)
+
+        def values(frame: int, session: object = session, names: list[str] = names) -> list[Floats]:
+            return session.run(names, {"image": frames[frame]})  # type: ignore[attr-defined, no-any-return]
+
+        for frame in range(min(state.steps, len(frames)), len(frames)):
+            for row, value in enumerate(values(frame)):
+                state.frame_ranges[row, frame] = value.min(), value.max()
+            state.steps += 1
+            after_step(state)
+        bounds = state.bounds()
+        for frame in range(state.steps - len(frames), len(frames)):
+            for row, value in enumerate(values(frame)):
+                _count(value, *bounds[row], state.counts[row])
+            state.steps += 1
+            after_step(state)
+        found |= state.histograms()
+        after_chunk(state.histograms())
     return found
 
 
-def _count(
-    values: npt.NDArray[np.float32], low: float, high: float, counts: npt.NDArray[np.int64]
-) -> None:
+def _count(values: Floats, low: float, high: float, counts: npt.NDArray[np.int64]) -> None:
     """Count values in equal bins from ``low`` to ``high``, faster than `np.histogram`."""
     scale = len(counts) / (high - low) if high > low else 0.0
     flat = values.reshape(-1)
@@ -104,8 +161,8 @@ def _count(
         counts += np.bincount(bins, minlength=len(counts))
 
 
-def _chunks(
-    model: onnx.ModelProto, tensors: Sequence[str], chunk_bytes: int
+def chunks(
+    model: onnx.ModelProto, tensors: Sequence[str], chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[list[str]]:
     """Cut the tensors, in order, into runs of at most ``chunk_bytes`` per frame."""
     onnx = require("onnx", "quantize")
@@ -113,14 +170,17 @@ def _chunks(
     for value in (*single.graph.input, *single.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     single.graph.ClearField("value_info")
-    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph.value_info
+    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     elements = {
         value.name: int(np.prod([d.dim_value or 1 for d in value.type.tensor_type.shape.dim]))
-        for value in inferred
+        for value in (*inferred.value_info, *inferred.output)
     }
     chunk: list[str] = []
     used = 0
     for name in tensors:
+        if name not in elements:
+            msg = f"The graph has no tensor {name!r} whose range could be collected"
+            raise ModelError(msg)
         size = 4 * elements[name]
         if chunk and used + size > chunk_bytes:
             yield chunk
@@ -131,7 +191,7 @@ def _chunks(
         yield chunk
 
 
-def _watching(model: onnx.ModelProto, names: Sequence[str]) -> bytes:
+def watching(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     """Return the model with ``names`` for outputs; the runtime drops what they do not need."""
     onnx = require("onnx", "quantize")
     watched = copy.deepcopy(model)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.acceptance import Acceptance
 from calibration.placement import Target
 from calibration.rules import Range, RuleName
 from edgeuda.errors import DataError
@@ -48,7 +49,7 @@ class CalibrationRecord:
     Attributes:
         target: The runtime the model is for.
         rule: How ranges were taken from the histograms.
-        percentile: The rule's percentage; None for ``max``.
+        percentile: The rule's percentage; None for rules without one.
         model: File name of the FP32 model.
         model_sha256: Its checksum.
         preprocessing: How frames were fed.
@@ -57,10 +58,16 @@ class CalibrationRecord:
         layers: Every convolution in graph order.
         int8_convs: Convolutions that ONNX Runtime runs with integer kernels on this machine.
         convs: Convolutions of the graph it compiled.
-        agreement: Fraction, 0 to 1, of the calibration frames' pixels whose class is the same in
-            FP32 and INT8. It needs no labels and is not an accuracy.
+        agreement: Fraction, 0 to 1, of the target frames' pixels whose class is the same in FP32
+            and INT8. It needs no labels and is not an accuracy.
         versions: Versions of the packages that took part.
         created: ISO 8601 time, UTC.
+        transforms: What was done to the FP32 graph before, in order, see `Options`.
+        convergence: Share of the final ranges that 1, 2, ... frames show, see
+            `calibration.choice.convergence`.
+        acceptance: How INT8 differs from FP32, and whether that was accepted.
+        scores: With labels: ``fp32`` and ``int8`` mIoU, 0 to 1, and ``images``.
+        assignment: How layers were chosen to stay float, see `Assignment`.
     """
 
     target: Target
@@ -77,10 +84,18 @@ class CalibrationRecord:
     agreement: float
     versions: dict[str, str]
     created: str
+    transforms: tuple[str, ...] = ()
+    convergence: tuple[float, ...] = ()
+    acceptance: Acceptance | None = None
+    scores: dict[str, float] | None = None
+    assignment: dict[str, Any] | None = None
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"schema": SCHEMA, **asdict(self)}
+        record = {"schema": SCHEMA, **asdict(self)}
+        if self.acceptance is not None:
+            record["acceptance"] = self.acceptance.to_record()
+        return record
 
     def write(self, path: Path) -> None:
         """Write the JSON form."""
@@ -97,7 +112,11 @@ class CalibrationRecord:
         del record["schema"]
         try:
             size = record.pop("preprocessing")
+            accepted = record.pop("acceptance", None)
             return cls(
+                acceptance=None if accepted is None else Acceptance.from_record(accepted),
+                transforms=tuple(record.pop("transforms", ())),
+                convergence=tuple(record.pop("convergence", ())),
                 preprocessing=Preprocessing(
                     size["height"], size["width"], tuple(size["mean"]), tuple(size["std"])
                 ),

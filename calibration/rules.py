@@ -12,9 +12,11 @@ import numpy.typing as npt
 from calibration.ranges import Histogram
 from edgeuda.errors import ConfigError
 
-RuleName = Literal["max", "percentile", "mse", "entropy"]
+RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
 LEVELS = 255
 """Steps from one end of an 8-bit range to the other; a symmetric one goes from -127 to 127."""
+PERCENTILES: dict[RuleName, float] = {"percentile": 99.99, "frame-percentile": 90.0}
+"""Rules that take a percentage, and what it is when none is given."""
 ENTROPY_LEVELS = 128
 """Magnitudes that rule ``entropy`` distinguishes, as TensorRT's calibrator does."""
 
@@ -45,6 +47,15 @@ def percentile(histogram: Histogram, percent: float) -> Range:
     last = int(np.searchsorted(seen, seen[-1] - beyond, side="left"))
     edges = np.linspace(histogram.low, histogram.high, len(seen) + 1)
     return Range(float(edges[first]), float(edges[last + 1]))
+
+
+def frame_percentile(histogram: Histogram, percent: float) -> Range:
+    """Take the percentile of the frames' largest values, and of their smallest.
+
+    One glaring frame among many does not widen the range; a value that most frames reach stays in.
+    """
+    low, high = histogram.frame_ranges.T.astype(np.float64)
+    return Range(float(np.percentile(low, 100 - percent)), float(np.percentile(high, percent)))
 
 
 def mse(histogram: Histogram, symmetric: bool = False) -> Range:
@@ -156,7 +167,7 @@ def by_name(name: RuleName, percent: float, symmetric: bool = False) -> Rule:
 
     Args:
         name: See `RuleName`.
-        percent: Above 50, at most 100; matters to ``percentile`` only.
+        percent: Above 50, at most 100; of the two percentiles.
         symmetric: Whether the runtime's range has zero in its middle; matters to ``mse``.
 
     Raises:
@@ -170,6 +181,8 @@ def by_name(name: RuleName, percent: float, symmetric: bool = False) -> Rule:
         raise ConfigError(msg)
     if name == "percentile":
         return partial(percentile, percent=percent)
+    if name == "frame-percentile":
+        return partial(frame_percentile, percent=percent)
     if name == "mse":
         return partial(mse, symmetric=symmetric)
     return maximum if name == "max" else entropy

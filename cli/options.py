@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -62,3 +63,10 @@ Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames to use, eve
 Name = Annotated[
     str | None, typer.Option("--name", help="Name in tables and plots; by default the file's.")
 ]
+
+
+class DeviceName(str, Enum):
+    """Where ONNX Runtime runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"

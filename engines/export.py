@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +19,15 @@ from edgeuda.data.images import Image, resize_image
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.metadata import EXPORT_KEY, SPEC_KEY, ExportRecord, Head
+from engines.metadata import (
+    BATCH_NORM_KEY,
+    EXPORT_KEY,
+    SPEC_KEY,
+    ExportRecord,
+    FoldedNorm,
+    Head,
+    norms_to_json,
+)
 from engines.onnxruntime_session import open_session
 
 if TYPE_CHECKING:
@@ -85,9 +94,46 @@ def export_onnx(
         pixels_equal=pixels_equal,
         logit_difference=logit_difference,
     )
-    onnx.helper.set_model_props(proto, {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()})
+    properties = {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()}
+    if norms := _folded_norms(network, spec.preprocessing):
+        properties[BATCH_NORM_KEY] = norms_to_json(norms)
+    onnx.helper.set_model_props(proto, properties)
     write_atomic(out, lambda name: name.write_bytes(proto.SerializeToString()))
     return record
+
+
+def _folded_norms(network: nn.Module, size: Preprocessing) -> dict[str, FoldedNorm]:
+    """Find the batch norm behind each convolution by watching one image pass."""
+    made: dict[int, tuple[str, Tensor]] = {}
+    norms: dict[str, FoldedNorm] = {}
+
+    def after_conv(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        made[id(output)] = name, output  # held, so that no other tensor gets its id
+
+    def before_norm(module: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+        name, _ = made.get(id(inputs[0]), (None, None))
+        if name is not None and module.running_var is not None and module.affine:
+            norms[name] = FoldedNorm(
+                module.weight.detach().numpy(),
+                module.bias.detach().numpy(),
+                module.running_var.numpy(),
+                module.eps,
+            )
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight = f"network.{name}.weight"
+            hooks.append(module.register_forward_hook(partial(after_conv, weight)))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size.height, size.width))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return norms
 
 
 class _Deployed(nn.Module):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from edgeuda.errors import DependencyError, ModelError, require
 from edgeuda.spec import ModelSpec
@@ -18,6 +22,8 @@ Precision = Literal["fp32", "int8"]
 SPEC_KEY = "edgeuda.spec"
 EXPORT_KEY = "edgeuda.export"
 QUANTIZATION_KEY = "edgeuda.quantization"
+BATCH_NORM_KEY = "edgeuda.batch_norm"
+"""Batch norms that export folded into convolutions, see `FoldedNorm`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,66 @@ class ExportRecord:
         except (AttributeError, KeyError, TypeError, ValueError) as err:
             msg = f"{origin}: its 'edgeuda.export/1' record is damaged ({err!r}). Export it again"
             raise ModelError(msg) from err
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedNorm:
+    """A batch norm that was folded into the convolution before it.
+
+    With it, statistics can be estimated anew on the exported graph. The running mean is not among
+    them: no mean is needed to replace one.
+
+    Attributes:
+        gamma: ``[C]`` float32 factor after normalisation.
+        beta: ``[C]`` float32 summand after it.
+        variance: ``[C]`` float32 running variance.
+        epsilon: What is added to the variance.
+    """
+
+    gamma: npt.NDArray[np.float32]
+    beta: npt.NDArray[np.float32]
+    variance: npt.NDArray[np.float32]
+    epsilon: float
+
+
+def norms_to_json(norms: Mapping[str, FoldedNorm]) -> str:
+    """Serialise folded batch norms by the name of the convolution's weight."""
+    entries = {
+        name: [_text(norm.gamma), _text(norm.beta), _text(norm.variance), norm.epsilon]
+        for name, norm in norms.items()
+    }
+    return json.dumps({"schema": "edgeuda.batch_norm/1", "norms": entries})
+
+
+def norms_of(metadata: Mapping[str, str], origin: str) -> dict[str, FoldedNorm]:
+    """Return the folded batch norms by the name of the convolution's weight.
+
+    Raises:
+        ModelError: If the model does not carry them, or they are damaged.
+    """
+    if BATCH_NORM_KEY not in metadata:
+        msg = (
+            f"{origin}: carries no batch norms, so their statistics cannot be estimated anew. "
+            "Export the network again with this version"
+        )
+        raise ModelError(msg)
+    try:
+        entries = json.loads(metadata[BATCH_NORM_KEY])["norms"]
+        return {
+            name: FoldedNorm(_floats(gamma), _floats(beta), _floats(variance), float(epsilon))
+            for name, (gamma, beta, variance, epsilon) in entries.items()
+        }
+    except (KeyError, TypeError, ValueError) as err:
+        msg = f"{origin}: its record of batch norms is damaged ({err!r}). Export it again"
+        raise ModelError(msg) from err
+
+
+def _text(values: npt.NDArray[np.float32]) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _floats(text: str) -> npt.NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(text), "<f4")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

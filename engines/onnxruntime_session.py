@@ -1,12 +1,15 @@
-"""How this project opens ONNX Runtime on the CPU."""
+"""How this project opens ONNX Runtime."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from edgeuda.errors import ModelError, require
+from edgeuda.errors import DependencyError, ModelError, require
+
+Device = Literal["cpu", "cuda"]
+_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def usable_cores() -> int:
@@ -16,23 +19,37 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def open_session(model: Path | bytes, *, threads: int | None = None, optimize: bool = True) -> Any:
-    """Open an ``onnxruntime.InferenceSession`` on the CPU.
+def open_session(
+    model: Path | bytes,
+    *,
+    threads: int | None = None,
+    optimize: bool = True,
+    device: Device = "cpu",
+) -> Any:
+    """Open an ``onnxruntime.InferenceSession``.
 
     Args:
         model: An ONNX file or its serialised bytes.
         threads: Threads of one operator; None takes every usable core.
         optimize: Whether the graph is optimised; off saves time where nothing is run.
+        device: Where it runs; on ``cuda``, operators without a kernel there run on the CPU.
 
     Raises:
         ModelError: If the file is missing, broken or uses what this ONNX Runtime lacks.
-        DependencyError: If ``onnxruntime`` is not installed.
+        DependencyError: If ``onnxruntime`` is not installed, or not for that device.
     """
     ort = require("onnxruntime", "cpu")
     origin = str(model) if isinstance(model, Path) else "the ONNX model in memory"
     if isinstance(model, Path) and not model.is_file():
         msg = f"{origin}: expected an ONNX model, found no such file"
         raise ModelError(msg)
+    if _PROVIDERS[device] not in ort.get_available_providers():
+        msg = (
+            f"ONNX Runtime {ort.__version__} has no provider for device {device!r} here, only "
+            f"{', '.join(ort.get_available_providers())}. Install 'edgeuda[gpu]' in place of the "
+            f"CPU package, or use --device cpu"
+        )
+        raise DependencyError(msg)
     options = ort.SessionOptions()
     # What is fatal arrives as an exception; the rest is about initialisers and graph rewrites.
     options.log_severity_level = 4
@@ -54,7 +71,7 @@ def open_session(model: Path | bytes, *, threads: int | None = None, optimize: b
         return ort.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             options,
-            providers=["CPUExecutionProvider"],
+            providers=list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"]))),
         )
     except Exception as err:  # a family of native exceptions without a public base class
         msg = f"{origin}: expected an ONNX model that ONNX Runtime can load ({err})"

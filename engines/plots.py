@@ -300,6 +300,82 @@ def lightness(rows: Mapping[str, Sequence[int]], label: str) -> str:
     return _svg(draw, 2.9, label)
 
 
+def drop_curve(
+    points: Sequence[tuple[float, float]], budget: float, measure: str, label: str
+) -> str:
+    """Plot what mixed-precision assignments lose.
+
+    Args:
+        points: Percent of the multiplications in INT8, and points lost.
+        budget: Points that may be lost.
+        measure: What the points are of.
+        label: Text for screen readers.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        share, drop = zip(*points, strict=True)
+        axes.plot(share, drop, "o-", color=COLORS[0], lw=1.2, ms=4)
+        axes.axhline(budget, color=COLORS[3], ls="--", lw=1)
+        axes.annotate(
+            "budget", (0, budget), xycoords=("axes fraction", "data"), va="bottom", fontsize=9,
+            color=COLORS[3],
+        )  # fmt: skip
+        axes.set_xlabel("INT8, % of the multiplications")
+        axes.set_ylabel(f"{measure}, points")
+        axes.grid(visible=True)
+
+    return _svg(draw, 2.9, label)
+
+
+def convergence(shares: Sequence[float], label: str) -> str:
+    """Plot the share of the final ranges, 0 to 1, that 1, 2, ... frames show."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(range(1, len(shares) + 1), 100 * np.asarray(shares), color=COLORS[0], lw=1.4)
+        axes.set_xlabel("frames")
+        axes.set_ylabel("% of the final ranges")
+        axes.set_ylim(top=101)
+        axes.grid(visible=True)
+
+    return _svg(draw, 2.4, label)
+
+
+def histograms(
+    panels: Sequence[tuple[str, float, float, Sequence[int], tuple[float, float]]], label: str
+) -> str:
+    """Plot small histograms, counts on a logarithmic scale.
+
+    Args:
+        panels: Name, lowest and highest value, counts of equal bins, and the range that is
+            represented; what lies outside is grey.
+        label: Text for screen readers.
+    """
+    columns = 3
+    rows = -(-len(panels) // columns)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, (name, low, high, counts, limits) in zip(grid.flat, panels, strict=False):
+            edges = np.linspace(low, high if high > low else low + 1, len(counts) + 1)
+            axes.set_axis_on()
+            axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=COLORS[0])
+            axes.set_yscale("log")
+            for start, stop in ((low, limits[0]), (limits[1], high)):
+                if stop > start:
+                    axes.axvspan(start, stop, color="#999999", alpha=0.45, lw=0)
+            axes.set_yticks([])
+            axes.minorticks_off()
+            axes.tick_params(labelsize=6, pad=1, length=2)
+            axes.locator_params(axis="x", nbins=3)
+            axes.set_title(_short(name, 22), fontsize=7, loc="left", pad=2)
+
+    return _svg(draw, 0.3 + 0.75 * rows, label)
+
+
 def overlay(
     image: Image,
     label: LabelMap | None = None,

@@ -30,8 +30,8 @@ def policy(request):
 
 
 def quantize(model, policy):
-    placement = policy.place(index(model.graph))
-    histograms = collect(model, placement.measured(), lambda: iter(FRAMES), threads=1)
+    placement = policy.place(index(model.graph), frozenset())
+    histograms = collect(model, placement.measured(), FRAMES, threads=1)
     ranges = {name: maximum(histogram) for name, histogram in histograms.items()}
     return placement, insert_qdq(model, placement, policy, ranges)
 
@@ -254,9 +254,9 @@ def test_dead_channels_with_a_bias_survive():
     bias = np.array([0.1, 2.0, 3.0, 0.0], np.float32)
     model = conv_model(weight, bias)
     image = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
-    placement = ORT_X86.place(index(model.graph))
+    placement = ORT_X86.place(index(model.graph), frozenset())
     assert placement.convs == ("y",)
-    histograms = collect(model, placement.measured(), lambda: iter([image]), threads=1)
+    histograms = collect(model, placement.measured(), [image], threads=1)
     quantized = insert_qdq(
         model, placement, ORT_X86, {k: maximum(v) for k, v in histograms.items()}
     )

@@ -7,6 +7,7 @@ import pytest
 from tiny_models import exported, random_frames
 
 from calibration.compiled import int8_convs
+from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.record import CalibrationRecord, record_path
 from edgeuda.data.images import read_image, resize_image, write_image
@@ -35,7 +36,7 @@ def frames(tmp_path_factory):
 @pytest.fixture(scope="module", params=["ort-x86", "tensorrt"])
 def calibrated(request, model, frames, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "int8.onnx"
-    return out, calibrate(model, frames, out, target=request.param, threads=1)
+    return out, calibrate(model, frames, out, Options(request.param, threads=1))
 
 
 def test_file_says_what_it_is(calibrated, model):
@@ -85,7 +86,7 @@ def test_agreement_is_that_of_the_files(calibrated, model, frames):
 
 def test_onnxruntime_compiles_every_placed_conv_to_integers(model, frames, tmp_path):
     out = tmp_path / "int8.onnx"
-    record = calibrate(model, frames, out, target="ort-x86", rule="max", threads=1)
+    record = calibrate(model, frames, out, Options("ort-x86", rule="max", threads=1))
     assert int8_convs(out) == (30, 35) == (record.int8_convs, record.convs)
     assert int8_convs(model) == (0, 35)
     assert sum(layer.int8 for layer in record.layers) == record.int8_convs
@@ -96,7 +97,10 @@ def test_onnxruntime_compiles_every_placed_conv_to_integers(model, frames, tmp_p
 def test_percentile_is_no_wider_than_max(model, frames, tmp_path):
     wide, narrow = (
         calibrate(
-            model, frames, tmp_path / f"{rule}.onnx", target="ort-x86", rule=rule, percentile=99.0
+            model,
+            frames,
+            tmp_path / f"{rule}.onnx",
+            Options("ort-x86", rule=rule, percentile=99.0, threads=1),
         ).ranges
         for rule in ("max", "percentile")
     )
@@ -109,7 +113,7 @@ def test_nothing_is_overwritten(model, frames, tmp_path):
     for existing in (out, record_path(out)):
         existing.write_text("precious")
         with pytest.raises(OutputExistsError, match=existing.name):
-            calibrate(model, frames, out, target="ort-x86")
+            calibrate(model, frames, out, Options("ort-x86"))
         assert existing.read_text() == "precious"
         existing.unlink()
     assert not list(tmp_path.iterdir())
@@ -118,7 +122,7 @@ def test_nothing_is_overwritten(model, frames, tmp_path):
 def test_a_record_without_its_model_is_of_a_killed_call(calibrated, model, frames, tmp_path):
     out = tmp_path / "int8.onnx"
     record_path(out).write_bytes(record_path(calibrated[0]).read_bytes())
-    calibrate(model, frames, out, target="tensorrt", rule="mse", threads=1)
+    calibrate(model, frames, out, Options("tensorrt", rule="mse", threads=1))
     assert CalibrationRecord.read(record_path(out)).rule == "mse"
 
 
@@ -136,13 +140,13 @@ def test_what_cannot_be_quantized_is_refused(calibrated, model, frames, tmp_path
         (tmp_path / "missing.onnx", "expected an ONNX model"),
     ):
         with pytest.raises(ModelError, match=f"{path.name}: .*{reason}"):
-            calibrate(path, frames, out, target="ort-x86")
+            calibrate(path, frames, out, Options("ort-x86"))
     with pytest.raises(DataError, match="at least one frame"):
-        calibrate(model, [], out, target="ort-x86")
+        calibrate(model, [], out, Options("ort-x86"))
     with pytest.raises(DataError, match=r"absent\.png"):
-        calibrate(model, [tmp_path / "absent.png"], out, target="ort-x86")
+        calibrate(model, [tmp_path / "absent.png"], out, Options("ort-x86"))
     with pytest.raises(ConfigError, match="known: ort-x86, tensorrt"):
-        calibrate(model, frames, out, target="tpu")
+        Options("tpu")
     assert not out.exists()
     assert not record_path(out).exists()
 

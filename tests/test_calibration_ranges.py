@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def tensors(model):
-    return ORT_X86.place(index(model.graph)).measured()
+    return ORT_X86.place(index(model.graph), frozenset()).measured()
 
 
 def frames_of(count, seed=1):
@@ -46,7 +46,7 @@ def pooled(model, tensors, frames):
 
 def test_ranges_equal_a_brute_force_over_all_frames(model, tensors):
     frames = frames_of(3)
-    found = collect(model, tensors, lambda: iter(frames), threads=1)
+    found = collect(model, tensors, frames, threads=1)
     assert tuple(found) == tensors
     for name, values in pooled(model, tensors, frames).items():
         assert found[name].low == values.min()
@@ -63,15 +63,12 @@ def test_ranges_equal_a_brute_force_over_all_frames(model, tensors):
 
 def test_chunks_change_nothing(model, tensors):
     frames = frames_of(2)
-    whole = collect(model, tensors, lambda: iter(frames), threads=1)
-    passes = []
-
-    def counted():
-        passes.append(None)
-        return iter(frames)
-
-    one_by_one = collect(model, tensors[:5], counted, chunk_bytes=1, threads=1)
-    assert len(passes) == 2 * 5
+    whole = collect(model, tensors, frames, threads=1)
+    chunks = []
+    one_by_one = collect(
+        model, tensors[:5], frames, chunk_bytes=1, threads=1, after_chunk=chunks.append
+    )
+    assert [list(chunk) for chunk in chunks] == [[name] for name in tensors[:5]]
     for name in tensors[:5]:
         assert one_by_one[name].low == whole[name].low
         np.testing.assert_array_equal(one_by_one[name].counts, whole[name].counts)
@@ -91,17 +88,22 @@ class CountingSession:
         return outputs
 
 
-def frames_on_the_fly(count):
-    size = SPEC.preprocessing
-    return lambda: (
-        random_frames(1, size.height, size.width, seed)[0][None] for seed in range(count)
-    )
+class FramesOnTheFly:
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        size = SPEC.preprocessing
+        return random_frames(1, size.height, size.width, index)[0][None]
 
 
 def test_memory_does_not_grow_with_the_frames(model, tensors):
     def peak(count):
         tracemalloc.start()
-        collect(model, tensors, frames_on_the_fly(count), threads=1)
+        collect(model, tensors, FramesOnTheFly(count), threads=1)
         highest = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return highest
@@ -120,7 +122,7 @@ def test_activations_are_not_kept(model, tensors, monkeypatch):
         return sessions[-1]
 
     monkeypatch.setattr(ranges, "open_session", counting)
-    collect(model, tensors, frames_on_the_fly(10), threads=1)
+    collect(model, tensors, FramesOnTheFly(10), threads=1)
     (session,) = sessions
     assert len(session.returned) == 2 * 10 * len(tensors)
     assert session.most_alive <= 2 * len(tensors)
@@ -128,7 +130,7 @@ def test_activations_are_not_kept(model, tensors, monkeypatch):
 
 def test_no_frames_and_no_numbers_are_refused(model, tensors):
     with pytest.raises(DataError, match="at least one frame"):
-        collect(model, tensors, lambda: iter(()), threads=1)
+        collect(model, tensors, [], threads=1)
     broken = onnx.ModelProto()
     broken.CopyFrom(model)
     bias = next(t for t in broken.graph.initializer if t.name.endswith("conv1.weight_bias"))
@@ -136,7 +138,7 @@ def test_no_frames_and_no_numbers_are_refused(model, tensors):
     values[0] = np.inf
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     with pytest.raises(ModelError, match=r"'relu' is not finite"):
-        collect(broken, ("relu",), lambda: iter(frames_of(1)), threads=1)
+        collect(broken, ("relu",), frames_of(1), threads=1)
 
 
 def test_percentile_cuts_both_tails():
@@ -156,7 +158,7 @@ def test_percentile_of_a_constant_is_the_constant():
 
 @pytest.mark.parametrize(("name", "percent"), [("median", 99.0), ("percentile", 50.0)])
 def test_unknown_rules_are_refused(name, percent):
-    with pytest.raises(ConfigError, match="Expected a rule of max, percentile, mse, entropy"):
+    with pytest.raises(ConfigError, match="Expected a rule of max, percentile, frame-percentile"):
         rules.by_name(name, percent)
 
 

@@ -78,6 +78,8 @@ def work(data, tmp_path_factory):
         "adapt": TINY,
         "compare": [*TINY, "--set", "entropy.steps=2", "--set", "entropy.batch=2"],
         "bench": ["--samples", "12"],
+        # After two steps of training classes lie so close that rounding moves most pixels.
+        "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
     }
     torch.save(CoinCheung(19).state_dict(), out / "model_final_v1_city.pth")
     writer = cv2.VideoWriter(str(out / "DRIVE.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 32))
@@ -90,6 +92,51 @@ def work(data, tmp_path_factory):
         printed.append((verb, edgeuda(verb, *words, *little.get(verb, []), cwd=out)))
     (out / "printed.json").write_text(json.dumps(printed))
     return out
+
+
+def test_what_int8_changes_too_much_is_refused_and_shown(work, data):
+    """The model is written all the same: the user may look at it, and decide otherwise."""
+    arguments = ("calibrate", "--model", "adapted.onnx", "--target", data / "target")
+    text = message(
+        edgeuda(
+            *arguments, "--out", "refused.onnx", "--page", "refused.html",
+            "--min-agreement", "99.9", "--max-drop", "100", "--data", data / "target",
+            "--choose", "classes", "--frames", "4",
+            code=9, cwd=work,
+        )
+    )  # fmt: skip
+    assert "verdict: not accepted" in text
+    assert re.search(r"Error: refused.onnx: not accepted. \d+\.\d\d% of the pixels keep", text)
+    assert "mIoU on 6 labelled images: FP32" in text
+    assert (work / "refused.onnx").exists()
+    page = (work / "refused.html").read_text()
+    for part in ("INT8 is not accepted", "Sensitivity", "Histograms", "Agreement by part"):
+        assert part in page
+    record = json.loads((work / "refused.json").read_text())
+    assert not record["acceptance"]["accepted"]
+    assert len(record["frames"]) == 4
+    assert record["assignment"]["measure"] == "mIoU"
+    edgeuda(
+        *arguments, "--out", "again.onnx", "--ranges", "refused.onnx.ranges.npz", "--on",
+        data / "source", code=3, cwd=work,
+    )  # fmt: skip
+
+
+def test_statistics_of_new_footage_without_torch(work, data, tmp_path):
+    out = tmp_path / "int8.onnx"
+    text = edgeuda(
+        "calibrate", "--model", "adapted.onnx", "--target", data / "target", "--out", out,
+        "--adapt-bn", "--equalize", "--correct-biases", "--min-agreement", "0",
+        "--min-class-agreement", "0", cwd=work,
+    )  # fmt: skip
+    assert "int8.fp32.onnx" in text
+    record = json.loads(Path(f"{out}.calibration.json").read_text())
+    assert record["model"] == "int8.fp32.onnx"
+    assert record["transforms"] == [
+        "batch-norm statistics of the frames",
+        "weights equalized across layers",
+        "biases corrected",
+    ]
 
 
 def test_the_readme_shows_every_verb_but_demo():

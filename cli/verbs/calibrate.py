@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, space_or_none, wrote
+from edgeuda.errors import ConfigError, ParityError
+from edgeuda.files import require_absent
+
+if TYPE_CHECKING:
+    from calibration.record import CalibrationRecord
 
 
 class Backend(str, Enum):
@@ -23,8 +30,17 @@ class Rule(str, Enum):
 
     max = "max"
     percentile = "percentile"
+    frame_percentile = "frame-percentile"
     mse = "mse"
     entropy = "entropy"
+
+
+class Choose(str, Enum):
+    """Which frames ranges are collected on."""
+
+    uniform = "uniform"
+    diverse = "diverse"
+    classes = "classes"
 
 
 def calibrate(
@@ -38,26 +54,207 @@ def calibrate(
         Rule, typer.Option(help="How a range follows from the values.")
     ] = Rule.percentile,
     percentile: Annotated[
-        float, typer.Option(min=50, max=100, help="Percentile of that rule.")
-    ] = 99.99,
+        float | None,
+        typer.Option(
+            min=50, max=100, help="Of a percentile rule; by default 99.99 of values, 90 of frames."
+        ),
+    ] = None,
     frames: options.Frames = 128,
+    choose: Annotated[
+        Choose,
+        typer.Option(help="Evenly over time, by colour and layout, or by predicted classes."),
+    ] = Choose.uniform,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--on",
+            help="Collect ranges on these folders instead of --target, which then only judges; "
+            "repeatable.",
+        ),
+    ] = None,
+    adapt_bn: Annotated[
+        bool,
+        typer.Option("--adapt-bn", help="First re-estimate batch-norm statistics on the frames."),
+    ] = False,
+    equalize: Annotated[
+        bool, typer.Option("--equalize", help="First equalize weights across layers.")
+    ] = False,
+    correct_biases: Annotated[
+        bool, typer.Option("--correct-biases", help="Correct the mean error of rounded weights.")
+    ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Points that INT8 may lose: of mIoU with --data, else of pixels that change "
+            "class. Blocks that lose most return to float.",
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights, * allowed, whose layers stay float; repeatable."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled images: INT8 is scored too, not calibrated on.")
+    ] = None,
+    label_space: options.LabelSpaceName = None,
+    ignore_unmapped: options.IgnoreUnmapped = False,
+    min_agreement: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Percent of the pixels that have to keep their class."),
+    ] = 95,
+    min_class_agreement: Annotated[
+        float, typer.Option(min=0, max=100, help="Least IoU with FP32 of any class, in percent.")
+    ] = 50,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="Also write an HTML page: verdict, worst frames, layers, histograms."),
+    ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(help="File of histograms, kept and reused; by default beside --out."),
+    ] = None,
+    device: Annotated[
+        options.DeviceName, typer.Option(help="Where ranges are collected.")
+    ] = options.DeviceName.cpu,
+    threads: options.Threads = None,
 ) -> None:
-    """Collect ranges on target frames and write an INT8 model for a runtime."""
-    from calibration.quantize import calibrate as run
-    from edgeuda.data.folders import readable_frames, spread
+    """Collect ranges on target frames, write an INT8 model, and judge it without labels.
 
-    record = run(
-        model,
-        spread(readable_frames(target), frames),
-        out,
+    Exits with 9 if it is not accepted; the model is written all the same.
+    """
+    from calibration.options import Options
+    from calibration.source import adapted_path
+
+    from calibration.acceptance import Limits
+    from calibration.quantize import calibrate as run
+    from calibration.range_file import ranges_path
+    from edgeuda.data.folders import labelled_folder, readable_frames, spread
+    from engines.metadata import read_spec
+
+    if page is not None:
+        if page.suffix != ".html":
+            msg = f"--page: expected a name that ends in .html, found {page}"
+            raise ConfigError(msg)
+        require_absent(page)
+    settings = Options(
         target=backend.value,
         rule=rule.value,
         percentile=percentile,
+        equalize=equalize,
+        correct_biases=correct_biases,
+        adapt_batch_norm=adapt_bn,
+        keep_float=tuple(keep_float or ()),
+        max_drop=None if max_drop is None else max_drop / 100,
+        whole_curve=page is not None,
+        limits=Limits(min_agreement / 100, min_class_agreement / 100),
+        threads=threads,
+        device=device.value,
+    )
+    footage = readable_frames(target)
+    pool = footage if not on else [path for folder in on for path in readable_frames(folder)]
+    labelled = None
+    if data is not None:
+        labelled = labelled_folder(
+            data,
+            read_spec(model).label_space,
+            space_or_none(label_space),
+            ignore_unmapped=ignore_unmapped,
+        )
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("reading frames", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        chosen = _choose(choose.value, model, pool, frames, threads, report)
+        record = run(
+            model,
+            chosen,
+            out,
+            settings,
+            judged=spread(footage, frames),
+            labelled=labelled,
+            ranges=ranges,
+            report=report,
+        )
+    written = [out]
+    if adapt_bn:
+        written.append(adapted_path(out))
+        model = adapted_path(out)
+    if page is not None:
+        from calibration.page import build_calibration_page
+
+        written += build_calibration_page(
+            record, model, out, spread(footage, frames), ranges or ranges_path(out), page
+        )
+    _say(record)
+    wrote(
+        *written,
+        then=f"edgeuda bench --model {model} --model {out} --target {target} --out bench.json",
+    )
+    if record.acceptance is not None and not record.acceptance.accepted:
+        msg = f"{out}: not accepted. {'. '.join(record.acceptance.reasons)}"
+        raise ParityError(msg)
+
+
+def _choose(
+    name: str,
+    model: Path,
+    pool: list[Path],
+    count: int,
+    threads: int | None,
+    report: object,
+) -> list[Path]:
+    """Choose calibration frames, by the network's predictions where the rule needs them."""
+    from calibration import choice
+
+    if name != "classes":
+        return choice.choose(name, pool, count)  # type: ignore[arg-type]
+    from calibration.source import load_fp32
+
+    from calibration.observe import class_shares
+
+    proto, spec = load_fp32(model)
+    looked = choice.candidates(pool, count)
+    shares = class_shares(proto, spec, looked, threads, report)  # type: ignore[arg-type]
+    return [looked[index] for index in choice.covering(shares, count)]
+
+
+def _say(record: CalibrationRecord) -> None:
+    from calibration.choice import enough
+
+    found = record.acceptance
+    assert found is not None
+    console.print(
+        f"{sum(layer.int8 for layer in record.layers)} of {len(record.layers)} convolutions placed "
+        f"in INT8; ONNX Runtime runs {record.int8_convs} of {record.convs} in integers here"
+    )
+    if record.assignment is not None:
+        kept = record.assignment["kept_float"]
+        console.print(
+            f"within a drop of {100 * record.assignment['max_drop']:g} points "
+            f"({record.assignment['measure']}): "
+            + (f"{', '.join(kept)} stay float" if kept else "every block is INT8")
+        )
+    console.print(
+        f"{enough(record.convergence)} of {len(record.frames)} frames show 98 % of the ranges"
     )
     console.print(
-        f"agreement with FP32 on {len(record.frames)} target frames: "
-        f"{record.agreement:.2%} of the pixels"
+        f"agreement with FP32 on {len(found.frames)} target frames: {found.agreement:.2%} of the "
+        f"pixels, worst frame {found.frame_agreement[found.worst[0]]:.2%}, confidence "
+        f"{100 * found.confidence_shift:+.2f} points"
     )
-    wrote(
-        out, then=f"edgeuda bench --model {model} --model {out} --target {target} --out bench.json"
-    )
+    if record.scores is not None:
+        console.print(
+            f"mIoU on {record.scores['images']:.0f} labelled images: "
+            f"FP32 {100 * record.scores['fp32']:.2f}, INT8 {100 * record.scores['int8']:.2f}"
+        )
+    console.print("verdict: " + ("accepted" if found.accepted else "not accepted"))

@@ -1,0 +1,189 @@
+"""Batch-norm statistics estimated anew on an exported graph: AdaBN on the vehicle, without torch.
+
+Source: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.frames import Frames
+from calibration.weights import constants_of, with_constants
+from edgeuda.errors import DataError, ModelError, require
+from engines.metadata import BATCH_NORM_KEY, FoldedNorm, norms_of, norms_to_json
+from engines.onnxruntime_session import Device, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 4
+LEAST_VARIANCE = 1e-3
+"""Share of its old variance below which a layer's new statistics are not to be trusted: the same
+bound as in training (`edgeuda.methods.adabn`)."""
+
+Doubles = npt.NDArray[np.float64]
+
+
+def adapt_batch_norm(
+    model: onnx.ModelProto,
+    frames: Frames,
+    origin: str,
+    *,
+    batch: int = BATCH,
+    threads: int | None = None,
+    device: Device = "cpu",
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Replace the statistics folded into a graph by those of frames.
+
+    Every normalisation takes the statistics of its batch, as in training, and the averages over the
+    batches are folded back; weights, factors and summands stay. What remains of the frames after
+    the last whole batch is left out, as a batch of one has no statistics behind a global mean.
+
+    Args:
+        model: An FP32 graph written by `export_onnx`, with the batch norms it folded.
+        frames: New footage, at least two frames.
+        origin: Names the file in errors.
+        batch: Frames per batch, at least 2; no more than there are.
+        threads: As in `open_session`.
+        device: As in `open_session`.
+        progress: Called with batches done and batches to do.
+
+    Returns:
+        The graph with other weights and biases, and the names of layers that kept theirs, because
+        over the frames their variance is next to nothing.
+
+    Raises:
+        DataError: If there are fewer than two frames.
+        ModelError: If the graph does not say which batch norms were folded into it.
+    """
+    norms = norms_of({entry.key: entry.value for entry in model.metadata_props}, origin)
+    constants = constants_of(model)
+    convs = {
+        node.input[1]: node
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in norms
+    }
+    norms = {name: norm for name, norm in norms.items() if name in convs}
+    if not norms:
+        msg = f"{origin}: none of its convolutions carries a folded batch norm"
+        raise ModelError(msg)
+    batch = min(batch, len(frames))
+    if batch < 2:
+        msg = (
+            f"{origin}: estimating batch-norm statistics takes at least two frames, "
+            f"found {len(frames)}"
+        )
+        raise DataError(msg)
+    names = [f"{name}{suffix}" for name in norms for suffix in (_MEAN, _VARIANCE)]
+    session = open_session(
+        _normalising_by_batch(model, norms, convs).SerializeToString(),
+        threads=threads,
+        device=device,
+    )
+    sizes = dict.fromkeys(norms, 0)
+    sums: dict[str, Doubles] = {name: np.zeros(()) for name in names}
+    batches = len(frames) // batch
+    for number in range(batches):
+        images = np.concatenate([frames[number * batch + i] for i in range(batch)])
+        outputs = session.run([*names, *(f"{name}{_SIZE}" for name in norms)], {"image": images})
+        for name, value in zip(names, outputs, strict=False):
+            sums[name] = sums[name] + value.reshape(-1).astype(np.float64)
+        sizes = {
+            name: int(np.prod(shape[[0, 2, 3]]))
+            for name, shape in zip(norms, outputs[len(names) :], strict=True)
+        }
+        progress(number + 1, batches)
+
+    changed: dict[str, npt.NDArray[np.float32]] = {}
+    renewed, kept = {}, []
+    for name, norm in norms.items():
+        gamma, old = norm.gamma.astype(np.float64), norm.variance.astype(np.float64)
+        deviation = np.sqrt(old + norm.epsilon)
+        alive = gamma != 0
+        unscale = np.divide(deviation, gamma, out=np.zeros_like(gamma), where=alive)
+        size = sizes[name]
+        unbiased = sums[f"{name}{_VARIANCE}"] / batches * size / max(size - 1, 1)
+        variance = np.where(alive, unbiased * unscale**2, old)
+        if variance.mean() < LEAST_VARIANCE * old.mean():
+            kept.append(name)
+            continue
+        ratio = deviation / np.sqrt(variance + norm.epsilon)
+        changed[name] = (constants[name] * ratio.reshape(-1, 1, 1, 1)).astype(np.float32)
+        bias = norm.beta - sums[f"{name}{_MEAN}"] / batches * ratio
+        changed[convs[name].input[2]] = bias.astype(np.float32)
+        renewed[name] = replace(norm, variance=variance.astype(np.float32))
+    adapted = with_constants(model, changed)
+    for entry in adapted.metadata_props:
+        if entry.key == BATCH_NORM_KEY:
+            entry.value = norms_to_json({**norms, **renewed})
+    return adapted, kept
+
+
+_MEAN, _VARIANCE, _SIZE = ".batch_mean", ".batch_variance", ".batch_size"
+
+
+def _normalising_by_batch(
+    model: onnx.ModelProto,
+    norms: Mapping[str, FoldedNorm],
+    convs: Mapping[str, onnx.NodeProto],
+) -> onnx.ModelProto:
+    """Return the graph whose folded normalisations use, and put out, statistics of the batch.
+
+    A folded convolution computes ``u = (gamma / s) z`` for the convolution's own ``z``. Normalised
+    by its batch and scaled that is ``|gamma| (u - mean u) / sqrt(var u + epsilon gamma^2 / s^2)``.
+    """
+    onnx = require("onnx", "quantize")
+    helper = onnx.helper
+    added: dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int64]] = {
+        "edgeuda.axes": np.array([0, 2, 3])
+    }
+    variant = with_constants(model, added)
+    variant.graph.ClearField("value_info")
+    del variant.graph.output[:]
+    nodes = []
+    for node in variant.graph.node:
+        nodes.append(node)
+        if node.op_type != "Conv" or node.input[1] not in norms:
+            continue
+        name, result = node.input[1], node.output[0]
+        norm = norms[name]
+        gamma = np.abs(norm.gamma.astype(np.float64)).reshape(1, -1, 1, 1)
+        variance = norm.variance.astype(np.float64).reshape(1, -1, 1, 1)
+        stabiliser = norm.epsilon * gamma**2 / (variance + norm.epsilon)
+        added[f"{name}.gamma"] = gamma.astype(np.float32)
+        added[f"{name}.beta"] = norm.beta.reshape(1, -1, 1, 1)
+        # A dead channel has neither product nor variance; anything above zero will do.
+        added[f"{name}.stabiliser"] = np.where(gamma > 0, stabiliser, 1).astype(np.float32)
+        raw = f"{name}.raw"
+        node.output[0] = raw
+        del node.input[2:]
+        centred, square = f"{name}.centred", f"{name}.square"
+        stable, root = f"{name}.stable", f"{name}.root"
+        scaled, normal = f"{name}.scaled", f"{name}.normal"
+        nodes += [
+            helper.make_node("ReduceMean", [raw, "edgeuda.axes"], [f"{name}{_MEAN}"]),
+            helper.make_node("Shape", [raw], [f"{name}{_SIZE}"]),
+            helper.make_node("Sub", [raw, f"{name}{_MEAN}"], [centred]),
+            helper.make_node("Mul", [centred, centred], [square]),
+            helper.make_node("ReduceMean", [square, "edgeuda.axes"], [f"{name}{_VARIANCE}"]),
+            helper.make_node("Add", [f"{name}{_VARIANCE}", f"{name}.stabiliser"], [stable]),
+            helper.make_node("Sqrt", [stable], [root]),
+            helper.make_node("Div", [f"{name}.gamma", root], [scaled]),
+            helper.make_node("Mul", [centred, scaled], [normal]),
+            helper.make_node("Add", [normal, f"{name}.beta"], [result]),
+        ]
+        for suffix, kind in ((_MEAN, "FLOAT"), (_VARIANCE, "FLOAT"), (_SIZE, "INT64")):
+            variant.graph.output.append(
+                helper.make_tensor_value_info(
+                    f"{name}{suffix}", getattr(onnx.TensorProto, kind), None
+                )
+            )
+    del variant.graph.node[:]
+    variant.graph.node.extend(nodes)
+    return with_constants(variant, added)

@@ -1,0 +1,60 @@
+"""Calibration frames, read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.images import read_image, resize_image
+from edgeuda.errors import DataError
+from edgeuda.files import sha256
+
+
+class Frames(Protocol):
+    """Frames as a graph takes them: uint8 RGB ``[1, H, W, 3]``. A list of arrays is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """`Frames` that lie on disk; one at a time is in memory.
+
+    Attributes:
+        paths: Image files of any size.
+        height: Rows of the network's input.
+        width: Its columns.
+    """
+
+    paths: tuple[Path, ...]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        return resize_image(read_image(self.paths[index]), self.height, self.width)[None]
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+
+def checksums(paths: Sequence[Path]) -> list[str]:
+    """Return the SHA-256 of each file.
+
+    Raises:
+        DataError: If one cannot be read.
+    """
+    try:
+        return [sha256(path) for path in paths]
+    except OSError as err:
+        msg = f"{err.filename}: expected an image to calibrate on, found none ({err.strerror})"
+        raise DataError(msg) from err

@@ -1,0 +1,109 @@
+"""What a graph says about a frame: its labels, and the scores behind them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.frames import FrameFiles
+from calibration.graph import index
+from edgeuda.errors import require
+from edgeuda.spec import ModelSpec
+from engines.onnxruntime_session import Device, open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One frame through one graph.
+
+    Attributes:
+        labels: ``[H, W]`` uint8 class ids, as the vehicle gets them.
+        log_probabilities: ``[K, h, w]`` float32, before the last resize: a network of output stride
+            8 scores every 8th pixel.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    log_probabilities: Floats
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability of the likeliest class, 0 to 1."""
+        return float(np.exp(self.log_probabilities.max(0)).mean())
+
+
+class Observer:
+    """Runs a graph, FP32 or Q/DQ, so that its scores are seen too.
+
+    Args:
+        model: A graph of this project with either head; it is copied.
+        threads: As in `open_session`.
+        device: As in `open_session`.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, threads: int | None = None, device: Device = "cpu"
+    ) -> None:
+        onnx = require("onnx", "quantize")
+        watched = copy.deepcopy(model)
+        self._scores = scores_of(watched)
+        self._head = watched.graph.output[0].name
+        if self._scores != self._head:
+            watched.graph.output.append(
+                onnx.helper.make_tensor_value_info(self._scores, onnx.TensorProto.FLOAT, None)
+            )
+        self._session: Any = open_session(
+            watched.SerializeToString(), threads=threads, device=device
+        )
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> Observation:
+        """Observe a frame, uint8 RGB ``[1, H, W, 3]``."""
+        outputs = dict(
+            zip(
+                (value.name for value in self._session.get_outputs()),
+                self._session.run(None, {"image": frame}),
+                strict=True,
+            )
+        )
+        head, scores = outputs[self._head][0], outputs[self._scores][0]
+        labels = head.argmax(0) if head.ndim == 3 else head
+        scores = scores - scores.max(0)
+        log_sum = np.log(np.exp(scores).sum(0))
+        return Observation(np.asarray(labels, np.uint8), np.asarray(scores - log_sum, np.float32))
+
+
+def scores_of(model: onnx.ModelProto) -> str:
+    """Return the tensor of class scores before the resize to the input's size."""
+    graph = index(model.graph)
+    name: str = model.graph.output[0].name
+    while name in graph.producers and graph.producers[name].op_type in {"Cast", "ArgMax", "Resize"}:
+        name = graph.producers[name].input[0]
+    return name
+
+
+def class_shares(
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    frames: Sequence[Path],
+    threads: int | None = None,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> npt.NDArray[np.float64]:
+    """Return the share of each predicted class in each frame, ``[frames, K]`` float64."""
+    size, observe = spec.preprocessing, Observer(model, threads)
+    files = FrameFiles(tuple(frames), size.height, size.width)
+    shares = np.zeros((len(files), len(spec.label_space)))
+    for position in range(len(files)):
+        labels = observe(files[position]).labels
+        shares[position] = np.bincount(labels.ravel(), minlength=shares.shape[1]) / labels.size
+        report("looking for classes", position + 1, len(files))
+    return shares

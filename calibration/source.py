@@ -1,0 +1,109 @@
+"""The FP32 model that is quantized: as exported, or with statistics of new footage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calibration.batch_norm import adapt_batch_norm
+from calibration.frames import FrameFiles
+from calibration.observe import Observer
+from calibration.options import Options, Report
+from edgeuda.data.images import resize_image, resize_label
+from edgeuda.errors import ModelError, OutputExistsError, require
+from edgeuda.evaluation import evaluate, miou_of
+from edgeuda.files import sha256, sha256_of, write_atomic
+from edgeuda.spec import ModelSpec, Preprocessing
+from engines.metadata import precision_of, spec_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeuda.data.folders import LabelledFolder
+    from edgeuda.data.images import Image, LabelMap
+
+logger = logging.getLogger(__name__)
+
+ADAPTED_KEY = "edgeuda.adapted"
+"""From what an FP32 model was made whose statistics were estimated anew."""
+
+
+def load_fp32(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
+    """Read an FP32 model of this project.
+
+    Raises:
+        ModelError: If it is missing, broken, not of this project, or quantized.
+        DependencyError: If ``onnx`` is not installed.
+    """
+    onnx = require("onnx", "quantize")
+    try:
+        proto = onnx.load(path)
+    except Exception as err:  # protobuf's DecodeError, OSError and more: all mean one thing
+        msg = f"{path}: expected an ONNX model, found a file that cannot be loaded ({err})"
+        raise ModelError(msg) from err
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    spec = spec_of(metadata, str(path))
+    operators = {node.op_type for node in proto.graph.node}
+    if precision_of(metadata) == "int8" or "QuantizeLinear" in operators:
+        msg = f"{path}: expected an FP32 model, found a quantized one. Calibrate the exported file"
+        raise ModelError(msg)
+    return proto, spec
+
+
+def adapted_path(out: Path) -> Path:
+    """Return where the FP32 model with new batch-norm statistics lies."""
+    return out.with_name(f"{out.stem}.fp32.onnx")
+
+
+def adapted_model(
+    model: Path,
+    proto: onnx.ModelProto,
+    frames: Sequence[Path],
+    sums: Sequence[str],
+    out: Path,
+    size: Preprocessing,
+    options: Options,
+    report: Report,
+) -> tuple[Path, onnx.ModelProto]:
+    """Write the FP32 model with the frames' statistics, or take the one an earlier call wrote."""
+    onnx = require("onnx", "quantize")
+    path = adapted_path(out)
+    origin = json.dumps({"model_sha256": sha256(model), "frames_sha256": sha256_of(sums)})
+    if path.exists():
+        written, _ = load_fp32(path)
+        if {entry.key: entry.value for entry in written.metadata_props}.get(ADAPTED_KEY) != origin:
+            msg = (
+                f"{path}: exists, made from another model or other frames; nothing was overwritten"
+            )
+            raise OutputExistsError(msg)
+        return path, written
+    adapted, kept = adapt_batch_norm(
+        proto,
+        FrameFiles(tuple(frames), size.height, size.width),
+        str(model),
+        threads=options.threads,
+        device=options.device,
+        progress=partial(report, "estimating batch-norm statistics"),
+    )
+    if kept:
+        logger.warning("Statistics kept, as these frames hardly vary: %s", ", ".join(kept))
+    adapted.metadata_props.append(onnx.StringStringEntryProto(key=ADAPTED_KEY, value=origin))
+    write_atomic(path, lambda name: name.write_bytes(adapted.SerializeToString()))
+    return path, adapted
+
+
+def miou(
+    model: onnx.ModelProto, labelled: LabelledFolder, spec: ModelSpec, threads: int | None = None
+) -> float:
+    """Score a graph as deployed; returns mIoU, 0 to 1."""
+    observe, size = Observer(model, threads), spec.preprocessing
+
+    def predict(image: Image) -> LabelMap:
+        labels = observe(resize_image(image, size.height, size.width)[None]).labels
+        return resize_label(labels, *image.shape[:2])
+
+    return miou_of(evaluate(predict, labelled, len(labelled.space)))
