@@ -56,7 +56,7 @@ def build_calibration_page(
         _frames(found, model, quantized, judged),
         _classes(found),
         *([] if record.assignment is None else [_sensitivity(record.assignment)]),
-        _ranges(record, RangeFile.read(ranges).histograms),
+        *([_ranges(record, RangeFile.read(ranges).histograms)] if ranges.exists() else []),
         _layers(record),
     ]
     page = Page(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from functools import partial
@@ -28,7 +28,8 @@ from calibration.range_file import Origin, RangeFile, ranges_path
 from calibration.record import CalibrationRecord, Frame, Layer, record_path
 from calibration.rules import Range
 from calibration.sensitivity import Assignment, assign, effects_of
-from calibration.source import adapted_model, load_fp32, miou
+from calibration.source import adapted_model, load_fp32, miou, origin_of
+from calibration.tensorrt_cache import CalibrationCache, read_cache
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, DataError, ModelError, require
 from edgeuda.files import require_absent, sha256, write_atomic
@@ -52,6 +53,7 @@ def calibrate(
     judged: Sequence[Path] | None = None,
     labelled: LabelledFolder | None = None,
     ranges: Path | None = None,
+    cache: Cache | None = None,
     report: Report = silent,
 ) -> CalibrationRecord:
     """Write the INT8 form of an exported model, and its record beside it.
@@ -68,6 +70,7 @@ def calibrate(
         judged: Target frames by which INT8 is compared with FP32; None takes ``frames``.
         labelled: Labelled images in the network's label space; with them the drop is one of mIoU.
         ranges: File of histograms; None is ``<out>.ranges.npz``.
+        cache: TensorRT's calibration cache whose scales are taken; nothing is collected.
         report: See `Report`.
 
     Raises:
@@ -91,7 +94,7 @@ def calibrate(
             model, proto, frames, sums, out, spec.preprocessing, options, report
         )
         transforms.append("batch-norm statistics of the frames")
-    work = _Work(proto, spec, frames, sums, ranges or ranges_path(out), options, report)
+    work = _Work(proto, spec, frames, sums, ranges or ranges_path(out), options, cache, report)
     transforms += work.transforms
     assignment = None
     if options.max_drop is not None:
@@ -108,8 +111,8 @@ def calibrate(
         integer, total = int8_convs(trial)
     record = CalibrationRecord(
         target=options.target,
-        rule=options.rule,
-        percentile=options.percent,
+        rule=options.rule if cache is None else "tensorrt-cache",
+        percentile=options.percent if cache is None else None,
         model=model.name,
         model_sha256=sha256(model),
         preprocessing=spec.preprocessing,
@@ -125,7 +128,7 @@ def calibrate(
         },
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         transforms=tuple(transforms),
-        convergence=tuple(convergence(work.file.histograms)),
+        convergence=() if cache is not None else tuple(convergence(work.file.histograms)),
         acceptance=acceptance,
         scores=None
         if labelled is None
@@ -161,6 +164,14 @@ def write_quantized(
     write_atomic(out, lambda name: name.write_bytes(quantized.SerializeToString()))
 
 
+@dataclass(frozen=True)
+class Cache:
+    """A TensorRT calibration cache, and whether one without hashes is taken on trust."""
+
+    path: Path
+    unchecked: bool = False
+
+
 class _Work:
     """One FP32 graph on its way to INT8: what is placed, measured and rounded."""
 
@@ -172,6 +183,7 @@ class _Work:
         sums: Sequence[str],
         ranges: Path,
         options: Options,
+        cache: Cache | None,
         report: Report,
     ) -> None:
         size = spec.preprocessing
@@ -182,8 +194,10 @@ class _Work:
         self.transforms = ["weights equalized across layers"] if options.equalize else []
         self.graph: GraphIndex = index(self.proto.graph)
         self.kept = self._by_pattern(options.keep_float)
-        digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
-        self.file = RangeFile.open(ranges, Origin(digest, tuple(sums), size.height, size.width))
+        self.file = RangeFile.open(ranges, origin_of(self.proto, sums, size))
+        self.cache = None
+        if cache is not None:
+            self.cache = _read(cache, origin_of(proto, sums, size), options)
         self.limits: dict[str, Range] = {}
         placement = self.placement(frozenset())
         if not placement.convs:
@@ -216,7 +230,9 @@ class _Work:
     def _measure(self, placement: Placement) -> None:
         """Collect what is not known yet: another placement may need other tensors."""
         missing = [name for name in placement.measured() if name not in self.limits]
-        if missing:
+        if missing and self.cache is not None:
+            self.limits |= self.cache.ranges(missing, "The calibration cache")
+        elif missing:
             histograms = self.file.collect(
                 self.proto,
                 missing,
@@ -242,6 +258,14 @@ class _Work:
             for output, name in weights.items()
             if any(fnmatch(name, pattern) for pattern in patterns)
         )
+
+
+def _read(cache: Cache, origin: Origin, options: Options) -> CalibrationCache:
+    if options.equalize or options.adapt_batch_norm:
+        msg = "A calibration cache is of the exported network; it cannot be changed first"
+        raise ConfigError(msg)
+    content = read_cache(cache.path, origin, same_frames=False, unchecked=cache.unchecked)
+    return CalibrationCache.parse(content, str(cache.path))
 
 
 def _assign(work: _Work, judged: Sequence[Path], labelled: LabelledFolder | None) -> Assignment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from calibration.acceptance import Acceptance
 from calibration.placement import Target
@@ -48,7 +48,7 @@ class CalibrationRecord:
 
     Attributes:
         target: The runtime the model is for.
-        rule: How ranges were taken from the histograms.
+        rule: How ranges were taken from the histograms, or ``tensorrt-cache``: they were read.
         percentile: The rule's percentage; None for rules without one.
         model: File name of the FP32 model.
         model_sha256: Its checksum.
@@ -71,7 +71,7 @@ class CalibrationRecord:
     """
 
     target: Target
-    rule: RuleName
+    rule: RuleName | Literal["tensorrt-cache"]
     percentile: float | None
     model: str
     model_sha256: str

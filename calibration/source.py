@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from calibration.batch_norm import adapt_batch_norm
 from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from calibration.options import Options, Report
+from calibration.range_file import Origin
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
 from edgeuda.evaluation import evaluate, miou_of
@@ -52,6 +54,12 @@ def load_fp32(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
         msg = f"{path}: expected an FP32 model, found a quantized one. Calibrate the exported file"
         raise ModelError(msg)
     return proto, spec
+
+
+def origin_of(model: onnx.ModelProto, sums: Sequence[str], size: Preprocessing) -> Origin:
+    """Return what ranges or a cache of a graph on frames, given by checksum, are made from."""
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return Origin(digest, tuple(sums), size.height, size.width)
 
 
 def adapted_path(out: Path) -> Path:

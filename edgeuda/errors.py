@@ -58,6 +58,12 @@ class ParityError(EdgeudaError):
     exit_code = 9
 
 
+class DeviceError(EdgeudaError):
+    """A GPU, its driver or its memory cannot be used."""
+
+    exit_code = 10
+
+
 class Interrupted(EdgeudaError):  # noqa: N818 - an orderly stop, not a failure
     """Work was stopped by a signal after its state had been saved."""
 

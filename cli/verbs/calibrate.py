@@ -115,6 +115,19 @@ def calibrate(
         Path | None,
         typer.Option(help="File of histograms, kept and reused; by default beside --out."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="TensorRT's calibration cache, whose scales are taken as they are."),
+    ] = None,
+    unchecked_cache: Annotated[
+        bool, typer.Option("--unchecked-cache", help="Take a cache that does not say its origin.")
+    ] = False,
+    write_cache: Annotated[
+        Path | None, typer.Option(help="Also write the ranges as a calibration cache of TensorRT.")
+    ] = None,
+    cache_version: Annotated[
+        int, typer.Option(help="TensorRT's version for --write-cache: 8601 is 8.6.1.")
+    ] = 8601,
     device: Annotated[
         options.DeviceName, typer.Option(help="Where ranges are collected.")
     ] = options.DeviceName.cpu,
@@ -124,12 +137,12 @@ def calibrate(
 
     Exits with 9 if it is not accepted; the model is written all the same.
     """
-    from calibration.options import Options
-    from calibration.source import adapted_path
-
     from calibration.acceptance import Limits
+    from calibration.options import Options
+    from calibration.quantize import Cache
     from calibration.quantize import calibrate as run
     from calibration.range_file import ranges_path
+    from calibration.source import adapted_path
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
     from engines.metadata import read_spec
 
@@ -138,6 +151,8 @@ def calibrate(
             msg = f"--page: expected a name that ends in .html, found {page}"
             raise ConfigError(msg)
         require_absent(page)
+    if write_cache is not None:
+        require_absent(write_cache)
     settings = Options(
         target=backend.value,
         rule=rule.value,
@@ -183,12 +198,21 @@ def calibrate(
             judged=spread(footage, frames),
             labelled=labelled,
             ranges=ranges,
+            cache=None if cache is None else Cache(cache, unchecked_cache),
             report=report,
         )
     written = [out]
     if adapt_bn:
         written.append(adapted_path(out))
         model = adapted_path(out)
+    if write_cache is not None:
+        from calibration.source import load_fp32, origin_of
+        from calibration.tensorrt_cache import export_cache
+
+        sums = [frame.sha256 for frame in record.frames]
+        origin = origin_of(load_fp32(model)[0], sums, record.preprocessing)
+        export_cache(write_cache, record.ranges, origin, cache_version)
+        written.append(write_cache)
     if page is not None:
         from calibration.page import build_calibration_page
 
@@ -218,9 +242,8 @@ def _choose(
 
     if name != "classes":
         return choice.choose(name, pool, count)  # type: ignore[arg-type]
-    from calibration.source import load_fp32
-
     from calibration.observe import class_shares
+    from calibration.source import load_fp32
 
     proto, spec = load_fp32(model)
     looked = choice.candidates(pool, count)
@@ -244,9 +267,10 @@ def _say(record: CalibrationRecord) -> None:
             f"({record.assignment['measure']}): "
             + (f"{', '.join(kept)} stay float" if kept else "every block is INT8")
         )
-    console.print(
-        f"{enough(record.convergence)} of {len(record.frames)} frames show 98 % of the ranges"
-    )
+    if record.convergence:
+        console.print(
+            f"{enough(record.convergence)} of {len(record.frames)} frames show 98 % of the ranges"
+        )
     console.print(
         f"agreement with FP32 on {len(found.frames)} target frames: {found.agreement:.2%} of the "
         f"pixels, worst frame {found.frame_agreement[found.worst[0]]:.2%}, confidence "
