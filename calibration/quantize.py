@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from fnmatch import fnmatch
@@ -14,13 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from calibration.acceptance import Acceptance, judge
 from calibration.choice import convergence
 from calibration.compiled import int8_convs
 from calibration.equalize import channel_means, correct_biases, equalize
 from calibration.frames import FrameFiles, checksums
 from calibration.graph import GraphIndex, index
-from calibration.observe import Observer
+from calibration.observe import Observer, scores_of
 from calibration.options import Options, Report, silent
 from calibration.placement import Placement
 from calibration.qdq import insert_qdq
@@ -30,6 +33,7 @@ from calibration.rules import Range
 from calibration.sensitivity import Assignment, assign, effects_of
 from calibration.source import adapted_model, load_fp32, miou, origin_of
 from calibration.tensorrt_cache import CalibrationCache, read_cache
+from calibration.weights import with_constants
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, DataError, ModelError, require
 from edgeuda.files import require_absent, sha256, write_atomic
@@ -54,6 +58,7 @@ def calibrate(
     labelled: LabelledFolder | None = None,
     ranges: Path | None = None,
     cache: Cache | None = None,
+    tune: Tune | None = None,
     report: Report = silent,
 ) -> CalibrationRecord:
     """Write the INT8 form of an exported model, and its record beside it.
@@ -71,6 +76,7 @@ def calibrate(
         labelled: Labelled images in the network's label space; with them the drop is one of mIoU.
         ranges: File of histograms; None is ``<out>.ranges.npz``.
         cache: TensorRT's calibration cache whose scales are taken; nothing is collected.
+        tune: Fine-tunes the rounded network before it is written.
         report: See `Report`.
 
     Raises:
@@ -95,6 +101,8 @@ def calibrate(
         )
         transforms.append("batch-norm statistics of the frames")
     work = _Work(proto, spec, frames, sums, ranges or ranges_path(out), options, cache, report)
+    if tune is not None:
+        work.tune(tune)
     transforms += work.transforms
     assignment = None
     if options.max_drop is not None:
@@ -172,6 +180,33 @@ class Cache:
     unchecked: bool = False
 
 
+@dataclass(frozen=True)
+class TuningTask:
+    """What is to be fine-tuned.
+
+    Attributes:
+        model: The FP32 graph.
+        scores: Name of its class scores.
+        inputs: Range of each rounded input, by the reader's first output and the position.
+        limits: Ends of each range.
+        convs: Convolutions whose weights are rounded, by their output.
+        unsigned: Whether activations are uint8 with a zero point.
+        frames: Unlabelled frames.
+    """
+
+    model: onnx.ModelProto
+    scores: str
+    inputs: dict[tuple[str, int], str]
+    limits: dict[str, Range]
+    convs: tuple[str, ...]
+    unsigned: bool
+    frames: FrameFiles
+
+
+Tune = Callable[[TuningTask], tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]]
+"""Returns trained constants and ranges."""
+
+
 class _Work:
     """One FP32 graph on its way to INT8: what is placed, measured and rounded."""
 
@@ -226,6 +261,23 @@ class _Work:
         if self.means is not None:
             proto = correct_biases(proto, placement, policy, self.limits, self.means)
         return insert_qdq(proto, placement, policy, self.limits)
+
+    def tune(self, tune: Tune) -> None:
+        """Replace weights, biases and ranges by trained ones."""
+        placement = self.placement(frozenset())
+        inputs = {}
+        for edge in placement.edges:
+            tensor = self.graph.producers[edge.reader].input[edge.position]
+            inputs[edge.reader, edge.position] = placement.same_as.get(tensor, tensor)
+        limits = {name: self.limits[name] for name in placement.measured()}
+        task = TuningTask(
+            self.proto, scores_of(self.proto), inputs, limits, placement.convs,
+            self.options.policy.unsigned, self.frames,
+        )  # fmt: skip
+        constants, ranges = tune(task)
+        self.proto = with_constants(self.proto, constants)
+        self.limits |= ranges
+        self.transforms.append("fine-tuned with its FP32 form as teacher")
 
     def _measure(self, placement: Placement) -> None:
         """Collect what is not known yet: another placement may need other tensors."""

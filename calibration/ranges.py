@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,25 +128,44 @@ def collect(
         state = Progress.start(names, len(frames), bins)
         if begun is not None and begun.names == state.names:
             state = begun
-        session = open_session(watching(model, names), threads=threads, device=device)
-
-        def values(frame: int, session: object = session, names: list[str] = names) -> list[Floats]:
-            return session.run(names, {"image": frames[frame]})  # type: ignore[attr-defined, no-any-return]
-
-        for frame in range(min(state.steps, len(frames)), len(frames)):
-            for row, value in enumerate(values(frame)):
-                state.frame_ranges[row, frame] = value.min(), value.max()
-            state.steps += 1
-            after_step(state)
-        bounds = state.bounds()
-        for frame in range(state.steps - len(frames), len(frames)):
-            for row, value in enumerate(values(frame)):
-                _count(value, *bounds[row], state.counts[row])
-            state.steps += 1
-            after_step(state)
+        _fill(
+            state,
+            open_session(watching(model, names), threads=threads, device=device),
+            frames,
+            after_step,
+        )
         found |= state.histograms()
         after_chunk(state.histograms())
     return found
+
+
+def _fill(
+    state: Progress, session: Any, frames: Frames, after_step: Callable[[Progress], None]
+) -> None:
+    """Run both passes of a chunk from where it stands; the session ends with the call."""
+    names = list(state.names)
+    for frame in range(min(state.steps, len(frames)), len(frames)):
+        _see(session.run(names, {"image": frames[frame]}), state.frame_ranges[:, frame])
+        state.steps += 1
+        after_step(state)
+    bounds = state.bounds()
+    for frame in range(state.steps - len(frames), len(frames)):
+        # Not named here: a name would keep one frame's activations until the next one's are there.
+        _count_all(session.run(names, {"image": frames[frame]}), bounds, state.counts)
+        state.steps += 1
+        after_step(state)
+
+
+def _see(outputs: list[Floats], ranges: Floats) -> None:
+    for row, value in enumerate(outputs):
+        ranges[row] = value.min(), value.max()
+
+
+def _count_all(
+    outputs: list[Floats], bounds: list[tuple[float, float]], counts: npt.NDArray[np.int64]
+) -> None:
+    for value, limits, row in zip(outputs, bounds, counts, strict=True):
+        _count(value, *limits, row)
 
 
 def _count(values: Floats, low: float, high: float, counts: npt.NDArray[np.int64]) -> None:

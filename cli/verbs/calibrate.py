@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
-from edgeuda.errors import ConfigError, ParityError
+from edgeuda.errors import ConfigError, ParityError, require
 from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from calibration.options import Report
+    from calibration.quantize import Tune, TuningTask
     from calibration.record import CalibrationRecord
+    from calibration.rules import Range
 
 
 class Backend(str, Enum):
@@ -82,6 +89,11 @@ def calibrate(
     correct_biases: Annotated[
         bool, typer.Option("--correct-biases", help="Correct the mean error of rounded weights.")
     ] = False,
+    finetune: Annotated[
+        int,
+        typer.Option(min=0, help="Steps of training the rounded network to agree with FP32."),
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --finetune.")] = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -199,6 +211,7 @@ def calibrate(
             labelled=labelled,
             ranges=ranges,
             cache=None if cache is None else Cache(cache, unchecked_cache),
+            tune=_tuner(finetune, seed, out, report) if finetune else None,
             report=report,
         )
     written = [out]
@@ -229,13 +242,34 @@ def calibrate(
         raise ParityError(msg)
 
 
+def _tuner(steps: int, seed: int, out: Path, report: Report) -> Tune:
+    """Return what fine-tunes for a number of steps; its state lies beside ``out``."""
+    require("torch", "train")
+    from calibration.rules import Range
+    from edgeuda.training.quantization_aware import Rounding, Tuning, tune
+
+    def run(task: TuningTask) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]:
+        tuned = tune(
+            task.model,
+            task.scores,
+            Rounding(task.inputs, task.limits, frozenset(task.convs), task.unsigned),
+            task.frames,
+            Tuning(steps=steps, seed=seed),
+            out.with_name(f"{out.name}.tuning.pt"),
+            partial(report, "fine-tuning"),
+        )
+        return tuned.constants, {name: Range(*ends) for name, ends in tuned.ranges.items()}
+
+    return run
+
+
 def _choose(
     name: str,
     model: Path,
     pool: list[Path],
     count: int,
     threads: int | None,
-    report: object,
+    report: Report,
 ) -> list[Path]:
     """Choose calibration frames, by the network's predictions where the rule needs them."""
     from calibration import choice
@@ -247,7 +281,7 @@ def _choose(
 
     proto, spec = load_fp32(model)
     looked = choice.candidates(pool, count)
-    shares = class_shares(proto, spec, looked, threads, report)  # type: ignore[arg-type]
+    shares = class_shares(proto, spec, looked, threads, report)
     return [looked[index] for index in choice.covering(shares, count)]
 
 
