@@ -1,0 +1,143 @@
+"""INT8 against FP32 on adapted networks: rules, calibration domains, recovery; prints JSON.
+
+One network per seed, exported. Source frames and target frames are folders of images; --data is
+labelled. Scores are those of the network as deployed.
+
+    python benchmarks/int8_accuracy.py --model seed0.onnx --model seed1.onnx --model seed2.onnx \
+        --source SOURCE/images --target TARGET/images --data LABELLED --work WORK
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from calibration.observe import Observer
+from calibration.options import Options
+from calibration.quantize import calibrate
+from calibration.rules import Range
+from calibration.source import load_fp32
+from edgeuda.data.folders import LabelledFolder, labelled_folder, spread
+from edgeuda.data.images import list_images, resize_image, resize_label
+from edgeuda.evaluation import evaluate, iou_of, miou_of
+from edgeuda.spec import ModelSpec
+from edgeuda.training.quantization_aware import Rounding, Tuning, tune
+from engines.machine import identity
+
+FRAMES = 64
+RULES = ("max", "percentile", "frame-percentile", "mse", "entropy")
+
+
+def tuner(state: Path, seed: int, task):
+    """Adapt the fine-tuning to what calibration asks for."""
+    rounding = Rounding(task.inputs, task.limits, frozenset(task.convs), task.unsigned)
+    tuned = tune(task.model, task.scores, rounding, task.frames, Tuning(seed=seed), state)
+    return tuned.constants, {name: Range(*ends) for name, ends in tuned.ranges.items()}
+
+
+def rows(finetune: bool) -> dict[str, tuple[Options, str]]:
+    """Options and calibration frames of each row."""
+    found = {}
+    for rule in RULES:
+        found[f"ort-x86, {rule}"] = Options("ort-x86", rule, threads=1), "target"
+    plain = Options("ort-x86", threads=1)
+    found |= {
+        "ort-x86, percentile, source frames": (plain, "source"),
+        "ort-x86, percentile, mixed frames": (plain, "mixed"),
+        "ort-x86, max, source frames": (replace(plain, rule="max"), "source"),
+        "ort-x86, percentile, equalized": (replace(plain, equalize=True), "target"),
+        "ort-x86, percentile, biases corrected": (replace(plain, correct_biases=True), "target"),
+    }
+    if finetune:
+        found["ort-x86, percentile, fine-tuned 200 steps"] = plain, "target"
+    for rule in RULES:
+        found[f"tensorrt, {rule}"] = Options("tensorrt", rule, threads=1), "target"
+    return found
+
+
+def score(model: onnx.ModelProto, spec: ModelSpec, data: LabelledFolder) -> dict:
+    observe, size = Observer(model, threads=1), spec.preprocessing
+
+    def predict(image):
+        labels = observe(resize_image(image, size.height, size.width)[None]).labels
+        return resize_label(labels, *image.shape[:2])
+
+    counts = evaluate(predict, data, len(data.space))
+    iou = {n: round(100 * v, 2) for n, v in zip(data.space.classes, iou_of(counts), strict=True)
+           if not np.isnan(v)}  # fmt: skip
+    return {"miou": round(100 * miou_of(counts), 3), "iou": iou}
+
+
+def measure(model: Path, seed: int, options: argparse.Namespace) -> dict[str, dict]:
+    fp32, spec = load_fp32(model)
+    data = labelled_folder(options.data, spec.label_space)
+    target, source = (spread(list_images(f), FRAMES) for f in (options.target, options.source))
+    pools = {
+        "target": target,
+        "source": source,
+        "mixed": spread(target, FRAMES // 2) + spread(source, FRAMES // 2),
+    }
+    results = {"FP32": score(fp32, spec, data)}
+    for name, (settings, pool) in rows(options.finetune).items():
+        key = "".join(c if c.isalnum() else "-" for c in name)
+        out = options.work / f"{model.stem}-{key}.onnx"
+        ranges = options.work / f"{model.stem}-{pool}{'-even' * settings.equalize}.npz"
+        fine = "fine-tuned" in name
+        record = calibrate(
+            model, pools[pool], out, settings, judged=target, ranges=ranges,
+            tune=partial(tuner, options.work / f"{key}.pt", seed) if fine else None,
+        )  # fmt: skip
+        results[name] = score(onnx.load(out), spec, data) | {
+            "agreement": round(100 * record.agreement, 3),
+            "worst_frame": round(100 * min(record.acceptance.frame_agreement), 3),
+            "accepted": record.acceptance.accepted,
+            "int8_convs": record.int8_convs,
+            "convs": record.convs,
+        }
+        print(model.stem, name, results[name]["miou"], results[name]["agreement"],
+              file=sys.stderr, flush=True)  # fmt: skip
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, action="append", required=True)
+    for name in ("source", "target", "data", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--finetune", action="store_true", help="fine-tuned rows too (minutes)")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    runs = [measure(model, seed, options) for seed, model in enumerate(options.model)]
+    summary = []
+    for name in runs[0]:
+        row: dict = {"name": name, "miou": [run[name]["miou"] for run in runs]}
+        row["iou"] = {c: [run[name]["iou"].get(c) for run in runs] for c in runs[0][name]["iou"]}
+        if name != "FP32":
+            drops = [run[name]["miou"] - run["FP32"]["miou"] for run in runs]
+            row |= {
+                "change": [round(d, 3) for d in drops],
+                "change_mean": round(float(np.mean(drops)), 3),
+                "change_stdev": round(float(np.std(drops, ddof=1)), 3) if len(drops) > 1 else None,
+            }
+            for key in ("agreement", "worst_frame", "accepted", "int8_convs", "convs"):
+                row[key] = [run[name][key] for run in runs]
+        summary.append(row)
+    record = {
+        "schema": "edgeuda.benchmark.int8-accuracy/1",
+        "machine": identity(),
+        "models": [model.stem for model in options.model],
+        "frames": FRAMES,
+        "rows": summary,
+    }
+    print(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
