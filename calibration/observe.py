@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
+_SCORES = "edgeuda.scores"
+
 
 @dataclass(frozen=True, eq=False)
 class Observation:
@@ -49,33 +51,37 @@ class Observer:
         model: A graph of this project with either head; it is copied.
         threads: As in `open_session`.
         device: As in `open_session`.
+        optimize: As in `open_session`.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, threads: int | None = None, device: Device = "cpu"
+        self,
+        model: onnx.ModelProto,
+        threads: int | None = None,
+        device: Device = "cpu",
+        optimize: bool = True,
     ) -> None:
         onnx = require("onnx", "quantize")
         watched = copy.deepcopy(model)
-        self._scores = scores_of(watched)
         self._head = watched.graph.output[0].name
-        if self._scores != self._head:
-            watched.graph.output.append(
-                onnx.helper.make_tensor_value_info(self._scores, onnx.TensorProto.FLOAT, None)
+        # Cast, as a graph in half precision has its scores in it.
+        watched.graph.node.append(
+            onnx.helper.make_node(
+                "Cast", [scores_of(watched)], [_SCORES], to=onnx.TensorProto.FLOAT
             )
+        )
+        watched.graph.output.append(
+            onnx.helper.make_tensor_value_info(_SCORES, onnx.TensorProto.FLOAT, None)
+        )
         self._session: Any = open_session(
-            watched.SerializeToString(), threads=threads, device=device
+            watched.SerializeToString(), threads=threads, device=device, optimize=optimize
         )
 
     def __call__(self, frame: npt.NDArray[np.uint8]) -> Observation:
         """Observe a frame, uint8 RGB ``[1, H, W, 3]``."""
-        outputs = dict(
-            zip(
-                (value.name for value in self._session.get_outputs()),
-                self._session.run(None, {"image": frame}),
-                strict=True,
-            )
+        head, scores = (
+            output[0] for output in self._session.run([self._head, _SCORES], {"image": frame})
         )
-        head, scores = outputs[self._head][0], outputs[self._scores][0]
         labels = head.argmax(0) if head.ndim == 3 else head
         scores = scores - scores.max(0)
         log_sum = np.log(np.exp(scores).sum(0))

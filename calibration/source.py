@@ -50,7 +50,7 @@ def load_fp32(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     spec = spec_of(metadata, str(path))
     operators = {node.op_type for node in proto.graph.node}
-    if precision_of(metadata) == "int8" or "QuantizeLinear" in operators:
+    if precision_of(metadata) != "fp32" or "QuantizeLinear" in operators:
         msg = f"{path}: expected an FP32 model, found a quantized one. Calibrate the exported file"
         raise ModelError(msg)
     return proto, spec

@@ -15,6 +15,7 @@ from cli.verbs.data import app as data_app
 from cli.verbs.demo import demo
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
+from cli.verbs.half import half
 from cli.verbs.import_weights import import_weights
 from cli.verbs.labels import labels
 from cli.verbs.predict import predict
@@ -32,8 +33,8 @@ app = typer.Typer(
     help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
 )
 for verb in (
-    recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, calibrate, predict,
-    bench, report, demo,
+    recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, half, calibrate,
+    predict, bench, report, demo,
 ):  # fmt: skip
     app.command()(verb)
 app.command("import")(import_weights)

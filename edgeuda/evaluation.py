@@ -151,7 +151,7 @@ class Evaluation:
     model_file: str
     model_sha256: str
     model_kind: Literal["checkpoint", "onnx"]
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     data_folder: str
     images: int
     labels_sha256: str
@@ -238,7 +238,7 @@ class Evaluation:
                 raise KeyError(record["schema"])
             model, data = record["model"], record["data"]
             kind, precision = model["kind"], model["precision"]
-            if kind not in ("checkpoint", "onnx") or precision not in ("fp32", "int8"):
+            if kind not in ("checkpoint", "onnx") or precision not in ("fp32", "fp16", "int8"):
                 raise ValueError(kind, precision)
             return cls(
                 name=str(record["name"]),

@@ -17,11 +17,13 @@ from edgeuda.spec import ModelSpec
 from engines.onnxruntime_session import open_session
 
 Head = Literal["labels", "logits"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 SPEC_KEY = "edgeuda.spec"
 EXPORT_KEY = "edgeuda.export"
 QUANTIZATION_KEY = "edgeuda.quantization"
+HALF_KEY = "edgeuda.half"
+"""Checksum of the model that a half-precision one was made from."""
 BATCH_NORM_KEY = "edgeuda.batch_norm"
 """Batch norms that export folded into convolutions, see `FoldedNorm`."""
 
@@ -172,8 +174,10 @@ def export_of(metadata: Mapping[str, str], origin: str) -> ExportRecord:
 
 
 def precision_of(metadata: Mapping[str, str]) -> Precision:
-    """Return ``int8`` for a quantized model, ``fp32`` otherwise."""
-    return "int8" if QUANTIZATION_KEY in metadata else "fp32"
+    """Return ``int8`` for a quantized model, also with the rest in half precision."""
+    if QUANTIZATION_KEY in metadata:
+        return "int8"
+    return "fp16" if HALF_KEY in metadata else "fp32"
 
 
 def read_spec(path: Path) -> ModelSpec:

@@ -80,6 +80,7 @@ def work(data, tmp_path_factory):
         "bench": ["--samples", "12"],
         # After two steps of training classes lie so close that rounding moves most pixels.
         "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
+        "half": ["--min-agreement", "50"],
     }
     torch.save(CoinCheung(19).state_dict(), out / "model_final_v1_city.pth")
     writer = cv2.VideoWriter(str(out / "DRIVE.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 32))
@@ -141,8 +142,8 @@ def test_statistics_of_new_footage_without_torch(work, data, tmp_path):
 
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
-    assert verbs == {"train", "adapt", "evaluate", "export", "calibrate", "bench", "predict",
-                     "report", "recipes", "compare", "pseudo-label", "labels",
+    assert verbs == {"train", "adapt", "evaluate", "export", "half", "calibrate", "bench",
+                     "predict", "report", "recipes", "compare", "pseudo-label", "labels",
                      "import", "data"}  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def evaluate(
 
     title, protocol = name or model.stem, DEPLOYED
     predict: Callable[[Image], LabelMap]
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
     with ExitStack() as stack:
         if model.suffix == ".onnx":
             from engines.onnxruntime_runner import OnnxRunner
