@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from calibration import rules
 from calibration.acceptance import Limits
@@ -12,6 +13,7 @@ from calibration.rules import RuleName
 from edgeuda.errors import ConfigError
 from engines.onnxruntime_session import Device
 
+Quantizer = Literal["edgeuda", "modelopt"]
 DEFAULT_RULE: RuleName = "percentile"
 
 Report = Callable[[str, int, int], None]
@@ -40,6 +42,7 @@ class Options:
         limits: What is accepted.
         threads: Threads of ONNX Runtime; None takes every usable core.
         device: Where ranges are collected.
+        quantizer: ``modelopt`` leaves placement and ranges to nvidia-modelopt, where installed.
     """
 
     target: Target
@@ -55,6 +58,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     threads: int | None = None
     device: Device = "cpu"
+    quantizer: Quantizer = "edgeuda"
 
     def __post_init__(self) -> None:
         if self.target not in POLICIES:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from calibration.acceptance import Acceptance
+from calibration.options import Quantizer
 from calibration.placement import Target
 from calibration.rules import Range, RuleName
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, write_json
 from edgeuda.spec import Preprocessing
 
+RecordedRule = RuleName | Literal["tensorrt-cache"]
 SCHEMA = "edgeuda.calibration/1"
 
 
@@ -67,11 +69,12 @@ class CalibrationRecord:
             `calibration.choice.convergence`.
         acceptance: How INT8 differs from FP32, and whether that was accepted.
         scores: With labels: ``fp32`` and ``int8`` mIoU, 0 to 1, and ``images``.
+        quantizer: Whose placement and ranges these are.
         assignment: How layers were chosen to stay float, see `Assignment`.
     """
 
     target: Target
-    rule: RuleName | Literal["tensorrt-cache"]
+    rule: RecordedRule
     percentile: float | None
     model: str
     model_sha256: str
@@ -89,6 +92,7 @@ class CalibrationRecord:
     acceptance: Acceptance | None = None
     scores: dict[str, float] | None = None
     assignment: dict[str, Any] | None = None
+    quantizer: Quantizer = "edgeuda"
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""

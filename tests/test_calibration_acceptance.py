@@ -1,6 +1,7 @@
 """The verdict without labels, the sensitivity of layers, and what stays float."""
 
 import copy
+import importlib.util
 import json
 
 import numpy as np
@@ -24,9 +25,10 @@ from calibration.sensitivity import assign, effects_of, groups_of
 from calibration.weights import constants_of, with_constants
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_image, write_label
-from edgeuda.errors import ConfigError, DataError
+from edgeuda.errors import ConfigError, DataError, DependencyError
 from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
+from engines.metadata import read_spec
 from engines.onnxruntime_session import open_session
 
 SIZE = SPEC.preprocessing
@@ -324,3 +326,30 @@ def test_shares_of_predicted_classes(files, model):
     labels = Observer(model, threads=1)(FRAMES[1]).labels
     expected = np.bincount(labels.ravel(), minlength=len(SPACE)) / labels.size
     np.testing.assert_allclose(shares[1], expected)
+
+
+def test_modelopt_is_asked_for_what_it_can_do(files):
+    model, frames, out = files
+    for options in (
+        Options("ort-x86", rule="max", quantizer="modelopt"),
+        Options("tensorrt", rule="mse", quantizer="modelopt"),
+        Options("tensorrt", rule="max", quantizer="modelopt", equalize=True),
+    ):
+        with pytest.raises(ConfigError, match="nvidia-modelopt"):
+            calibrate(model, frames, out, options)
+    if importlib.util.find_spec("modelopt") is None:
+        with pytest.raises(DependencyError, match="Install nvidia-modelopt without its onnx extra"):
+            calibrate(model, frames, out, Options("tensorrt", rule="max", quantizer="modelopt"))
+
+
+def test_modelopt_goes_through_the_same_verdict(files):
+    pytest.importorskip("modelopt.onnx.quantization", reason="nvidia-modelopt is not installed")
+    model, frames, out = files
+    record = calibrate(
+        model, frames, out, Options("tensorrt", rule="max", quantizer="modelopt", threads=1)
+    )
+    assert record.quantizer == "modelopt"
+    assert record.agreement > 0.9
+    assert sum(layer.int8 for layer in record.layers) > 20
+    assert all(limits.low == -limits.high for limits in record.ranges.values())
+    assert read_spec(out) == SPEC

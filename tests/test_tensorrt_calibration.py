@@ -10,7 +10,7 @@ from onnx.numpy_helper import to_array
 from tiny_models import SPEC, exported, random_frames
 
 from calibration.options import Options
-from calibration.quantize import Cache, calibrate
+from calibration.quantize import calibrate
 from calibration.range_file import Origin
 from calibration.rules import Range
 from calibration.source import origin_of
@@ -22,6 +22,7 @@ from calibration.tensorrt_cache import (
     write_cache,
 )
 from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
+from calibration.work import Cache
 from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
 from engines import device_memory

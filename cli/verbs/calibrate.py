@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from calibration.options import Report
-    from calibration.quantize import Tune, TuningTask
     from calibration.record import CalibrationRecord
     from calibration.rules import Range
+    from calibration.work import Tune, TuningTask
 
 
 class Backend(str, Enum):
@@ -40,6 +40,13 @@ class Rule(str, Enum):
     frame_percentile = "frame-percentile"
     mse = "mse"
     entropy = "entropy"
+
+
+class Quantizer(str, Enum):
+    """What places Q/DQ pairs and collects ranges."""
+
+    edgeuda = "edgeuda"
+    modelopt = "modelopt"
 
 
 class Choose(str, Enum):
@@ -140,6 +147,10 @@ def calibrate(
     cache_version: Annotated[
         int, typer.Option(help="TensorRT's version for --write-cache: 8601 is 8.6.1.")
     ] = 8601,
+    quantizer: Annotated[
+        Quantizer,
+        typer.Option(help="Whose placement and ranges; modelopt has to be installed by hand."),
+    ] = Quantizer.edgeuda,
     device: Annotated[
         options.DeviceName, typer.Option(help="Where ranges are collected.")
     ] = options.DeviceName.cpu,
@@ -151,10 +162,10 @@ def calibrate(
     """
     from calibration.acceptance import Limits
     from calibration.options import Options
-    from calibration.quantize import Cache
     from calibration.quantize import calibrate as run
     from calibration.range_file import ranges_path
     from calibration.source import adapted_path
+    from calibration.work import Cache
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
     from engines.metadata import read_spec
 
@@ -178,6 +189,7 @@ def calibrate(
         limits=Limits(min_agreement / 100, min_class_agreement / 100),
         threads=threads,
         device=device.value,
+        quantizer=quantizer.value,
     )
     footage = readable_frames(target)
     pool = footage if not on else [path for folder in on for path in readable_frames(folder)]
