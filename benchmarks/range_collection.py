@@ -166,7 +166,7 @@ def measure(model: Path, photos: list[Path], height: int, width: int, count: int
             subprocess.run(
                 [sys.executable, __file__, "--child", method, str(model), str(frames),
                  str(height), str(width), str(out)],
-                check=True,
+                check=True, stdout=subprocess.DEVNULL,  # onnxruntime's calibrators print
             )  # fmt: skip
             measured[method] = json.loads(out.read_text())
         record = {"height": height, "width": width, "frames": count}

@@ -25,6 +25,7 @@ from engines.report_findings import Finding
 from engines.report_sections import Grid, Picture, Section, Strip
 from engines.report_text import DASH, as_percent, signed
 
+SCHEMA = "edgeuda.calibration-page/1"
 BARS = 48
 """Bars of a small histogram."""
 
@@ -66,7 +67,7 @@ def build_calibration_page(
         _verdicts(record, found),
         sections,
     )
-    merged = {**record.to_record(), "created": page.created}
+    merged = {**record.to_record(), "schema": SCHEMA, "created": page.created}
     return write_page(page, merged, [out, out.with_suffix(".json"), out.with_suffix(".md")])
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -135,6 +136,7 @@ def calibrate(
         },
         assignment=None if made.assignment is None else made.assignment.to_record(),
         quantizer=options.quantizer,
+        folders=dict(Counter(map(_folder, frames))),
     )
     record.write(record_path(out))
     _write(made, record, out)
@@ -199,6 +201,12 @@ def _require_leftover(path: Path) -> None:
         CalibrationRecord.read(path)
     except DataError:
         require_absent(path)
+
+
+def _folder(frame: Path) -> str:
+    """Return the name of a frame's data set: that of the folder above ``images``."""
+    folder = frame.resolve().parent
+    return folder.parent.name if folder.name == "images" else folder.name
 
 
 def _layers(proto: onnx.ModelProto, convs: Sequence[str]) -> tuple[Layer, ...]:

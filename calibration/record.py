@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,7 @@ class CalibrationRecord:
             `calibration.choice.convergence`.
         acceptance: How INT8 differs from FP32, and whether that was accepted.
         scores: With labels: ``fp32`` and ``int8`` mIoU, 0 to 1, and ``images``.
+        folders: Number of calibration frames by the name of their folder.
         quantizer: Whose placement and ranges these are.
         assignment: How layers were chosen to stay float, see `Assignment`.
     """
@@ -92,6 +93,7 @@ class CalibrationRecord:
     acceptance: Acceptance | None = None
     scores: dict[str, float] | None = None
     assignment: dict[str, Any] | None = None
+    folders: dict[str, int] = field(default_factory=dict)
     quantizer: Quantizer = "edgeuda"
 
     def to_record(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from engines.report_text import (
     as_ms,
     as_percent,
     as_points,
+    as_text,
     as_time,
     data_of,
     distinct,
@@ -409,16 +411,65 @@ def _label_free(records: Records) -> Section | None:
 def _calibration(records: Records) -> Section | None:
     if not records.calibrations:
         return None
-    grids = [
-        Grid(f"Calibration {name}", ["fact", "value"], list(map(list, flatten(c).items())))
-        for name, record in records.calibrations
-        for c in [{key: value for key, value in record.items() if key != "schema"}]
+    named = [
+        (name.removesuffix(".calibration.json"), record) for name, record in records.calibrations
     ]
+    columns = [
+        "model", "for", "rule", "ranges from", "agreement, %", "worst frame, %",
+        "confidence, points", "mIoU, points", "convolutions in INT8", "verdict",
+    ]  # fmt: skip
+    rows = [_calibration_row(name, record) for name, record in named]
+    grids = [Grid("Calibrations compared", columns, rows)]
+    for name, record in named:
+        hidden = {"schema", "acceptance", "assignment", "convergence"}
+        facts = {key: value for key, value in record.items() if key not in hidden}
+        if record.get("assignment"):
+            facts["kept float"] = record["assignment"]["kept_float"]
+        if record.get("acceptance"):
+            facts["reasons"] = record["acceptance"]["reasons"]
+        grids.append(
+            Grid(f"Calibration {name}", ["fact", "value"], list(map(list, flatten(facts).items())))
+        )
+        if record.get("acceptance"):
+            classes = [
+                [
+                    found, f"{100 * entry['share']:.2f}",
+                    DASH if entry["iou"] is None else f"{100 * entry['iou']:.1f}",
+                    entry["became"] or DASH,
+                ]
+                for found, entry in record["acceptance"]["classes"].items()
+            ]  # fmt: skip
+            grids.append(
+                Grid(
+                    f"Classes of {name}, FP32 against INT8",
+                    ["class", "% of pixels", "IoU, %", "lost pixels mostly become"],
+                    classes,
+                )
+            )
     text = [
-        "Agreement is the share of pixels on which INT8 and FP32 give the same class, from 0 to 1. "
+        "Agreement is the share of pixels on which INT8 and FP32 give the same class. "
         "It needs no labels and is not accuracy."
     ]
     return Section("calibration", "INT8 calibration", text, grids=grids)
+
+
+def _calibration_row(name: str, record: dict[str, Any]) -> list[str]:
+    """Return a row; a record of an earlier version lacks some of it."""
+    found, scores = record.get("acceptance"), record.get("scores")
+    layers, folders = record.get("layers", ()), record.get("folders", {})
+    return [
+        name,
+        as_text(record.get("target")),
+        as_text(record.get("rule")),
+        ", ".join(f"{count} of {folder}" for folder, count in folders.items())
+        or str(len(record.get("frames", ()))),
+        as_percent(record.get("agreement", math.nan), ""),
+        DASH if not found else f"{100 * min(found['frame_agreement']):.1f}",
+        DASH if not found else signed(100 * found["confidence_shift"]),
+        DASH if not scores else signed(100 * (scores["int8"] - scores["fp32"])),
+        f"{sum(layer['int8'] for layer in layers)} of {len(layers)}" if layers else DASH,
+        DASH if not found else "accepted" if found["accepted"] else "not accepted",
+    ]
 
 
 def _machines(records: Records) -> Section | None:
