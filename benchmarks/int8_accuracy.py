@@ -10,6 +10,7 @@ labelled. Scores are those of the network as deployed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -42,7 +43,7 @@ def tuner(state: Path, seed: int, task):
     return tuned.constants, {name: Range(*ends) for name, ends in tuned.ranges.items()}
 
 
-def rows(finetune: bool) -> dict[str, tuple[Options, str]]:
+def rows(finetune: bool, part: str) -> dict[str, tuple[Options, str]]:
     """Options and calibration frames of each row."""
     found = {}
     for rule in RULES:
@@ -59,7 +60,11 @@ def rows(finetune: bool) -> dict[str, tuple[Options, str]]:
         found["ort-x86, percentile, fine-tuned 200 steps"] = plain, "target"
     for rule in RULES:
         found[f"tensorrt, {rule}"] = Options("tensorrt", rule, threads=1), "target"
-    return found
+    if importlib.util.find_spec("modelopt") is not None:
+        for rule in ("max", "entropy"):
+            how = Options("tensorrt", rule, threads=1, quantizer="modelopt")
+            found[f"tensorrt by nvidia-modelopt, {rule}"] = how, "target"
+    return {name: row for name, row in found.items() if part in name}
 
 
 def score(model: onnx.ModelProto, spec: ModelSpec, data: LabelledFolder) -> dict:
@@ -85,7 +90,7 @@ def measure(model: Path, seed: int, options: argparse.Namespace) -> dict[str, di
         "mixed": spread(target, FRAMES // 2) + spread(source, FRAMES // 2),
     }
     results = {"FP32": score(fp32, spec, data)}
-    for name, (settings, pool) in rows(options.finetune).items():
+    for name, (settings, pool) in rows(options.finetune, options.rows).items():
         key = "".join(c if c.isalnum() else "-" for c in name)
         out = options.work / f"{model.stem}-{key}.onnx"
         ranges = options.work / f"{model.stem}-{pool}{'-even' * settings.equalize}.npz"
@@ -112,6 +117,7 @@ def main() -> None:
     for name in ("source", "target", "data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--finetune", action="store_true", help="fine-tuned rows too (minutes)")
+    parser.add_argument("--rows", default="", help="only rows whose name has this in it")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     runs = [measure(model, seed, options) for seed, model in enumerate(options.model)]

@@ -35,6 +35,7 @@ def adapt_batch_norm(
     origin: str,
     *,
     batch: int = BATCH,
+    seed: int | None = 0,
     threads: int | None = None,
     device: Device = "cpu",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -50,6 +51,8 @@ def adapt_batch_norm(
         frames: New footage, at least two frames.
         origin: Names the file in errors.
         batch: Frames per batch, at least 2; no more than there are.
+        seed: Of the order of the frames; None keeps it. Batches of neighbouring frames, which are
+            alike, cost a third of the gain.
         threads: As in `open_session`.
         device: As in `open_session`.
         progress: Called with batches done and batches to do.
@@ -89,8 +92,12 @@ def adapt_batch_norm(
     sizes = dict.fromkeys(norms, 0)
     sums: dict[str, Doubles] = {name: np.zeros(()) for name in names}
     batches = len(frames) // batch
+    order = np.arange(len(frames))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
     for number in range(batches):
-        images = np.concatenate([frames[number * batch + i] for i in range(batch)])
+        chosen = order[number * batch : (number + 1) * batch]
+        images = np.concatenate([frames[int(position)] for position in chosen])
         outputs = session.run([*names, *(f"{name}{_SIZE}" for name in norms)], {"image": images})
         for name, value in zip(names, outputs, strict=False):
             sums[name] = sums[name] + value.reshape(-1).astype(np.float64)

@@ -163,7 +163,7 @@ def test_statistics_are_those_of_torch(difficult):
         for i in range(0, 12, 4)
     ]
     assert torch_adapt(adapted, batches, SIZE) == []
-    graph, kept = adapt_batch_norm(exported_model, FRAMES, "model", threads=1)
+    graph, kept = adapt_batch_norm(exported_model, FRAMES, "model", seed=None, threads=1)
     assert kept == []
     images = np.concatenate(FRAMES[:3])
     expected = torch_logits(adapted, images)
@@ -171,8 +171,20 @@ def test_statistics_are_those_of_torch(difficult):
     # the statistics matter: without them the scores are elsewhere
     assert np.abs(run(exported_model, images) - expected).max() > 1
     # twice is once: the new statistics are what the graph now says it has
-    again, _ = adapt_batch_norm(graph, FRAMES, "model", threads=1)
+    again, _ = adapt_batch_norm(graph, FRAMES, "model", seed=None, threads=1)
     np.testing.assert_allclose(run(again, images), expected, atol=4e-3, rtol=0)
+
+
+def test_neighbours_are_not_batched_together(difficult):
+    """By default frames are shuffled, the same way each time."""
+    _, model = difficult
+    image = FRAMES[0]
+    graphs = [
+        adapt_batch_norm(model, FRAMES, "model", seed=seed, threads=1)[0] for seed in (None, 0, 0)
+    ]
+    plain, one, two = (run(graph, image) for graph in graphs)
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(plain - one).max() > 1e-3
 
 
 def test_variances_and_names_travel_with_the_graph(difficult):
