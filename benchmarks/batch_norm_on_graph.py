@@ -1,7 +1,6 @@
 """Batch-norm statistics estimated on exported graphs: frames in order or shuffled; prints JSON.
 
-    python benchmarks/batch_norm_on_graph.py --model seed0.onnx --model seed1.onnx --model seed2.onnx \
-        --target TARGET/images --data LABELLED
+One exported source network per --model; --target are unlabelled frames, --data is labelled.
 """
 
 from __future__ import annotations
