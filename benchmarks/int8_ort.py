@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from calibration.options import Options
 from torch import nn
 
+from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.data.images import Image, read_image, resize_image, write_image
 from edgeuda.labels import SPACES

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.qdq import QUANTIZED_WEIGHT
 from edgeuda.errors import ModelError, require
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
 
 
-def int8_convs(path: Path) -> tuple[int, int]:
-    """Count the convolutions that ONNX Runtime runs in integers on this machine's CPU.
+@dataclass(frozen=True)
+class Compiled:
+    """The convolutions of a compiled graph.
 
-    A Q/DQ graph only *allows* integer kernels; a misplaced pair silently leaves a convolution in
+    Attributes:
+        placed: Those of our Q/DQ pairs that run in integers, by their output in the FP32 graph.
+        integer: Number of all that run in integers.
+        total: Number of all.
+    """
+
+    placed: frozenset[str]
+    integer: int
+    total: int
+
+
+def compiled(path: Path) -> Compiled:
+    """Find the convolutions that ONNX Runtime runs in integers on this machine's CPU.
+
+    A Q/DQ graph only *allows* integer kernels: a misplaced pair silently leaves a convolution in
     float. This reads the graph as ONNX Runtime optimised it.
 
     Args:
         path: An ONNX file.
-
-    Returns:
-        Number of integer convolutions, number of all convolutions.
 
     Raises:
         ModelError: If ONNX Runtime cannot load the file.
@@ -40,6 +54,11 @@ def int8_convs(path: Path) -> tuple[int, int]:
         except Exception as err:  # a family of native exceptions without a public base class
             msg = f"{path}: expected an ONNX model that ONNX Runtime can load ({err})"
             raise ModelError(msg) from err
-        operators = [node.op_type for node in onnx.load(optimized).graph.node]
-    integer = sum(name in _INTEGER for name in operators)
-    return integer, integer + sum(name in _FLOAT for name in operators)
+        nodes = onnx.load(optimized).graph.node
+    integer = [node for node in nodes if node.op_type in _INTEGER]
+    weights = {name for node in integer for name in node.input if name.endswith(QUANTIZED_WEIGHT)}
+    return Compiled(
+        frozenset(name.removesuffix(QUANTIZED_WEIGHT) for name in weights),
+        len(integer),
+        len(integer) + sum(node.op_type in _FLOAT for node in nodes),
+    )

@@ -250,12 +250,22 @@ def _outside(histogram: Histogram, limits: Range) -> float:
 
 
 def _layers(record: CalibrationRecord) -> Section:
-    rows = [[layer.weight, "INT8" if layer.int8 else "float"] for layer in record.layers]
+    rows = [
+        [
+            layer.weight,
+            "INT8" if layer.int8 else "float",
+            "integers" if layer.compiled else "float",
+        ]
+        for layer in record.layers
+    ]
     text = [
         f"{sum(layer.int8 for layer in record.layers)} of {len(record.layers)} convolutions are "
         f"placed in INT8. ONNX Runtime runs {record.int8_convs} of {record.convs} in integers on "
         "this machine's CPU; what another runtime does is seen on that runtime only."
     ]
     return Section(
-        "layers", "Layers", text, grids=[Grid("Convolutions", ["weight", "precision"], rows)]
+        "layers",
+        "Layers",
+        text,
+        grids=[Grid("Convolutions", ["weight", "placed in", "run in, here"], rows)],
     )

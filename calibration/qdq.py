@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+QUANTIZED_WEIGHT = "_weight_quantized"
+"""What follows the convolution's output in the name of its integer weight."""
 TINY = float(np.finfo(np.float32).tiny)
 """Smallest scale: a channel or tensor that is all zero still needs one."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.acceptance import Acceptance, judge
-from calibration.compiled import int8_convs
+from calibration.compiled import compiled
 from calibration.frames import FrameFiles, checksums
 from calibration.modelopt import by_modelopt
 from calibration.observe import Observer
@@ -105,7 +105,7 @@ def calibrate(
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "int8.onnx"
         trial.write_bytes(quantized.SerializeToString())
-        integer, total = int8_convs(trial)
+        runs = compiled(trial)
     record = CalibrationRecord(
         target=options.target,
         rule=made.rule,
@@ -115,9 +115,9 @@ def calibrate(
         preprocessing=spec.preprocessing,
         frames=tuple(Frame(path.name, digest) for path, digest in zip(frames, sums, strict=True)),
         ranges=made.ranges,
-        layers=_layers(proto, made.convs),
-        int8_convs=integer,
-        convs=total,
+        layers=_layers(proto, made.convs, runs.placed),
+        int8_convs=runs.integer,
+        convs=runs.total,
         agreement=acceptance.agreement,
         versions={
             "python": platform.python_version(),
@@ -209,9 +209,11 @@ def _folder(frame: Path) -> str:
     return folder.parent.name if folder.name == "images" else folder.name
 
 
-def _layers(proto: onnx.ModelProto, convs: Sequence[str]) -> tuple[Layer, ...]:
+def _layers(
+    proto: onnx.ModelProto, convs: Sequence[str], compiled: frozenset[str]
+) -> tuple[Layer, ...]:
     return tuple(
-        Layer(node.input[1], node.output[0] in convs)
+        Layer(node.input[1], node.output[0] in convs, node.output[0] in compiled)
         for node in proto.graph.node
         if node.op_type == "Conv"
     )

@@ -38,10 +38,12 @@ class Layer:
     Attributes:
         weight: Name of its weight, which is the parameter's name in the network.
         int8: Whether it was placed in INT8.
+        compiled: Whether ONNX Runtime runs it in integers on the machine that calibrated.
     """
 
     weight: str
     int8: bool
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from onnx.numpy_helper import from_array, to_array
 from tiny_models import SPEC, exported, random_frames
 
 from calibration.acceptance import Acceptance, Limits, judge
-from calibration.compiled import int8_convs
+from calibration.compiled import compiled
 from calibration.graph import index
 from calibration.observe import Observation, Observer, class_shares, scores_of
 from calibration.options import Options
@@ -223,7 +223,9 @@ def test_what_is_kept_float_runs_in_float(files, pattern):
     record = calibrate(model, frames, out, Options("ort-x86", keep_float=(pattern,), threads=1))
     placed = sum(layer.int8 for layer in record.layers)
     assert placed < 30
-    assert int8_convs(out) == (placed, 35) == (record.int8_convs, record.convs)
+    found = compiled(out)
+    assert (found.integer, found.total) == (placed, 35) == (record.int8_convs, record.convs)
+    assert all(layer.compiled == layer.int8 for layer in record.layers)
 
 
 def test_everything_float_is_fp32(files):

@@ -6,7 +6,7 @@ import onnx.helper as oh
 import pytest
 from tiny_models import exported, random_frames
 
-from calibration.compiled import int8_convs
+from calibration.compiled import Compiled, compiled
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.record import CalibrationRecord, record_path
@@ -87,8 +87,10 @@ def test_agreement_is_that_of_the_files(calibrated, model, frames):
 def test_onnxruntime_compiles_every_placed_conv_to_integers(model, frames, tmp_path):
     out = tmp_path / "int8.onnx"
     record = calibrate(model, frames, out, Options("ort-x86", rule="max", threads=1))
-    assert int8_convs(out) == (30, 35) == (record.int8_convs, record.convs)
-    assert int8_convs(model) == (0, 35)
+    found = compiled(out)
+    assert (found.integer, found.total) == (30, 35) == (record.int8_convs, record.convs)
+    assert all(layer.compiled == layer.int8 for layer in record.layers)
+    assert compiled(model) == Compiled(frozenset(), 0, 35)
     assert sum(layer.int8 for layer in record.layers) == record.int8_convs
     assert record.percentile is None
     assert out.stat().st_size < 0.4 * model.stat().st_size
