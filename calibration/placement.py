@@ -47,6 +47,7 @@ class Policy:
         integer_weights: Weights stored as int8 and biases as int32; else both stay float, the
             weights with a Q/DQ pair of their own.
         channels_last: Whether integer convolutions run channels-last, see `widen_constants`.
+        hide_float: Whether float convolutions have to be hidden from it, see `hide_relu`.
         place: Chooses what is quantized; the convolutions named stay float, besides those that
             always do.
     """
@@ -55,6 +56,7 @@ class Policy:
     unsigned: bool
     integer_weights: bool
     channels_last: bool
+    hide_float: bool
     place: Callable[[GraphIndex, frozenset[str]], Placement]
 
 
@@ -185,6 +187,7 @@ ORT_X86 = Policy(
     unsigned=True,
     integer_weights=True,
     channels_last=True,
+    hide_float=True,
     place=_around_operators,
 )
 """ONNX Runtime on x86: unsigned activations times signed weights is what VNNI multiplies.
@@ -196,6 +199,7 @@ TENSORRT = Policy(
     unsigned=False,
     integer_weights=False,
     channels_last=False,
+    hide_float=False,
     place=_conv_inputs,
 )
 """TensorRT: float weights behind a pair of their own, which its documentation allows throughout."""

@@ -43,9 +43,8 @@ def insert_qdq(
         ranges: Range of every tensor in ``placement.measured()``.
     """
     onnx = require("onnx", "quantize")
-    quantized = copy.deepcopy(model)
+    quantized = hide_relu(model, placement) if policy.hide_float else copy.deepcopy(model)
     if policy.channels_last:
-        quantized = hide_relu(quantized, placement)
         widen_constants(quantized)
     graph = quantized.graph
     constants = constants_of(quantized)

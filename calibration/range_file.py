@@ -14,7 +14,7 @@ import numpy as np
 
 from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
-from edgeuda.errors import DataError
+from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_atomic
 from engines.onnxruntime_session import Device
 
@@ -162,6 +162,9 @@ class RangeFile:
             threads: As there.
             device: As there.
             progress: Called with the frames done and those to do, over all passes.
+
+        Raises:
+            Interrupted: On Ctrl-C, after what there is was written.
         """
         missing = [name for name in tensors if name not in self.histograms]
         total = 2 * len(frames) * sum(1 for _ in chunks(model, missing))
@@ -196,7 +199,8 @@ class RangeFile:
             )
         except KeyboardInterrupt:
             self.write()
-            raise
+            msg = f"Interrupted; {self.path} keeps what was collected. The same command goes on"
+            raise Interrupted(msg) from None
         return {name: self.histograms[name] for name in tensors}
 
 

@@ -15,7 +15,7 @@ from calibration.range_file import Origin, RangeFile
 from calibration.ranges import Histogram, collect
 from edgeuda.data.folders import spread
 from edgeuda.data.images import write_image
-from edgeuda.errors import ConfigError, DataError, ModelError
+from edgeuda.errors import ConfigError, DataError, Interrupted, ModelError
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(4, SIZE.height, SIZE.width, seed=2)]
@@ -40,7 +40,7 @@ def same(one, two):
         np.testing.assert_array_equal(one[name].frame_ranges, two[name].frame_ranges)
 
 
-class Interrupted(list):
+class Stopped(list):
     """Frames that end with Ctrl-C at one reading."""
 
     def __init__(self, frames, at):
@@ -60,21 +60,21 @@ def test_an_interrupted_collection_goes_on(model, tensors, tmp_path, monkeypatch
     monkeypatch.setattr(range_file, "SAVE_SECONDS", 1e9)  # so that Ctrl-C itself has to save
     whole = collect(model, tensors, FRAMES, bins=64, threads=1)
     path = tmp_path / "ranges.npz"
-    with pytest.raises(KeyboardInterrupt):
-        RangeFile.open(path, ORIGIN).collect(model, tensors, Interrupted(FRAMES, at), threads=1)
+    with pytest.raises(Interrupted, match="goes on"):
+        RangeFile.open(path, ORIGIN).collect(model, tensors, Stopped(FRAMES, at), threads=1)
     file = RangeFile.open(path, ORIGIN)
     assert (file.begun.steps if file.begun else 0) == at
-    rest = Interrupted(FRAMES, 2 * len(FRAMES) - at)
+    rest = Stopped(FRAMES, 2 * len(FRAMES) - at)
     same(file.collect(model, tensors, rest, threads=1), whole)
     assert rest.left == 0
     # and what is done is never collected again
-    same(RangeFile.open(path, ORIGIN).collect(model, tensors, Interrupted(FRAMES, 0)), whole)
+    same(RangeFile.open(path, ORIGIN).collect(model, tensors, Stopped(FRAMES, 0)), whole)
 
 
 def test_other_tensors_are_added_to_the_file(model, tensors, tmp_path):
     path = tmp_path / "ranges.npz"
     RangeFile.open(path, ORIGIN).collect(model, tensors[:2], FRAMES, threads=1)
-    rest = Interrupted(FRAMES, 2 * len(FRAMES))
+    rest = Stopped(FRAMES, 2 * len(FRAMES))
     found = RangeFile.open(path, ORIGIN).collect(model, tensors, rest, threads=1)
     same(found, collect(model, tensors, FRAMES, bins=64, threads=1))
     assert list(RangeFile.read(path).histograms) == list(tensors)

@@ -303,8 +303,13 @@ def _say(record: CalibrationRecord) -> None:
     found = record.acceptance
     assert found is not None
     console.print(
-        f"{sum(layer.int8 for layer in record.layers)} of {len(record.layers)} convolutions placed "
-        f"in INT8; ONNX Runtime runs {record.int8_convs} of {record.convs} in integers here"
+        f"{sum(layer.int8 for layer in record.layers)} of {len(record.layers)} convolutions are "
+        "INT8"
+        + (
+            f"; ONNX Runtime runs {record.int8_convs} of {record.convs} in integers here"
+            if record.target == "ort-x86"
+            else ""
+        )
     )
     if record.assignment is not None:
         kept = record.assignment["kept_float"]

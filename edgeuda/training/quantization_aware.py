@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgeuda.errors import TrainingError
+from edgeuda.errors import Interrupted, TrainingError
 from edgeuda.files import sha256_of, write_atomic
 from edgeuda.models.onnx_graph import OnnxGraph
 
@@ -168,6 +168,7 @@ def tune(
     Raises:
         ModelError: If the graph cannot be trained.
         TrainingError: If the loss is not finite.
+        Interrupted: On Ctrl-C, after the state was written.
     """
     teacher = OnnxGraph(model, scores).requires_grad_(False)
     student = RoundedGraph(copy.deepcopy(teacher).requires_grad_(True), rounding)
@@ -226,7 +227,8 @@ def tune(
                 save()
     except KeyboardInterrupt:
         save()
-        raise
+        msg = f"Interrupted after step {len(losses)}; {state} keeps it. The same command goes on"
+        raise Interrupted(msg) from None
     state.unlink(missing_ok=True)
     with torch.no_grad():
         ranges = {}
