@@ -1,0 +1,158 @@
+"""Modules with exactly the names of NVIDIA's real ones, to drive what uses them.
+
+The names are those of data/tensorrt_api.json, read from the binding wheels by read_tensorrt_api.py.
+A class here cannot offer, and its user cannot read or set, anything that version lacks. What the
+methods do is made up: this tests what is asked of a version, not what TensorRT makes of it.
+"""
+
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnx
+
+API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
+ENUMS = (
+    "BuilderFlag", "DataType", "DeviceType", "HardwareCompatibilityLevel", "MemoryPoolType",
+    "NetworkDefinitionCreationFlag", "TensorIOMode", "LayerInformationFormat",
+)  # fmt: skip
+
+
+class Named(int):
+    """An enumerator."""
+
+    def __new__(cls, value, name):
+        self = super().__new__(cls, value)
+        self.name = name
+        return self
+
+
+def strict(api, kind, /, **members):
+    """A class that has the members of the real one, those given with what they do."""
+    known = set(api[kind])
+    assert members.keys() <= known, f"{kind} has no {sorted(members.keys() - known)}"
+
+    class Strict:
+        def __getattr__(self, attribute):
+            if attribute.startswith("_"):
+                raise AttributeError(attribute)
+            if attribute not in known:
+                msg = f"{kind} of this version has no {attribute}"
+                raise AttributeError(msg)
+            return None
+
+        def __setattr__(self, attribute, value):
+            if not attribute.startswith("_") and attribute not in known:
+                msg = f"{kind} of this version has no {attribute}"
+                raise AttributeError(msg)
+            object.__setattr__(self, attribute, value)
+
+    Strict.__name__ = kind
+    for key, value in members.items():
+        setattr(Strict, key, value)
+    return Strict
+
+
+def module(version, plan=b"plan", errors=()):
+    """A module of a version; ``module.seen`` is what was asked of it."""
+    api = API[version]
+    seen = SimpleNamespace(flags=set(), network_flags=None, profile=None, opset=None, pools={})
+    enums = {
+        name: type(name, (), {key: Named(i, key) for i, key in enumerate(api[name])})
+        for name in ENUMS
+        if name in api
+    }
+    logger = strict(api, "ILogger")
+    for level, name in enumerate(("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")):
+        setattr(logger, name, level)
+    types = enums["DataType"]
+
+    tensor = strict(api, "ITensor")
+    layer = strict(
+        api, "ILayer", get_output=lambda self, _: self._output, name="layer", type=Named(0, "CONV")
+    )
+    profile = strict(
+        api, "IOptimizationProfile",
+        set_shape=lambda _, name, *shapes: setattr(seen, "profile", (name, *shapes)),
+    )  # fmt: skip
+    cache = strict(api, "ITimingCache", serialize=lambda _: b"timings")
+
+    def network():
+        made = strict(
+            api, "INetworkDefinition",
+            get_input=lambda _, i: seen.inputs[i], get_output=lambda _, i: seen.outputs[i],
+            get_layer=lambda *_: layer_of(), num_inputs=1, num_outputs=1, num_layers=2,
+        )  # fmt: skip
+        return made()
+
+    def layer_of():
+        one = layer()
+        one._output = seen.outputs[0]
+        return one
+
+    def parse(_, path):
+        model = onnx.load(path)
+        seen.opset = model.opset_import[0].version
+
+        def values(group):
+            found = []
+            for value in group:
+                one = tensor()
+                one.name = value.name
+                one.shape = tuple(d.dim_value or -1 for d in value.type.tensor_type.shape.dim)
+                one.dtype = types.UINT8
+                found.append(one)
+            return found
+
+        seen.inputs, seen.outputs = values(model.graph.input), values(model.graph.output)
+        return not errors
+
+    error_members = {"desc": lambda self: self._text, "node": lambda _: 7}
+    if "node_name" in api["ParserError"]:
+        error_members |= {"node_name": lambda _: "conv", "node_operator": lambda _: "Conv"}
+    error = strict(api, "ParserError", **error_members)
+
+    def error_of(_, index):
+        one = error()
+        one._text = errors[index]
+        return one
+
+    parser = strict(
+        api, "OnnxParser", parse_from_file=parse, num_errors=len(errors), get_error=error_of
+    )
+    config_members = {
+        "set_flag": lambda _, flag: seen.flags.add(flag.name),
+        "set_memory_pool_limit": lambda _, pool, size: seen.pools.update({pool.name: size}),
+        "add_optimization_profile": lambda *_: 0,
+        "create_timing_cache": lambda _, content: setattr(seen, "timings", content) or cache(),
+        "set_timing_cache": lambda *_, ignore_mismatch: not ignore_mismatch,
+        "get_timing_cache": lambda _: cache(),
+    }
+    config = strict(api, "IBuilderConfig", **config_members)
+
+    def make_config(_):
+        seen.config = config()
+        return seen.config
+
+    def make_network(_, flags):
+        seen.network_flags = flags
+        return network()
+
+    builder = strict(
+        api, "Builder", create_network=make_network, create_builder_config=make_config,
+        create_optimization_profile=lambda _: profile(),
+        build_serialized_network=lambda *_: plan,
+    )  # fmt: skip
+    classes = {
+        "ILogger": logger,
+        "Builder": lambda _: builder(),
+        "OnnxParser": lambda *_: parser(),
+        **{
+            name: type(name, (), {})
+            for name in ("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator")
+            if name in api
+        },
+    }
+    numbers = itertools.islice(version.split("."), 3)
+    return SimpleNamespace(__version__=".".join(numbers), seen=seen, **enums, **classes)
