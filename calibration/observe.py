@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import FrameFiles
-from calibration.graph import index
 from edgeuda.errors import require
 from edgeuda.spec import ModelSpec
+from engines.heads import labels_of, scores_of
 from engines.onnxruntime_session import Device, open_session
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Observer:
     """Runs a graph, FP32 or Q/DQ, so that its scores are seen too.
 
     Args:
-        model: A graph of this project with either head; it is copied.
+        model: A graph of this project with any head; it is copied.
         threads: As in `open_session`.
         device: As in `open_session`.
         optimize: As in `open_session`.
@@ -63,7 +63,7 @@ class Observer:
     ) -> None:
         onnx = require("onnx", "quantize")
         watched = copy.deepcopy(model)
-        self._head = watched.graph.output[0].name
+        self._head: Any = watched.graph.output[0].name  # a `Head`
         # Cast, as a graph in half precision has its scores in it.
         watched.graph.node.append(
             onnx.helper.make_node(
@@ -82,19 +82,10 @@ class Observer:
         head, scores = (
             output[0] for output in self._session.run([self._head, _SCORES], {"image": frame})
         )
-        labels = head.argmax(0) if head.ndim == 3 else head
+        labels = labels_of(self._head, head, *frame.shape[1:3])
         scores = scores - scores.max(0)
         log_sum = np.log(np.exp(scores).sum(0))
-        return Observation(np.asarray(labels, np.uint8), np.asarray(scores - log_sum, np.float32))
-
-
-def scores_of(model: onnx.ModelProto) -> str:
-    """Return the tensor of class scores before the resize to the input's size."""
-    graph = index(model.graph)
-    name: str = model.graph.output[0].name
-    while name in graph.producers and graph.producers[name].op_type in {"Cast", "ArgMax", "Resize"}:
-        name = graph.producers[name].input[0]
-    return name
+        return Observation(labels, np.asarray(scores - log_sum, np.float32))
 
 
 def class_shares(

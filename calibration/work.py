@@ -17,7 +17,6 @@ from calibration.choice import convergence
 from calibration.equalize import channel_means, correct_biases, equalize
 from calibration.frames import FrameFiles
 from calibration.graph import GraphIndex, index
-from calibration.observe import scores_of
 from calibration.options import Options, Report
 from calibration.placement import Placement
 from calibration.qdq import insert_qdq
@@ -31,6 +30,7 @@ from calibration.weights import with_constants
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.spec import ModelSpec
+from engines.heads import scores_of
 
 if TYPE_CHECKING:
     import onnx

@@ -9,10 +9,14 @@ from rich.console import Console
 
 from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
+from cli.verbs.build import build
+from cli.verbs.bundles import bundle, inspect, verify
 from cli.verbs.calibrate import calibrate
 from cli.verbs.compare import compare
 from cli.verbs.data import app as data_app
 from cli.verbs.demo import demo
+from cli.verbs.diff import diff
+from cli.verbs.doctor import doctor
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
 from cli.verbs.half import half
@@ -34,7 +38,7 @@ app = typer.Typer(
 )
 for verb in (
     recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, half, calibrate,
-    predict, bench, report, demo,
+    diff, bundle, inspect, verify, doctor, build, predict, bench, report, demo,
 ):  # fmt: skip
     app.command()(verb)
 app.command("import")(import_weights)

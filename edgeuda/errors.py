@@ -64,6 +64,12 @@ class DeviceError(EdgeudaError):
     exit_code = 10
 
 
+class BundleError(EdgeudaError):
+    """A bundle is damaged, was changed, or is not what its manifest or signature says."""
+
+    exit_code = 11
+
+
 class Interrupted(EdgeudaError):  # noqa: N818 - an orderly stop, not a failure
     """Work was stopped by a signal after its state had been saved."""
 

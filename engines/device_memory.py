@@ -15,6 +15,8 @@ Bytes = npt.NDArray[Any]
 
 _NO_DEVICE = {35: "the driver is missing or too old", 100: "there is no device"}
 _TO_DEVICE = 1
+_COMPUTE_CAPABILITY = (75, 76)
+"""Device attributes of the driver: major and minor."""
 
 
 class DeviceMemory(Protocol):
@@ -54,6 +56,24 @@ def cuda_devices() -> int:
         msg = "CUDA cannot be used: there is no device"
         raise DeviceError(msg)
     return count.value
+
+
+def gpu_title() -> str:
+    """Return name and compute capability of the first device, for example ``"Orin (8.7)"``.
+
+    Raises:
+        DeviceError: See `cuda_devices`.
+    """
+    cuda_devices()
+    driver = ctypes.CDLL("libcuda.so.1")
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, ctypes.c_int(len(name)), ctypes.c_int(0))
+    numbers = []
+    for attribute in _COMPUTE_CAPABILITY:
+        value = ctypes.c_int()
+        driver.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0))
+        numbers.append(value.value)
+    return f"{name.value.decode(errors='replace')} ({numbers[0]}.{numbers[1]})"
 
 
 class CudaPython:

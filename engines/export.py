@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeuda.data.images import Image, resize_image
+from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
+from engines.heads import SMALL, labels_of, with_head
 from engines.metadata import (
     BATCH_NORM_KEY,
     EXPORT_KEY,
@@ -51,8 +52,8 @@ def export_onnx(
 
     The graph takes ``image``, uint8 RGB ``[batch, height, width, 3]``, and normalises it itself. It
     returns ``labels``, uint8 ``[batch, height, width]``, or ``logits``, float32
-    ``[batch, K, height, width]``, of the main head. The batch is dynamic. An existing file is
-    replaced; when anything fails, nothing is written.
+    ``[batch, K, height, width]``, of the main head, or a smaller form of either (`engines.heads`).
+    The batch is dynamic. An existing file is replaced; when anything fails, nothing is written.
 
     Args:
         model: Called as ``model(x)`` with ``[N, 3, H, W]`` float; returns a tuple whose ``main`` is
@@ -74,8 +75,10 @@ def export_onnx(
         msg = f"{out}: expected at least one frame to compare torch with ONNX Runtime, found none"
         raise DataError(msg)
     network = copy.deepcopy(model).cpu().float().eval()
-    proto = _trace(network, spec, head)
+    proto = _trace(network, spec, "logits" if head in SMALL else head)
     _strip_traces(proto)
+    if head in SMALL:
+        proto = with_head(proto, head)
     _check(proto, spec, head, out)
     exported = proto.SerializeToString()
     pixels_equal, logit_difference = _compare(network, exported, spec, head, frames)
@@ -216,15 +219,23 @@ def _check(proto: onnx.ModelProto, spec: ModelSpec, head: Head, out: Path) -> No
         raise ModelError(msg) from err
     size, types = spec.preprocessing, onnx.TensorProto
     image = ("image", types.UINT8, ["batch", size.height, size.width, 3])
-    labels = ("labels", types.UINT8, ["batch", size.height, size.width])
-    logits = ("logits", types.FLOAT, ["batch", len(spec.label_space), size.height, size.width])
+    rows, columns = size.height, size.width
+    if head in SMALL:  # an eighth for BiSeNet; the network says
+        stride = max(1, round(size.height / _signature(proto.graph.output[0])[2][-2]))  # type: ignore[operator]
+        rows, columns = size.height // stride, size.width // stride
+    kind, planes = (
+        (types.FLOAT, [len(spec.label_space)])
+        if head in ("logits", "scores")
+        else (types.UINT8, [])
+    )
+    output = (head, kind, ["batch", *planes, rows, columns])
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     for subject, expected, found in (
         ("opset", {"": OPSET}, opsets),
         ("inputs", [image], [_signature(value) for value in proto.graph.input]),
         (
             "outputs",
-            [labels if head == "labels" else logits],
+            [output],
             [_signature(value) for value in proto.graph.output],
         ),
         ("batch norms", 0, sum(node.op_type == "BatchNormalization" for node in proto.graph.node)),
@@ -261,8 +272,13 @@ def _compare(
             )
             raise ModelError(msg)
         result = session.run([head], {"image": image})[0]
-        labels = result.argmax(1) if head == "logits" else result
-        equal += float(np.mean(labels == reference.argmax(1)))
+        labels = labels_of(head, result[0], size.height, size.width)
+        expected = reference[0].argmax(0).astype(np.uint8)
+        if head == "labels_low":
+            with torch.inference_mode():
+                small = network(x, upsample=False).main[0].argmax(0).numpy().astype(np.uint8)
+            expected = resize_label(small, size.height, size.width)
+        equal += float(np.mean(labels == expected))
         if head == "logits":
             difference = max(difference, float(np.abs(result - reference).max()))
     return equal / len(frames), difference if head == "logits" else None

@@ -16,7 +16,7 @@ from edgeuda.errors import DependencyError, ModelError, require
 from edgeuda.spec import ModelSpec
 from engines.onnxruntime_session import open_session
 
-Head = Literal["labels", "logits"]
+Head = Literal["labels", "logits", "scores", "labels_low"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 SPEC_KEY = "edgeuda.spec"
@@ -33,13 +33,13 @@ class ExportRecord:
     """How a network was exported and how well the graph reproduces it.
 
     Attributes:
-        head: What the graph returns: ``labels`` (uint8 class ids) or ``logits`` (float32).
+        head: What the graph returns, see `engines.heads`.
         opset: ONNX operator set of the file.
         torch_version: Version that exported it.
         onnx_version: Version that checked and wrote it.
         frames: Number of frames on which torch and ONNX Runtime were compared.
         pixels_equal: Fraction of pixels whose class is the same in both.
-        logit_difference: Largest absolute difference of a logit; None for the ``labels`` head.
+        logit_difference: Largest absolute difference of a logit; None for other heads.
     """
 
     head: Head

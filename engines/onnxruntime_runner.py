@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeuda.errors import require
+from engines.heads import labels_of
 from engines.metadata import Head, Precision, export_of, precision_of, spec_of
 from engines.onnxruntime_session import open_session
 from engines.runner import Images, Labels, check_images
@@ -16,7 +17,7 @@ class OnnxRunner:
     """A `Runner` on ONNX Runtime's CPU provider.
 
     Args:
-        path: An ONNX file written by this project, FP32 or INT8, with either head.
+        path: An ONNX file written by this project, FP32 or INT8, with any head.
         threads: Threads of one operator; None takes every usable core.
 
     Raises:
@@ -36,8 +37,8 @@ class OnnxRunner:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         output = self._session.run([self.head], {"image": images})[0]
-        labels = output.argmax(1) if self.head == "logits" else output
-        return np.asarray(labels, np.uint8)
+        size = self.spec.preprocessing
+        return np.stack([labels_of(self.head, one, size.height, size.width) for one in output])
 
     def __enter__(self) -> OnnxRunner:
         return self

@@ -13,7 +13,7 @@ from tiny_models import SPEC, exported, random_frames
 from calibration.acceptance import Acceptance, Limits, judge
 from calibration.compiled import compiled
 from calibration.graph import index
-from calibration.observe import Observation, Observer, class_shares, scores_of
+from calibration.observe import Observation, Observer, class_shares
 from calibration.options import Options
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
@@ -28,6 +28,7 @@ from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import ConfigError, DataError, DependencyError
 from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
+from engines.heads import scores_of
 from engines.metadata import read_spec
 from engines.onnxruntime_session import open_session
 

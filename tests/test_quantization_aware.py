@@ -9,7 +9,7 @@ import torch
 from tiny_models import SPEC, exported, random_frames
 
 from calibration.graph import index
-from calibration.observe import Observer, scores_of
+from calibration.observe import Observer
 from calibration.options import Options
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
@@ -28,6 +28,7 @@ from edgeuda.training.quantization_aware import (
     round_weight,
     tune,
 )
+from engines.heads import scores_of
 from engines.onnxruntime_session import open_session
 
 SIZE = SPEC.preprocessing

@@ -18,6 +18,8 @@ class Head(str, Enum):
 
     labels = "labels"
     logits = "logits"
+    scores = "scores"
+    labels_low = "labels_low"
 
 
 def export(

@@ -1,0 +1,89 @@
+"""Build a TensorRT engine where it will run."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, wrote
+from edgeuda.errors import ConfigError
+
+
+class LibraryChoice(str, Enum):
+    """Which TensorRT."""
+
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt_rtx"
+
+
+def build(
+    model: options.OnnxModel,
+    out: Annotated[Path, typer.Option("--out", help="Folder of engines; built ones are reused.")],
+    library: Annotated[
+        LibraryChoice, typer.Option(help="TensorRT of the machine, or TensorRT-RTX.")
+    ] = LibraryChoice.tensorrt,
+    batch: Annotated[str, typer.Option(help="Batch: one number, or smallest,usual,largest.")] = "1",
+    half: Annotated[
+        bool, typer.Option("--half", help="FP16 by flag, before TensorRT 10.12.")
+    ] = False,
+    workspace: Annotated[int | None, typer.Option(min=1, help="Workspace in MiB.")] = None,
+    level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Optimisation level of the builder.")
+    ] = None,
+    dla_core: Annotated[
+        int | None, typer.Option(min=0, help="Core of the deep learning accelerator.")
+    ] = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Later TensorRT may load it.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Later GPUs may load it.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of timings, read and written.")
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(help="Of tensorrt_rtx: compile for it without a GPU, SM86; repeatable."),
+    ] = None,
+) -> None:
+    """Build a model's engine, unless the same one is there already."""
+    from engines.engine_cache import cached_engine, record_path
+    from engines.tensorrt_builder import BuildOptions
+    from engines.tensorrt_library import load_tensorrt
+
+    settings = BuildOptions(
+        batch=_batch(batch),
+        workspace_mib=workspace,
+        level=level,
+        half=half,
+        dla_core=dla_core,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        timing_cache=timing_cache,
+        compute_capabilities=tuple(compute_capability or ()),
+    )
+    trt = load_tensorrt(library.value, device=not compute_capability)
+    engine = cached_engine(trt, model, settings, out)
+    record = engine.record
+    console.print(
+        f"{trt.title}, {record['graph']}, {record['plan_bytes'] / 1e6:.2f} MB"
+        + (": reused" if engine.reused else f", built in {record['seconds']:.1f} s")
+    )
+    for severity, text in record["messages"][:5]:
+        console.print(f"{severity}: {text}", markup=False, soft_wrap=True)
+    wrote(engine.path, record_path(engine.path))
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts) or len(parts) not in (1, 3):
+        msg = f"--batch: expected one number or smallest,usual,largest, found {text!r}"
+        raise ConfigError(msg)
+    numbers = [int(part) for part in parts]
+    low, usual, high = numbers * 3 if len(numbers) == 1 else numbers
+    return low, usual, high

@@ -1,0 +1,133 @@
+"""Make, look at and check bundles for the vehicle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, wrote
+from edgeuda.errors import BundleError
+
+if TYPE_CHECKING:
+    from engines.bundle import Bundle, Role
+
+BundleFile = Annotated[Path, typer.Argument(help="Bundle, .edgeuda.")]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(help="Ed25519 public key, PEM: refuse what is not signed by its owner."),
+]
+
+
+def bundle(
+    model: Annotated[
+        list[Path], typer.Option("--model", help="ONNX file, FP32, FP16 or INT8; repeatable.")
+    ],
+    out: options.Out,
+    record: Annotated[
+        list[Path] | None, typer.Option(help="JSON record: scores, latency; repeatable.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="recipe.toml of the run that made the network.")
+    ] = None,
+    licence: Annotated[
+        list[Path] | None, typer.Option(help="Licence of network or data; repeatable.")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(help="Ed25519 private key, PEM without a password.")
+    ] = None,
+) -> None:
+    """Pack models, their calibration, metrics and licences into one checked file."""
+    from engines.bundle import write_bundle
+    from engines.metadata import export_of, precision_of, read_metadata, spec_of
+
+    files: list[tuple[Role, Path, dict[str, Any]]] = []
+    specs = {}
+    for path in model:
+        metadata = read_metadata(path)
+        specs[path] = spec_of(metadata, str(path))
+        exported = export_of(metadata, str(path))
+        files.append(
+            (
+                "model",
+                path,
+                {
+                    "precision": precision_of(metadata),
+                    "head": exported.head,
+                    "opset": exported.opset,
+                    "for": _policy(metadata),
+                },
+            )
+        )
+        for suffix, role in ((".calibration.json", "calibration"), (".ranges.npz", "ranges")):
+            beside = path.with_name(path.name + suffix)
+            if beside.exists():
+                files.append((role, beside, {}))  # type: ignore[arg-type]
+    first, spec = next(iter(specs.items()))
+    for path, other in specs.items():
+        if other != spec:
+            msg = f"{path}: is another network than {first}; a bundle holds forms of one"
+            raise BundleError(msg)
+    files += [("metrics", path, {}) for path in record or ()]
+    files += [("licence", path, {}) for path in licence or ()]
+    if recipe is not None:
+        files.append(("recipe", recipe, {}))
+    import json
+
+    write_bundle(out, files, {"spec": json.loads(spec.to_json())}, sign)
+    if not licence:
+        console.print("no --licence was given: say under which terms the vehicle may run it")
+    wrote(out, then=f"edgeuda verify {out}")
+
+
+def _policy(metadata: dict[str, str]) -> str | None:
+    import json
+
+    from engines.metadata import QUANTIZATION_KEY
+
+    text = metadata.get(QUANTIZATION_KEY)
+    return None if text is None else str(json.loads(text)["policy"])
+
+
+def inspect(path: BundleFile) -> None:
+    """Say what a bundle holds, after checking every byte of it."""
+    from engines.bundle import open_bundle
+
+    _show(open_bundle(path))
+
+
+def verify(
+    path: BundleFile,
+    public_key: PublicKey = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also unpack into this folder.")] = None,
+) -> None:
+    """Check a bundle's names, sizes, checksums and, with a key, its signature."""
+    from engines.bundle import open_bundle
+
+    found = open_bundle(path, public_key)
+    console.print(
+        f"{path}: {len(found.members)} files are what the manifest lists"
+        + (", signed" if found.signed else ", signature not checked"),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if out is not None:
+        wrote(*found.extract(out))
+
+
+def _show(found: Bundle) -> None:
+    from rich.table import Table
+
+    spec = found.manifest.get("spec", {})
+    size = spec.get("preprocessing", {})
+    console.print(
+        f"{spec.get('architecture')} for {spec.get('label_space', {}).get('name')}, "
+        f"{size.get('height')}x{size.get('width')}, made {found.manifest.get('created')} "
+        f"by EdgeUDA {found.manifest.get('edgeuda')}"
+    )
+    table = Table("file", "role", "bytes", "about")
+    for member in found.members.values():
+        about = ", ".join(f"{k} {v}" for k, v in member.about.items() if v is not None)
+        table.add_row(member.name, member.role, str(member.size), about)
+    console.print(table)

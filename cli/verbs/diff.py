@@ -1,0 +1,89 @@
+"""Compare what two forms of a model say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, wrote
+from edgeuda.errors import ModelError
+from edgeuda.files import require_absent, sha256, write_json
+
+
+def diff(
+    first: Annotated[
+        Path, typer.Argument(help="ONNX file, or BUNDLE.edgeuda/models/NAME.onnx inside a bundle.")
+    ],
+    second: Annotated[Path, typer.Argument(help="The other one.")],
+    target: options.Target,
+    out: options.Out,
+    frames: options.Frames = 32,
+    threads: options.Threads = None,
+) -> None:
+    """Compare two models or bundles on frames: classes, confidence, and the scores behind them."""
+    require_absent(out)
+    from calibration.acceptance import Limits, judge
+    from calibration.frames import FrameFiles
+    from calibration.observe import Observer
+    from edgeuda.data.folders import readable_frames, spread
+
+    (one, spec, one_sum), (two, other, two_sum) = _load(first), _load(second)
+    if spec.label_space != other.label_space or spec.preprocessing != other.preprocessing:
+        msg = f"{second}: has other classes or another input than {first}"
+        raise ModelError(msg)
+    chosen = spread(readable_frames(target), frames)
+    size = spec.preprocessing
+    found = judge(
+        Observer(one, threads),
+        Observer(two, threads),
+        FrameFiles(tuple(chosen), size.height, size.width),
+        [path.name for path in chosen],
+        spec.label_space,
+        Limits(0, 0),
+    )
+    record = found.to_record()
+    for key in ("accepted", "limits", "reasons"):
+        del record[key]
+    write_json(
+        out,
+        {
+            "schema": "edgeuda.diff/1",
+            "models": [
+                {"file": str(path), "sha256": digest}
+                for path, digest in ((first, one_sum), (second, two_sum))
+            ],
+            **record,
+        },
+    )
+    console.print(
+        f"{found.agreement:.3%} of the pixels of {len(chosen)} frames have the same class, in the "
+        f"worst frame {min(found.frame_agreement):.3%}; class probabilities diverge by "
+        f"{found.divergence:.5f} nats, confidence by {100 * found.confidence_shift:+.2f} points"
+    )
+    wrote(out)
+
+
+def _load(path: Path):  # type: ignore[no-untyped-def] # onnx is imported inside
+    """Return graph, spec and checksum of a file or of a bundle's member."""
+    from edgeuda.errors import require
+    from engines.bundle import SUFFIX, open_bundle
+    from engines.metadata import spec_of
+
+    onnx = require("onnx", "quantize")
+    inside = next((p for p in path.parents if p.suffix == SUFFIX), None)
+    try:
+        if inside is None:
+            proto, digest = onnx.load(path), sha256(path)
+        else:
+            bundle = open_bundle(inside)
+            name = path.relative_to(inside).as_posix()
+            proto = onnx.load_from_string(bundle.read(name))
+            digest = bundle.members[name].sha256
+    except (OSError, ValueError) as err:
+        msg = f"{path}: expected an ONNX model, found something else ({err})"
+        raise ModelError(msg) from err
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return proto, spec_of(metadata, str(path)), digest
