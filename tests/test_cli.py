@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from foreign_models import CoinCheung
+from tiny_models import exported
 
 from cli import shadowing
 from edgeuda.data.images import read_image, read_label, write_label
@@ -140,11 +141,50 @@ def test_statistics_of_new_footage_without_torch(work, data, tmp_path):
     ]
 
 
+def test_a_bundle_is_what_was_packed(work):
+    (out,) = (work / "unpacked").glob("models/adapted-int8.onnx")
+    assert out.read_bytes() == (work / "adapted-int8.onnx").read_bytes()
+    assert {p.name for p in (work / "unpacked").rglob("*.*")} >= {
+        "adapted-int8.onnx.calibration.json", "adapted-int8.onnx.ranges.npz", "int8.json",
+    }  # fmt: skip
+    changed = work / "changed.edgeuda"
+    content = bytearray((work / "vehicle.edgeuda").read_bytes())
+    content[len(content) // 2] ^= 255
+    changed.write_bytes(content)
+    assert "Do not use it" in message(edgeuda("verify", changed, code=11))
+    record = json.loads((work / "diff.json").read_text())
+    assert record["schema"] == "edgeuda.diff/1"
+    inside = work / "vehicle.edgeuda" / "models" / "adapted.onnx"
+    arguments = ("--target", work / "frames", "--out", work / "same.json")
+    text = edgeuda("diff", work / "adapted.onnx", inside, *arguments)
+    assert message(text).startswith("100.000% of the pixels")
+
+
+def test_other_networks_do_not_go_into_one_bundle(work, tmp_path):
+    other = tmp_path / "other.onnx"
+    other.write_bytes(exported("labels"))
+    text = edgeuda(
+        "bundle", "--model", work / "adapted.onnx", "--model", other, "--out",
+        tmp_path / "b.edgeuda", code=11,
+    )  # fmt: skip
+    assert "is another network than" in message(text)
+
+
+def test_the_doctor_answers_scripts(tmp_path):
+    out = tmp_path / "doctor.json"
+    edgeuda("doctor", "--need", "run on the CPU", "--out", out)
+    record = json.loads(out.read_text())
+    assert record["schema"] == "edgeuda.doctor/1"
+    assert record["lacks"]["train and adapt"] == []
+    assert "expected one of" in message(edgeuda("doctor", "--need", "fly", code=4))
+
+
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "half", "calibrate", "bench",
                      "predict", "report", "recipes", "compare", "pseudo-label", "labels",
-                     "import", "data"}  # fmt: skip
+                     "import", "data", "diff", "bundle", "inspect", "verify", "doctor",
+                     "build"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
@@ -153,7 +193,7 @@ def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
                  "pseudo-label": "train", "import": "adapt"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
-        assert written or verb in ("recipes", "labels")
+        assert written or verb in ("recipes", "labels", "inspect", "doctor")
         assert all((work / path).exists() for path in written)
         if verb in following:
             assert f"next: edgeuda {following[verb]} " in text
