@@ -1,15 +1,14 @@
-"""Memory on a CUDA device, by whichever package the vehicle has."""
+"""The driver probed, and memory on a CUDA device by the packages that offer it."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.errors import DependencyError, DeviceError
+from edgeuda.errors import DeviceError
 
 Bytes = npt.NDArray[Any]
 
@@ -167,36 +166,6 @@ class CudaRuntimeLibrary:
         if code:
             msg = f"CUDA error {code}"
             raise DeviceError(msg)
-
-
-KINDS: dict[str, Callable[[], DeviceMemory]] = {
-    "cuda-python": CudaPython,
-    "pycuda": Pycuda,
-    "libcudart": CudaRuntimeLibrary,
-}
-
-
-def device_memory(name: str | None = None) -> DeviceMemory:
-    """Open the device's memory.
-
-    Args:
-        name: A key of `KINDS`; None takes the first that is installed.
-
-    Raises:
-        DeviceError: If there is no usable device.
-        DependencyError: If the package is not installed, or none of them is.
-    """
-    cuda_devices()
-    for kind in KINDS if name is None else (name,):
-        try:
-            return KINDS[kind]()
-        except ImportError:  # noqa: PERF203 - three kinds
-            continue
-    msg = (
-        f"{name or 'Neither cuda-python, pycuda nor libcudart'} can be loaded. Install one with: "
-        "pip install 'edgeuda[tensorrt]' or 'edgeuda[pycuda]'"
-    )
-    raise DependencyError(msg)
 
 
 def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

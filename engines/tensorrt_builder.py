@@ -16,6 +16,7 @@ from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import sha256, write_atomic
+from engines.metadata import export_of, spec_of
 from engines.opset import lower_opset
 from engines.tensorrt_library import Library, Log
 
@@ -96,9 +97,11 @@ def build_engine(
 
     Raises:
         ConfigError: If this TensorRT lacks what ``options`` ask for; the message says what to use.
-        ModelError: If the graph cannot be parsed or built; every parser error is named.
+        ModelError: If the graph is not of this project, or cannot be parsed or built; every parser
+            error is named.
     """
     graph = _Graph.read(model)
+    spec_of(graph.metadata(), str(model))
     trt = library.module
     logger, log = library.logger()
     builder = trt.Builder(logger)
@@ -138,6 +141,9 @@ class _Graph:
     proto: Any
     quantized: bool
     half: bool
+
+    def metadata(self) -> dict[str, str]:
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
 
     @classmethod
     def read(cls, model: Path) -> _Graph:
@@ -305,6 +311,8 @@ def _record(
         "version": library.module.__version__,
         "model": model.name,
         "model_sha256": sha256(model),
+        "spec": spec_of(graph.metadata(), str(model)).to_json(),
+        "head": export_of(graph.metadata(), str(model)).head,
         "graph": "int8" if graph.quantized else "fp16" if graph.half else "fp32",
         "strongly_typed": strongly_typed(library),
         "options": options.to_record(),

@@ -10,7 +10,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import onnx
+
+from edgeuda.errors import ModelError
+from engines.onnxruntime_session import open_session
 
 API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
 ENUMS = (
@@ -52,6 +56,118 @@ def strict(api, kind, /, **members):
     for key, value in members.items():
         setattr(Strict, key, value)
     return Strict
+
+
+class HostDevice:
+    """A device whose memory is the host's; its streams and graphs run at once."""
+
+    name, graphs = "host", True
+
+    def __init__(self):
+        self.memory, self.streams, self.arrays, self.launches = {}, set(), [], 0
+
+    def alloc(self, size):
+        address = 2**40 + 2**20 * len(self.memory)
+        self.memory[address] = np.zeros(size, np.uint8)
+        return address
+
+    def free(self, address):
+        del self.memory[address]
+
+    def upload(self, address, array):
+        self.memory[address][:] = array.reshape(-1).view(np.uint8)
+
+    def stream(self):
+        self.streams.add(77)
+        return 77
+
+    def close_stream(self, stream):
+        self.streams.remove(stream)
+
+    def synchronize(self, stream):
+        assert stream in self.streams
+
+    def pinned(self, shape, dtype):
+        self.arrays.append(np.zeros(shape, dtype))
+        return self.arrays[-1]
+
+    def release(self, array):
+        self.arrays = [one for one in self.arrays if one is not array]
+
+    def upload_async(self, address, array, stream):
+        self.synchronize(stream)
+        self.upload(address, array)
+
+    def download_async(self, array, address, stream):
+        self.synchronize(stream)
+        array.reshape(-1).view(np.uint8)[:] = self.memory[address]
+
+    def capture(self, stream, enqueue):
+        self.synchronize(stream)
+        return enqueue
+
+    def launch(self, graph, stream):
+        self.launches += 1
+        graph()
+
+    def close_graph(self, graph):
+        pass
+
+
+def running(version, device, largest=4):
+    """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory."""
+    api = API[version]
+    made = module(version)
+    mode = made.TensorIOMode
+
+    def context(session):
+        state = {"addresses": {}}
+        (entry,), (result,) = session.get_inputs(), session.get_outputs()
+
+        def set_shape(_, name, shape):
+            assert name == entry.name
+            state["shape"] = tuple(shape)
+            return 1 <= shape[0] <= largest
+
+        def shape_of(_, name):
+            shapes = {
+                entry.name: state["shape"],
+                result.name: (state["shape"][0], *result.shape[1:]),
+            }
+            return shapes[name]
+
+        def execute(_, stream):
+            device.synchronize(stream)
+            image = device.memory[state["addresses"][entry.name]].reshape(state["shape"])
+            output = session.run(None, {entry.name: image})[0]
+            device.upload(state["addresses"][result.name], np.ascontiguousarray(output))
+            return True
+
+        return strict(
+            api, "IExecutionContext", set_input_shape=set_shape, get_tensor_shape=shape_of,
+            set_tensor_address=lambda _, n, a: state["addresses"].update({n: a}) or True,
+            execute_async_v3=execute,
+        )()  # fmt: skip
+
+    def deserialize(_, plan):
+        try:
+            session = open_session(plan, threads=1)
+        except ModelError:
+            return None
+        (entry,), (result,) = session.get_inputs(), session.get_outputs()
+        names = [entry.name, result.name]
+        shape = tuple(entry.shape[1:])
+        return strict(
+            api, "ICudaEngine", num_io_tensors=2, get_tensor_name=lambda _, i: names[i],
+            get_tensor_mode=lambda _, n: mode.INPUT if n == entry.name else mode.OUTPUT,
+            get_tensor_shape=lambda *_: (-1, *shape),
+            get_tensor_profile_shape=lambda *_: [(n, *shape) for n in (1, 1, largest)],
+            create_execution_context=lambda _: context(session),
+        )()  # fmt: skip
+
+    runtime = strict(api, "Runtime", deserialize_cuda_engine=deserialize)
+    made.Runtime = lambda _: runtime()
+    return made
 
 
 def module(version, plan=b"plan", errors=()):

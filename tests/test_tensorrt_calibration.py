@@ -25,7 +25,8 @@ from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
 from calibration.work import Cache
 from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
-from engines import device_memory
+from engines import device, device_memory
+from engines.device import open_device
 from engines.onnxruntime_session import open_session
 
 SIZE = SPEC.preprocessing
@@ -280,18 +281,18 @@ def test_no_device_is_an_error_that_says_why(monkeypatch, driver, says):
 
     monkeypatch.setattr(device_memory.ctypes, "CDLL", load)
     with pytest.raises(DeviceError, match=says):
-        device_memory.device_memory()
+        open_device()
 
 
-def test_memory_comes_from_the_first_package_there_is(monkeypatch):
+def test_the_device_comes_from_the_first_package_there_is(monkeypatch):
     def absent():
         raise ImportError
 
-    monkeypatch.setattr(device_memory, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(device_memory, "KINDS", {"cuda-python": absent, "pycuda": Memory})
-    assert isinstance(device_memory.device_memory(), Memory)
+    monkeypatch.setattr(device, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(device, "DEVICES", {"cuda-python": absent, "pycuda": Memory})
+    assert isinstance(open_device(), Memory)
     with pytest.raises(DependencyError, match=r"cuda-python can be loaded.*edgeuda\[pycuda\]"):
-        device_memory.device_memory("cuda-python")
+        open_device("cuda-python")
 
 
 def test_the_runtime_library_is_called_with_whole_addresses(monkeypatch):

@@ -1,0 +1,310 @@
+"""A CUDA device as a runner needs it: streams, pinned memory, graphs.
+
+Three packages offer it: cuda-python, the CUDA runtime library itself, which every Jetson image has,
+and pycuda.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.errors import DependencyError, DeviceError
+from engines.device_memory import (
+    Bytes,
+    CudaPython,
+    CudaRuntimeLibrary,
+    DeviceMemory,
+    Pycuda,
+    cuda_devices,
+)
+
+_TO_DEVICE, _TO_HOST = 1, 2
+_RELAXED = 2
+"""Capture mode in which other threads may still call CUDA."""
+
+
+class Device(DeviceMemory, Protocol):
+    """What a runner needs beyond `DeviceMemory`.
+
+    Attributes:
+        name: The package, which is printed.
+        graphs: Whether sequences can be captured.
+    """
+
+    name: ClassVar[str]
+    graphs: ClassVar[bool]
+
+    def stream(self) -> int:
+        """Open a stream; returns its handle."""
+
+    def close_stream(self, stream: int) -> None:
+        """Close it."""
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for all that was enqueued."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+        """Return an array in page-locked memory, from which copies need no staging."""
+
+    def release(self, array: npt.NDArray[Any]) -> None:
+        """Give back what `pinned` returned; the array must not be used any more."""
+
+    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
+        """Enqueue a copy to the device."""
+
+    def download_async(self, array: Bytes, address: int, stream: int) -> None:
+        """Enqueue a copy from it."""
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+        """Record what ``enqueue`` enqueues, without running it; returns something to launch."""
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Enqueue a recorded sequence."""
+
+    def close_graph(self, graph: Any) -> None:
+        """Give back what `capture` returned."""
+
+
+class CudaPythonDevice(CudaPython):
+    """`Device` by ``cuda-python``."""
+
+    name: ClassVar[str] = "cuda-python"
+    graphs: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pinned: dict[int, int] = {}
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        return self._checked(*getattr(self._runtime, function)(*arguments))
+
+    def stream(self) -> int:
+        """See `Device`."""
+        return int(self._call("cudaStreamCreate"))
+
+    def close_stream(self, stream: int) -> None:
+        """See `Device`."""
+        self._call("cudaStreamDestroy", stream)
+
+    def synchronize(self, stream: int) -> None:
+        """See `Device`."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+        """See `Device`."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        array = _array_at(int(self._call("cudaHostAlloc", size, 0)), shape, dtype)
+        self._pinned[id(array)] = array.ctypes.data
+        return array
+
+    def release(self, array: npt.NDArray[Any]) -> None:
+        """See `Device`."""
+        self._call("cudaFreeHost", self._pinned.pop(id(array)))
+
+    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
+        """See `Device`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        data = array.ctypes.data
+        self._call("cudaMemcpyAsync", address, data, array.nbytes, kind, stream)
+
+    def download_async(self, array: Bytes, address: int, stream: int) -> None:
+        """See `Device`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        data = array.ctypes.data
+        self._call("cudaMemcpyAsync", data, address, array.nbytes, kind, stream)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+        """See `Device`."""
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
+        self._call("cudaStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        finally:
+            graph = self._call("cudaStreamEndCapture", stream)
+        executable = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)
+        return executable
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """See `Device`."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def close_graph(self, graph: Any) -> None:
+        """See `Device`."""
+        self._call("cudaGraphExecDestroy", graph)
+
+
+class CudaRuntimeDevice(CudaRuntimeLibrary):
+    """`Device` by the CUDA runtime library."""
+
+    name: ClassVar[str] = "libcudart"
+    graphs: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pinned: dict[int, int] = {}
+
+    def _made(self, function: str, *arguments: Any) -> int:
+        """Call a function whose first argument takes the handle that it makes."""
+        handle = ctypes.c_void_p()
+        self._checked(getattr(self._library, function)(ctypes.byref(handle), *arguments))
+        return int(handle.value or 0)
+
+    def stream(self) -> int:
+        """See `Device`."""
+        return self._made("cudaStreamCreate")
+
+    def close_stream(self, stream: int) -> None:
+        """See `Device`."""
+        self._checked(self._library.cudaStreamDestroy(ctypes.c_void_p(stream)))
+
+    def synchronize(self, stream: int) -> None:
+        """See `Device`."""
+        self._checked(self._library.cudaStreamSynchronize(ctypes.c_void_p(stream)))
+
+    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+        """See `Device`."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        address = self._made("cudaHostAlloc", ctypes.c_size_t(size), ctypes.c_uint(0))
+        array = _array_at(address, shape, dtype)
+        self._pinned[id(array)] = address
+        return array
+
+    def release(self, array: npt.NDArray[Any]) -> None:
+        """See `Device`."""
+        self._checked(self._library.cudaFreeHost(ctypes.c_void_p(self._pinned.pop(id(array)))))
+
+    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
+        """See `Device`."""
+        self._copy(address, array.ctypes.data, array.nbytes, _TO_DEVICE, stream)
+
+    def download_async(self, array: Bytes, address: int, stream: int) -> None:
+        """See `Device`."""
+        self._copy(array.ctypes.data, address, array.nbytes, _TO_HOST, stream)
+
+    def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
+        self._checked(
+            self._library.cudaMemcpyAsync(
+                ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size),
+                ctypes.c_int(kind), ctypes.c_void_p(stream),
+            )
+        )  # fmt: skip
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+        """See `Device`."""
+        handle = ctypes.c_void_p(stream)
+        self._checked(self._library.cudaStreamBeginCapture(handle, ctypes.c_int(_RELAXED)))
+        graph = ctypes.c_void_p()
+        try:
+            enqueue()
+        finally:
+            self._checked(self._library.cudaStreamEndCapture(handle, ctypes.byref(graph)))
+        # CUDA 11.4 and later; its cudaGraphInstantiate changed its arguments with 12.
+        executable = self._made("cudaGraphInstantiateWithFlags", graph, ctypes.c_ulonglong(0))
+        self._checked(self._library.cudaGraphDestroy(graph))
+        return executable
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """See `Device`."""
+        self._checked(
+            self._library.cudaGraphLaunch(ctypes.c_void_p(graph), ctypes.c_void_p(stream))
+        )
+
+    def close_graph(self, graph: Any) -> None:
+        """See `Device`."""
+        self._checked(self._library.cudaGraphExecDestroy(ctypes.c_void_p(graph)))
+
+
+class PycudaDevice(Pycuda):
+    """`Device` by ``pycuda``, which captures no graphs."""
+
+    name: ClassVar[str] = "pycuda"
+    graphs: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._streams: dict[int, Any] = {}
+
+    def stream(self) -> int:
+        """See `Device`."""
+        stream = self._driver.Stream()
+        self._streams[int(stream.handle)] = stream
+        return int(stream.handle)
+
+    def close_stream(self, stream: int) -> None:
+        """See `Device`."""
+        self._streams.pop(stream)
+
+    def synchronize(self, stream: int) -> None:
+        """See `Device`."""
+        self._streams[stream].synchronize()
+
+    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+        """See `Device`."""
+        array: npt.NDArray[Any] = self._driver.pagelocked_empty(shape, dtype)
+        return array
+
+    def release(self, array: npt.NDArray[Any]) -> None:
+        """See `Device`; pycuda frees with the array."""
+
+    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
+        """See `Device`."""
+        self._driver.memcpy_htod_async(address, array, self._streams[stream])
+
+    def download_async(self, array: Bytes, address: int, stream: int) -> None:
+        """See `Device`."""
+        self._driver.memcpy_dtoh_async(array, address, self._streams[stream])
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
+        """See `Device`."""
+        msg = "pycuda captures no graphs. Install cuda-python, or run without them"
+        raise DeviceError(msg)
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """See `Device`."""
+        self.capture(stream, lambda: None)
+
+    def close_graph(self, graph: Any) -> None:
+        """See `Device`."""
+
+
+DEVICES: dict[str, Callable[[], Device]] = {
+    "cuda-python": CudaPythonDevice,
+    "libcudart": CudaRuntimeDevice,
+    "pycuda": PycudaDevice,
+}
+
+
+def open_device(name: str | None = None) -> Device:
+    """Open the device.
+
+    Args:
+        name: A key of `DEVICES`; None takes the first that is installed.
+
+    Raises:
+        DeviceError: If there is no usable device.
+        DependencyError: If the package is not installed, or none of them is.
+    """
+    cuda_devices()
+    for kind in DEVICES if name is None else (name,):
+        with suppress(ImportError):
+            return DEVICES[kind]()
+    msg = (
+        f"{name or 'Neither cuda-python, libcudart nor pycuda'} can be loaded. Install one with: "
+        "pip install 'edgeuda[tensorrt]' or 'edgeuda[pycuda]'"
+    )
+    raise DependencyError(msg)
+
+
+def _array_at(address: int, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
+    """Return an array over memory that somebody else owns."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    array: npt.NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+    return array

@@ -1,0 +1,197 @@
+"""Running an engine with TensorRT 8.6 to 11, by tensor names, on one stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.errors import DataError, ModelError
+from edgeuda.files import read_json
+from edgeuda.spec import ModelSpec
+from engines.device import Device, open_device
+from engines.engine_cache import load_plan, record_path
+from engines.heads import labels_of
+from engines.metadata import Head, Precision
+from engines.runner import Images, Labels, check_images
+from engines.tensorrt_builder import SCHEMA
+from engines.tensorrt_library import Library, load_tensorrt
+
+
+class TensorRTRunner:
+    """A `Runner` on an engine that `edgeuda build` built on this machine.
+
+    The camera image is copied to pinned memory, from there to the device, and labels come back the
+    same way, all on one stream. For each batch size the sequence is captured once as a CUDA graph,
+    where the device's package can, and replayed. A caller who writes frames into `buffer` saves the
+    first copy.
+
+    Args:
+        path: The engine; its record lies beside it.
+        library: The TensorRT to run with; None loads the one that built it.
+        device: The device; None opens the first package there is.
+        graphs: Whether sequences are captured and replayed.
+
+    Raises:
+        DeviceError: If there is no usable device.
+        DataError: If the engine has no record.
+        ModelError: If it is not the engine of its record, or this TensorRT cannot load it.
+        DependencyError: If TensorRT, or a package for device memory, is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        library: Library | None = None,
+        device: Device | None = None,
+        graphs: bool = True,
+    ) -> None:
+        plan = load_plan(path)  # nothing unchecked is deserialised
+        record = read_json(record_path(path), SCHEMA)
+        self.spec = ModelSpec.from_json(record["spec"], str(path))
+        self.head: Head = record["head"]
+        self.precision: Precision = record["graph"]
+        self._library = library or load_tensorrt(record["library"])
+        self._device: Device = device or open_device()
+        self._graphs = graphs and self._device.graphs
+        self.backend = f"{self._library.title} {self._device.name}"
+        logger, log = self._library.logger()
+        self._runtime: Any = self._library.module.Runtime(logger)
+        self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            reasons = log.of("ERROR") or ["it gave no reason"]
+            msg = (
+                f"{path}: {self._library.title} cannot load it: {'; '.join(reasons[:3])}. Engines "
+                "are of one TensorRT and one GPU: build it here"
+            )
+            raise ModelError(msg)
+        self._context: Any = self._engine.create_execution_context()
+        mode = self._library.module.TensorIOMode
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [n for n in names if self._engine.get_tensor_mode(n) == mode.INPUT]
+        outputs = [n for n in names if self._engine.get_tensor_mode(n) == mode.OUTPUT]
+        if len(inputs) != 1 or len(outputs) != 1:
+            msg = f"{path}: expected one input and one output, found {inputs} and {outputs}"
+            raise ModelError(msg)
+        self._input, self._output = inputs[0], outputs[0]
+        self._stream = self._device.stream()
+        self._sequences: dict[int, _Sequence] = {}
+
+    def buffer(self, batch: int = 1) -> npt.NDArray[np.uint8]:
+        """Return the pinned input of a batch size, ``[batch, H, W, 3]`` uint8, to be filled.
+
+        Raises:
+            DataError: If the engine was not built for that batch.
+        """
+        return self._sequence(batch).host_input
+
+    def __call__(self, images: Images) -> Labels:
+        """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
+        check_images(images, self.spec)
+        sequence = self._sequence(len(images))
+        if images is not sequence.host_input:
+            np.copyto(sequence.host_input, images)
+        sequence.run(self._graphs)
+        size = self.spec.preprocessing
+        return np.stack(
+            [
+                labels_of(self.head, one, size.height, size.width).copy()
+                for one in sequence.host_output
+            ]
+        )
+
+    def _sequence(self, batch: int) -> _Sequence:
+        if batch not in self._sequences:
+            self._sequences[batch] = _Sequence(
+                self._context, self._device, self._stream, self._input, self._output,
+                self._shape(batch), np.float32 if self.head in ("logits", "scores") else np.uint8,
+            )  # fmt: skip
+        return self._sequences[batch]
+
+    def _shape(self, batch: int) -> tuple[int, ...]:
+        own = tuple(self._engine.get_tensor_shape(self._input))
+        size = self.spec.preprocessing
+        shape = (batch, size.height, size.width, 3)
+        low, high = 1, 1
+        if own[0] == -1:
+            low, _, high = (s[0] for s in self._engine.get_tensor_profile_shape(self._input, 0))
+        else:
+            low = high = own[0]
+        if not low <= batch <= high:
+            msg = f"The engine was built for a batch of {low} to {high}, found {batch} images"
+            raise DataError(msg)
+        return shape
+
+    def __enter__(self) -> TensorRTRunner:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        # In this order: a context must not outlive its engine, nor that its runtime.
+        for sequence in self._sequences.values():
+            sequence.close()
+        self._sequences.clear()
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        self._device.close_stream(self._stream)
+
+
+class _Sequence:
+    """One batch size: its buffers, and upload, execution and download on one stream."""
+
+    def __init__(
+        self,
+        context: Any,
+        device: Device,
+        stream: int,
+        name: str,
+        output: str,
+        shape: tuple[int, ...],
+        dtype: type,
+    ) -> None:
+        self._context, self._device, self._stream = context, device, stream
+        self._names = name, output
+        if not context.set_input_shape(name, shape):
+            msg = f"The engine refuses an input of shape {list(shape)}"
+            raise DataError(msg)
+        self._shape = shape
+        found = tuple(context.get_tensor_shape(output))
+        self.host_input: npt.NDArray[np.uint8] = device.pinned(shape, np.uint8)
+        self.host_output: npt.NDArray[Any] = device.pinned(found, dtype)
+        self._addresses = [device.alloc(a.nbytes) for a in (self.host_input, self.host_output)]
+        self._graph: Any = None
+        self._runs = 0
+
+    def run(self, graphs: bool) -> None:
+        if self._graph is None:
+            self._enqueue()
+            self._runs += 1
+            if graphs and self._runs == 1:  # the first run lets TensorRT finish what is lazy
+                self._device.synchronize(self._stream)
+                self._graph = self._device.capture(self._stream, self._enqueue)
+                return
+        else:
+            self._device.launch(self._graph, self._stream)
+        self._device.synchronize(self._stream)
+
+    def _enqueue(self) -> None:
+        """Upload, execute, download; shapes and addresses again, as batch sizes share a context."""
+        device, context, stream = self._device, self._context, self._stream
+        context.set_input_shape(self._names[0], self._shape)
+        for name, address in zip(self._names, self._addresses, strict=True):
+            context.set_tensor_address(name, address)
+        device.upload_async(self._addresses[0], self.host_input, stream)
+        if not context.execute_async_v3(stream):
+            msg = "TensorRT could not enqueue the engine"
+            raise ModelError(msg)
+        device.download_async(self.host_output, self._addresses[1], stream)
+
+    def close(self) -> None:
+        for address in self._addresses:
+            self._device.free(address)
+        for array in (self.host_input, self.host_output):
+            self._device.release(array)
+        if self._graph is not None:
+            self._device.close_graph(self._graph)

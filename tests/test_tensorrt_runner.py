@@ -1,0 +1,165 @@
+"""The TensorRT runner against every version's names.
+
+Engines are run by ONNX Runtime in host memory: what is asked of TensorRT and of the device, in
+which order, and what becomes of the pixels is tested here; TensorRT's arithmetic is not.
+"""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+import tensorrt_modules
+from runner_contract import RunnerContract
+from tiny_models import SPEC, exported, random_frames
+
+from edgeuda.errors import DataError, DeviceError, ModelError
+from edgeuda.files import write_json
+from engines.engine_cache import record_path
+from engines.heads import with_head
+from engines.metadata import export_of, spec_of
+from engines.onnxruntime_runner import OnnxRunner
+from engines.tensorrt_library import Library
+from engines.tensorrt_runner import TensorRTRunner
+
+VERSIONS = list(tensorrt_modules.API)
+
+
+def engine(path, model=None):
+    """Make an engine of an ONNX file, with the record that `build` would write."""
+    content = path.read_bytes()
+    metadata = {e.key: e.value for e in onnx.load_from_string(content).metadata_props}
+    out = path.with_suffix(".engine")
+    out.write_bytes(content)
+    write_json(
+        record_path(out),
+        {
+            "schema": "edgeuda.build/1",
+            "library": "tensorrt",
+            "spec": spec_of(metadata, str(path)).to_json(),
+            "head": model or export_of(metadata, str(path)).head,
+            "graph": "fp32",
+            "plan_sha256": hashlib.sha256(content).hexdigest(),
+            "model_sha256": "0" * 64,
+        },
+    )
+    return out
+
+
+def opened(path, version, device=None, **how):
+    device = device or tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running(version, device)
+    numbers = tuple(int(n) for n in version.split(".")[:3])
+    return TensorRTRunner(path, Library("tensorrt", module, numbers), device, **how), device
+
+
+class TestContract(RunnerContract):
+    @pytest.fixture(params=VERSIONS, autouse=True)
+    def version(self, request):
+        self.chosen = request.param
+
+    def open(self, path):
+        if not path.exists():
+            msg = f"{path}: found no such file"
+            raise ModelError(msg)
+        try:
+            return opened(engine(path), self.chosen)[0]
+        except Exception as err:
+            if isinstance(err, ModelError):
+                raise
+            msg = f"{path}: expected an engine ({err})"
+            raise ModelError(msg) from err
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported("labels"))
+    return engine(path)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sequences_are_captured_once_and_replayed(path, version):
+    images = np.stack(random_frames(3, 64, 128))
+    runner, device = opened(path, version)
+    with runner:
+        plain = [runner(images[i : i + 1]) for i in range(3)]
+        assert device.launches == 2  # the first run is a run
+        np.testing.assert_array_equal(runner(images), np.concatenate(plain))
+        np.testing.assert_array_equal(runner(images[:1]), plain[0])  # its own graph, still valid
+        assert len(device.memory) == 4
+    assert device.memory == {}
+    assert device.streams == set()
+    assert device.arrays == []
+
+
+def test_without_graphs_nothing_is_captured(path):
+    images = np.stack(random_frames(1, 64, 128))
+    runner, device = opened(path, "10.3.0", graphs=False)
+    with runner:
+        runner(images)
+        runner(images)
+    assert device.launches == 0
+
+
+def test_frames_may_be_written_in_place(path):
+    images = np.stack(random_frames(1, 64, 128, seed=2))
+    runner, _ = opened(path, "11.4.0.106")
+    with runner:
+        expected = runner(images)
+        buffer = runner.buffer()
+        buffer[:] = 0
+        other = runner(buffer)
+        buffer[:] = images
+        np.testing.assert_array_equal(runner(buffer), expected)
+        assert not np.array_equal(other, expected)
+
+
+def test_batches_beyond_the_profile_are_refused(path):
+    runner, _ = opened(path, "10.3.0")
+    with runner, pytest.raises(DataError, match="built for a batch of 1 to 4, found 5"):
+        runner(np.zeros((5, 64, 128, 3), np.uint8))
+
+
+@pytest.mark.parametrize("head", ["scores", "labels_low"])
+def test_small_heads(tmp_path, head):
+    full = tmp_path / "full.onnx"
+    full.write_bytes(exported("labels"))
+    model = onnx.load(full)
+    small = with_head(model, head)
+    path = tmp_path / "small.onnx"
+    onnx.save(small, path)
+    images = np.stack(random_frames(2, 64, 128, seed=3))
+    runner, _ = opened(engine(path, head), "10.16.1.11")
+    with runner, OnnxRunner(full, 1) as reference:
+        equal = (runner(images) == reference(images)).mean()
+    assert equal > (0.999 if head == "scores" else 0.7)
+    assert runner.spec == SPEC
+
+
+def test_changed_engines_never_reach_tensorrt(path):
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(ModelError, match="is not the engine of its record"):
+        opened(path, "10.3.0")
+
+
+def test_an_engine_that_tensorrt_refuses(tmp_path):
+    content = b"engine of another GPU"
+    path = tmp_path / "x.engine"
+    path.write_bytes(content)
+    good = tmp_path / "model.onnx"
+    good.write_bytes(exported("labels"))
+    record = record_path(engine(good)).read_text()
+    digest = hashlib.sha256(exported("labels")).hexdigest()
+    record_path(path).write_text(record.replace(digest, hashlib.sha256(content).hexdigest()))
+    with pytest.raises(ModelError, match=r"cannot load it.*build it here"):
+        opened(path, "8.6.1")
+
+
+def test_pycuda_captures_nothing():
+    """It says so by `graphs`, and refuses if asked all the same."""
+    from engines.device import PycudaDevice
+
+    assert PycudaDevice.graphs is False
+    with pytest.raises(DeviceError, match="Install cuda-python"):
+        PycudaDevice.capture(object.__new__(PycudaDevice), 1, lambda: None)
