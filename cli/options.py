@@ -28,6 +28,7 @@ Init = Annotated[
     ),
 ]
 OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file written by 'export'.")]
+DeployedModel = Annotated[Path, typer.Option("--model", help="ONNX file, or .engine of 'build'.")]
 AnyModel = Annotated[
     Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")
 ]
@@ -70,3 +71,9 @@ class DeviceName(str, Enum):
 
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
+
+
+RunDevice = Annotated[
+    DeviceName, typer.Option("--device", help="Where ONNX files run; an .engine runs on its GPU.")
+]

@@ -17,8 +17,8 @@ from edgeuda.data.images import Image, read_image, resize_image, resize_label
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import sha256, write_json
 from engines.machine import identity
-from engines.onnxruntime_runner import OnnxRunner
-from engines.onnxruntime_session import usable_cores
+from engines.onnxruntime_session import Device, usable_cores
+from engines.opening import open_runner
 from engines.percentiles import LatencySummary, median_interval, samples_needed, summarise
 from engines.runner import Runner
 
@@ -142,6 +142,7 @@ def bench(
     out: Path | None = None,
     *,
     threads: int | None = None,
+    device: Device = "cpu",
     samples: int = 700,
     warmup_seconds: float = 2.0,
     names: Sequence[str] | None = None,
@@ -157,6 +158,7 @@ def bench(
         frames: Image files; at most `MAX_FRAMES`, evenly chosen, are decoded before the run.
         out: Where to write the record as JSON, if anywhere.
         threads: Threads of one operator; None takes every usable core.
+        device: Where ONNX files run, see `open_session`.
         samples: Rounds; 662 support the 99th percentile, 6636 the 99.9th.
         warmup_seconds: Shortest warm-up; it goes on until the medians settle, up to ten times this.
         names: Names of the models, by default their files' names without suffix.
@@ -179,7 +181,9 @@ def bench(
     machine = identity()
     threads = threads or usable_cores()
     with ExitStack() as stack:
-        runners: list[Runner] = [stack.enter_context(OnnxRunner(m, threads)) for m in models]
+        runners: list[Runner] = [
+            stack.enter_context(open_runner(m, threads, device)) for m in models
+        ]
         warmup_rounds, seconds, stable = _warm_up(runners, images, warmup_seconds)
         rounds = _measure(runners, images, samples, progress)
         latencies = tuple(

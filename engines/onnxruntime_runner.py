@@ -1,4 +1,4 @@
-"""Running a model with ONNX Runtime on the CPU."""
+"""Running a model with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import numpy as np
 from edgeuda.errors import require
 from engines.heads import labels_of
 from engines.metadata import Head, Precision, export_of, precision_of, spec_of
-from engines.onnxruntime_session import open_session
+from engines.onnxruntime_session import Device, open_session
 from engines.runner import Images, Labels, check_images
 
 
 class OnnxRunner:
-    """A `Runner` on ONNX Runtime's CPU provider.
+    """A `Runner` on one of ONNX Runtime's providers.
 
     Args:
         path: An ONNX file written by this project, FP32 or INT8, with any head.
         threads: Threads of one operator; None takes every usable core.
+        device: Where it runs, see `open_session`.
 
     Raises:
         ModelError: If the file is missing, broken or was not written by this project.
-        DependencyError: If ``onnxruntime`` is not installed.
+        DependencyError: If ``onnxruntime`` is not installed, or not for that device.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._session = open_session(path, threads=threads)
+    def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
+        self._session = open_session(path, threads=threads, device=device)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec = spec_of(metadata, str(path))
         self.head: Head = export_of(metadata, str(path)).head
         self.precision: Precision = precision_of(metadata)
-        self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} cpu"
+        self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} {device}"
 
     def __call__(self, images: Images) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""

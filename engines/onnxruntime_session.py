@@ -8,8 +8,12 @@ from typing import Any, Literal
 
 from edgeuda.errors import DependencyError, ModelError, require
 
-Device = Literal["cpu", "cuda"]
-_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+Device = Literal["cpu", "cuda", "tensorrt"]
+_PROVIDERS: dict[Device, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
 
 
 def usable_cores() -> int:
@@ -32,7 +36,8 @@ def open_session(
         model: An ONNX file or its serialised bytes.
         threads: Threads of one operator; None takes every usable core.
         optimize: Whether the graph is optimised; off saves time where nothing is run.
-        device: Where it runs; on ``cuda``, operators without a kernel there run on the CPU.
+        device: Where it runs; operators without a kernel there run on the next best: ``tensorrt``
+            (ONNX Runtime's provider), ``cuda``, ``cpu``.
 
     Raises:
         ModelError: If the file is missing, broken or uses what this ONNX Runtime lacks.
@@ -43,7 +48,7 @@ def open_session(
     if isinstance(model, Path) and not model.is_file():
         msg = f"{origin}: expected an ONNX model, found no such file"
         raise ModelError(msg)
-    if _PROVIDERS[device] not in ort.get_available_providers():
+    if _PROVIDERS[device][0] not in ort.get_available_providers():
         msg = (
             f"ONNX Runtime {ort.__version__} has no provider for device {device!r} here, only "
             f"{', '.join(ort.get_available_providers())}. Install 'edgeuda[gpu]' in place of the "
@@ -71,7 +76,7 @@ def open_session(
         return ort.InferenceSession(
             str(model) if isinstance(model, Path) else model,
             options,
-            providers=list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"]))),
+            providers=[p for p in _PROVIDERS[device] if p in ort.get_available_providers()],
         )
     except Exception as err:  # a family of native exceptions without a public base class
         msg = f"{origin}: expected an ONNX model that ONNX Runtime can load ({err})"

@@ -115,7 +115,7 @@ def clock(monkeypatch):
     class TimedRunner:
         spec, head, precision, backend = SPEC, "labels", "fp32", "imaginary 1.0"
 
-        def __init__(self, path, threads):
+        def __init__(self, path, threads, device):
             self.name, self.ms = path.stem, float(path.stem[1:])
 
         def __call__(self, images):
@@ -139,7 +139,7 @@ def clock(monkeypatch):
 
         return timed
 
-    monkeypatch.setattr(engines.bench, "OnnxRunner", TimedRunner)
+    monkeypatch.setattr(engines.bench, "open_runner", TimedRunner)
     monkeypatch.setattr(engines.bench, "perf_counter_ns", clock)
     for name, milliseconds in (("resize_image", 1), ("resize_label", 0.5)):
         timed = after(milliseconds, getattr(engines.bench, name))

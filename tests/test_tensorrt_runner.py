@@ -13,12 +13,15 @@ import tensorrt_modules
 from runner_contract import RunnerContract
 from tiny_models import SPEC, exported, random_frames
 
-from edgeuda.errors import DataError, DeviceError, ModelError
+from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import write_json
+from engines.device import CudaPythonDevice, PycudaDevice
+from engines.device_memory import cuda_devices
 from engines.engine_cache import record_path
 from engines.heads import with_head
 from engines.metadata import export_of, spec_of
 from engines.onnxruntime_runner import OnnxRunner
+from engines.opening import open_runner
 from engines.tensorrt_library import Library
 from engines.tensorrt_runner import TensorRTRunner
 
@@ -158,8 +161,51 @@ def test_an_engine_that_tensorrt_refuses(tmp_path):
 
 def test_pycuda_captures_nothing():
     """It says so by `graphs`, and refuses if asked all the same."""
-    from engines.device import PycudaDevice
-
     assert PycudaDevice.graphs is False
     with pytest.raises(DeviceError, match="Install cuda-python"):
         PycudaDevice.capture(object.__new__(PycudaDevice), 1, lambda: None)
+
+
+def test_a_file_asks_for_its_runner(path, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("engines.tensorrt_runner.TensorRTRunner", seen.append)
+    open_runner(path)
+    assert seen == [path]
+    with pytest.raises(ConfigError, match="is an engine already"):
+        open_runner(path, device="tensorrt")
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(exported("labels"))
+    with open_runner(plain, 1) as runner:
+        assert runner.backend.endswith(" cpu")
+    for device in ("cuda", "tensorrt"):
+        with pytest.raises(DependencyError, match=rf"no provider for device '{device}' here"):
+            open_runner(plain, device=device)
+
+
+def test_cuda_python_is_called_as_it_is():
+    """Its functions exist and take these arguments; without a driver each says so."""
+    pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    try:
+        cuda_devices()
+    except DeviceError:
+        pass
+    else:
+        pytest.skip("this machine has a device")
+    device = CudaPythonDevice()
+    array = np.zeros(4, np.uint8)
+    for call in (
+        lambda: device.alloc(4),
+        lambda: device.free(16),
+        lambda: device.upload(16, array),
+        device.stream,
+        lambda: device.close_stream(16),
+        lambda: device.synchronize(16),
+        lambda: device.pinned((2, 2), np.float32),
+        lambda: device.upload_async(16, array, 0),
+        lambda: device.download_async(array, 16, 0),
+        lambda: device.capture(0, lambda: None),
+        lambda: device.launch(0, 0),
+        lambda: device.close_graph(0),
+    ):
+        with pytest.raises(DeviceError, match="CUDA error 35"):
+            call()

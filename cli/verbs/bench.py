@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def bench(
     model: Annotated[
         list[Path],
-        typer.Option("--model", help="ONNX file; repeat to measure several side by side."),
+        typer.Option("--model", help="ONNX file or .engine; repeat to measure them side by side."),
     ],
     target: options.Target,
     out: options.Out,
@@ -32,6 +32,7 @@ def bench(
         int, typer.Option(min=11, help="Rounds; 662 support p99, 6636 p99.9.")
     ] = 700,
     threads: options.Threads = None,
+    device: options.RunDevice = options.DeviceName.cpu,
 ) -> None:
     """Measure latency end to end: preprocess, inference, postprocess. Models take turns."""
     require_absent(out)
@@ -42,7 +43,7 @@ def bench(
     with Progress(transient=True) as bar:
         task = bar.add_task("bench", total=samples)
         record = run(
-            model, frames, out, threads=threads, samples=samples, names=name,
+            model, frames, out, threads=threads, device=device.value, samples=samples, names=name,
             progress=lambda done, _total: bar.update(task, completed=done),
         )  # fmt: skip
     console.print(_table(record))

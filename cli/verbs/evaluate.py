@@ -49,6 +49,7 @@ def evaluate(
         bool, typer.Option("--csv", help="Write CSV beside --out: per class and per image.")
     ] = False,
     threads: options.Threads = None,
+    device: options.RunDevice = options.DeviceName.cpu,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
     written = [out]
@@ -62,11 +63,12 @@ def evaluate(
     from edgeuda.evaluation import evaluate as count
 
     title, protocol = name or model.stem, DEPLOYED
+    deployed = model.suffix in (".onnx", ".engine")
     predict: Callable[[Image], LabelMap]
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     with ExitStack() as stack:
-        if model.suffix == ".onnx":
-            from engines.onnxruntime_runner import OnnxRunner
+        if deployed:
+            from engines.opening import open_runner
             from engines.runner import segment
 
             if native or flip or window or scales != "1":
@@ -75,7 +77,7 @@ def evaluate(
                     "--flip and --window need the checkpoint"
                 )
                 raise ConfigError(msg)
-            runner = stack.enter_context(OnnxRunner(model, threads))
+            runner = stack.enter_context(open_runner(model, threads, device.value))
             predict, spec, precision = partial(segment, runner), runner.spec, runner.precision
             file = model
         else:
@@ -89,7 +91,7 @@ def evaluate(
     evaluation = Evaluation(
         # The vehicle will not see a score of several passes: the name says so wherever it goes.
         title if protocol == DEPLOYED else f"{title} ({protocol})",
-        str(file), sha256(file), "onnx" if model.suffix == ".onnx" else "checkpoint", precision,
+        str(file), sha256(file), "onnx" if deployed else "checkpoint", precision,
         str(data), len(folder), folder.labels_sha256(), folder.space, counts, protocol,
         None if outlines is None else outlines.to_record(folder.space),
     )  # fmt: skip

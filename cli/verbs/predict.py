@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: options.OnnxModel,
+    model: options.DeployedModel,
     target: options.Footage,
     out: options.Out,
     name: options.Name = None,
     frames: options.Frames = 1_000_000,
     threads: options.Threads = None,
+    device: options.RunDevice = options.DeviceName.cpu,
 ) -> None:
-    """Segment frames with an ONNX model: label maps, overlays, and an index of both."""
+    """Segment frames with an exported model: label maps, overlays, and an index of both."""
     require_absent(out)
     from edgeuda.data.images import paint, write_image, write_label
-    from engines.onnxruntime_runner import OnnxRunner
+    from engines.opening import open_runner
     from engines.runner import segment
 
     entries = []
-    with OnnxRunner(model, threads) as runner, suppress(KeyboardInterrupt):  # a camera has no end
+    opened = open_runner(model, threads, device.value)
+    with opened as runner, suppress(KeyboardInterrupt):  # a camera has no end
         space = runner.spec.label_space
         colors = space.colors()
         for index, (stem, path, image) in enumerate(_frames(target, frames)):
