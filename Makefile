@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean gpu-check
 demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
@@ -23,6 +23,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e '.[train,quantize,cpu,dev]'
 	touch $@
+
+# Installs nothing: runs what the machine has, with the Python in front of it.
+MODEL ?= adapted.onnx
+FOOTAGE ?= frames
+GPU_OUT ?= gpu-check.json
+gpu-check:
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py --model $(MODEL) --target $(FOOTAGE) --out $(GPU_OUT)
 
 clean:
 	rm -rf $(VENV) demo

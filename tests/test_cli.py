@@ -160,6 +160,38 @@ def test_a_bundle_is_what_was_packed(work):
     assert message(text).startswith("100.000% of the pixels")
 
 
+def test_a_vehicle_needs_no_torch(work, data, tmp_path):
+    """Every verb of a vehicle runs with torch and its companions out of reach."""
+    blocked = ("torch", "kornia", "lightning_fabric", "safetensors", "onnxscript")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {blocked}:\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    model, frames = work / "adapted-int8.onnx", data / "target"
+    for verb, *rest in (
+        ("doctor", "--need", "run on the CPU"),
+        ("verify", work / "vehicle.edgeuda"),
+        ("inspect", work / "vehicle.edgeuda"),
+        ("predict", "--model", model, "--target", frames, "--out", tmp_path / "p"),
+        ("bench", "--model", model, "--target", frames, "--samples", "11", "--out",
+         tmp_path / "b.json"),
+        ("evaluate", "--model", model, "--data", frames, "--out", tmp_path / "e.json"),
+        ("report", tmp_path / "b.json", tmp_path / "e.json", "--out", tmp_path / "r.html"),
+        ("calibrate", "--model", work / "adapted.onnx", "--target", frames, "--out",
+         tmp_path / "i.onnx", "--adapt-bn", "--min-agreement", "0", "--min-class-agreement", "0"),
+    ):  # fmt: skip
+        edgeuda(verb, *rest, env=env)
+    assert "Package 'torch' is not installed" in message(
+        edgeuda("export", "--model", work / "adapted", "--target", frames, "--out",
+                tmp_path / "x.onnx", env=env, code=7)
+    )  # fmt: skip
+
+
 def test_other_networks_do_not_go_into_one_bundle(work, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(exported("labels"))

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -296,6 +297,62 @@ def test_no_driver_is_an_error_and_not_a_crash():
         assert "DeviceError: No NVIDIA driver" in done.stderr
     else:
         pytest.skip("this machine has a driver")
+
+
+TENSORRT_8 = "EDGEUDA_TENSORRT_8_PYTHON"
+"""Names a Python 3.10 with TensorRT 8.6 (`pip install tensorrt==8.6.0`, cuDNN 8, cuBLAS 12), NumPy,
+OpenCV 4, Pillow, onnx and onnxruntime."""
+
+
+@pytest.mark.skipif(TENSORRT_8 not in os.environ, reason=f"{TENSORRT_8} names no Python")
+def test_tensorrt_8_itself(tmp_path):
+    """Without a driver: imported, probed, a calibrator driven, its names those of our list."""
+    code = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import tensorrt as trt
+from calibration.range_file import Origin
+from calibration.tensorrt_calibrator import tensorrt_calibrator
+from edgeuda.errors import DeviceError
+from engines.tensorrt_library import Library, load_tensorrt
+
+class Memory:
+    def alloc(self, size): return 4096
+    def free(self, address): pass
+    def upload(self, address, array): self.seen = array.shape
+
+try:
+    load_tensorrt()
+except DeviceError as err:
+    print("refused:", err)
+library = Library("tensorrt", trt, (8, 6, 0))
+logger, log = library.logger()
+logger.log(trt.ILogger.WARNING, "hello")
+frames = [np.zeros((1, 4, 6, 3), np.uint8)] * 2
+origin = Origin("a", ("b", "c"), 4, 6)
+made = tensorrt_calibrator(trt, frames, Path(sys.argv[1]), origin, Memory())
+batches = [made.get_batch(["image"]) for _ in range(3)]
+names = json.load(open("tests/data/tensorrt_api.json"))["8.6.1"]
+lacks = [f"{kind}.{name}" for kind, members in names.items() if hasattr(trt, kind)
+         for name in members if not hasattr(getattr(trt, kind), name)]
+print(json.dumps([trt.__version__, log.messages, batches, str(made.get_algorithm()), lacks]))
+"""
+    done = subprocess.run(
+        [os.environ[TENSORRT_8], "-c", code, str(tmp_path / "cache")], capture_output=True,
+        text=True, check=False, cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("refused: No NVIDIA driver")
+    version, messages, batches, algorithm, lacks = json.loads(last)
+    assert version.startswith("8.6")
+    assert messages == [["WARNING", "hello"]]
+    assert batches == [[4096], [4096], None]
+    assert "ENTROPY_CALIBRATION_2" in algorithm
+    flags = ("clear_flag", "flags", "get_flag", "set_flag")  # came with 8.6.1; we use none
+    assert set(lacks) <= {f"OnnxParser.{name}" for name in flags}
 
 
 def test_absent_and_broken_libraries(monkeypatch):
