@@ -23,8 +23,10 @@ from engines.device_memory import (
     Pycuda,
     cuda_devices,
 )
+from engines.labels_kernel import LabelsKernel
 
 _TO_DEVICE, _TO_HOST = 1, 2
+_NO_KERNELS = "Only cuda-python launches kernels here. Install it: pip install 'edgeuda[tensorrt]'"
 _RELAXED = 2
 """Capture mode in which other threads may still call CUDA."""
 
@@ -61,6 +63,14 @@ class Device(DeviceMemory, Protocol):
     def download_async(self, array: Bytes, address: int, stream: int) -> None:
         """Enqueue a copy from it."""
 
+    def upsample_argmax(
+        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
+    ) -> None:
+        """Enqueue `engines.labels_kernel`, where `kernels` says that it can."""
+
+    def kernels(self) -> bool:
+        """Load the kernel; returns whether that was possible."""
+
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
         """Record what ``enqueue`` enqueues, without running it; returns something to launch."""
 
@@ -80,6 +90,20 @@ class CudaPythonDevice(CudaPython):
     def __init__(self) -> None:
         super().__init__()
         self._pinned: dict[int, int] = {}
+        self._kernel: LabelsKernel | None = None
+
+    def kernels(self) -> bool:
+        """See `Device`."""
+        with suppress(DependencyError):
+            self._kernel = LabelsKernel()
+        return self._kernel is not None
+
+    def upsample_argmax(
+        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
+    ) -> None:
+        """See `Device`."""
+        assert self._kernel is not None  # `kernels` was asked first
+        self._kernel.launch(scores, labels, shape, height, width, stream)
 
     def _call(self, function: str, *arguments: Any) -> Any:
         return self._checked(*getattr(self._runtime, function)(*arguments))
@@ -145,6 +169,16 @@ class CudaRuntimeDevice(CudaRuntimeLibrary):
 
     name: ClassVar[str] = "libcudart"
     graphs: ClassVar[bool] = True
+
+    def kernels(self) -> bool:
+        """See `Device`."""
+        return False
+
+    def upsample_argmax(
+        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
+    ) -> None:
+        """See `Device`."""
+        raise DeviceError(_NO_KERNELS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -226,6 +260,16 @@ class PycudaDevice(Pycuda):
 
     name: ClassVar[str] = "pycuda"
     graphs: ClassVar[bool] = False
+
+    def kernels(self) -> bool:
+        """See `Device`."""
+        return False
+
+    def upsample_argmax(
+        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
+    ) -> None:
+        """See `Device`."""
+        raise DeviceError(_NO_KERNELS)
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,6 +33,8 @@ class TensorRTRunner:
         library: The TensorRT to run with; None loads the one that built it.
         device: The device; None opens the first package there is.
         graphs: Whether sequences are captured and replayed.
+        fused: Whether head ``scores`` becomes labels on the device, where its package can; else
+            the host enlarges them.
 
     Raises:
         DeviceError: If there is no usable device.
@@ -47,6 +49,7 @@ class TensorRTRunner:
         library: Library | None = None,
         device: Device | None = None,
         graphs: bool = True,
+        fused: bool = True,
     ) -> None:
         plan = load_plan(path)  # nothing unchecked is deserialised
         record = read_json(record_path(path), SCHEMA)
@@ -56,6 +59,7 @@ class TensorRTRunner:
         self._library = library or load_tensorrt(record["library"])
         self._device: Device = device or open_device()
         self._graphs = graphs and self._device.graphs
+        self._fused = fused and self.head == "scores" and self._device.kernels()
         self.backend = f"{self._library.title} {self._device.name}"
         logger, log = self._library.logger()
         self._runtime: Any = self._library.module.Runtime(logger)
@@ -95,11 +99,9 @@ class TensorRTRunner:
             np.copyto(sequence.host_input, images)
         sequence.run(self._graphs)
         size = self.spec.preprocessing
+        head: Head = "labels" if self._fused else self.head
         return np.stack(
-            [
-                labels_of(self.head, one, size.height, size.width).copy()
-                for one in sequence.host_output
-            ]
+            [labels_of(head, one, size.height, size.width).copy() for one in sequence.host_output]
         )
 
     def _sequence(self, batch: int) -> _Sequence:
@@ -107,6 +109,7 @@ class TensorRTRunner:
             self._sequences[batch] = _Sequence(
                 self._context, self._device, self._stream, self._input, self._output,
                 self._shape(batch), np.float32 if self.head in ("logits", "scores") else np.uint8,
+                self._fused,
             )  # fmt: skip
         return self._sequences[batch]
 
@@ -150,6 +153,7 @@ class _Sequence:
         output: str,
         shape: tuple[int, ...],
         dtype: type,
+        fused: bool,
     ) -> None:
         self._context, self._device, self._stream = context, device, stream
         self._names = name, output
@@ -159,8 +163,12 @@ class _Sequence:
         self._shape = shape
         found = tuple(context.get_tensor_shape(output))
         self.host_input: npt.NDArray[np.uint8] = device.pinned(shape, np.uint8)
-        self.host_output: npt.NDArray[Any] = device.pinned(found, dtype)
-        self._addresses = [device.alloc(a.nbytes) for a in (self.host_input, self.host_output)]
+        self._scores = found if fused else None
+        result = (shape[0], *shape[1:3]) if fused else found
+        self.host_output: npt.NDArray[Any] = device.pinned(result, np.uint8 if fused else dtype)
+        sizes = [self.host_input.nbytes, int(np.prod(found)) * np.dtype(dtype).itemsize]
+        self._addresses = [device.alloc(size) for size in sizes]
+        self._labels = device.alloc(self.host_output.nbytes) if fused else self._addresses[1]
         self._graph: Any = None
         self._runs = 0
 
@@ -186,10 +194,15 @@ class _Sequence:
         if not context.execute_async_v3(stream):
             msg = "TensorRT could not enqueue the engine"
             raise ModelError(msg)
-        device.download_async(self.host_output, self._addresses[1], stream)
+        if self._scores is not None:
+            rows, columns = self.host_output.shape[1:]
+            device.upsample_argmax(
+                self._addresses[1], self._labels, self._scores, rows, columns, stream
+            )
+        device.download_async(self.host_output, self._labels, stream)
 
     def close(self) -> None:
-        for address in self._addresses:
+        for address in {*self._addresses, self._labels}:
             self._device.free(address)
         for array in (self.host_input, self.host_output):
             self._device.release(array)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from edgeuda.errors import ModelError
+from engines.heads import upsample_argmax
 from engines.onnxruntime_session import open_session
 
 API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
@@ -101,6 +102,14 @@ class HostDevice:
     def download_async(self, array, address, stream):
         self.synchronize(stream)
         array.reshape(-1).view(np.uint8)[:] = self.memory[address]
+
+    def kernels(self):
+        return True
+
+    def upsample_argmax(self, scores, labels, shape, height, width, stream):
+        self.synchronize(stream)
+        values = self.memory[scores].view(np.float32).reshape(shape)
+        self.upload(labels, np.stack([upsample_argmax(one, height, width) for one in values]))
 
     def capture(self, stream, enqueue):
         self.synchronize(stream)

@@ -1,0 +1,60 @@
+"""The runner contract on a GPU: each runtime that this machine has."""
+
+import pytest
+from runner_contract import RunnerContract
+
+from edgeuda.errors import DependencyError, DeviceError
+from engines.device import DEVICES, open_device
+from engines.engine_cache import cached_engine
+from engines.onnxruntime_runner import OnnxRunner
+from engines.tensorrt_builder import BuildOptions
+from engines.tensorrt_library import load_tensorrt
+from engines.tensorrt_runner import TensorRTRunner
+
+pytestmark = pytest.mark.gpu
+
+
+def or_skip(open_it):
+    """Skip by name what this machine lacks; what it has must work."""
+    try:
+        return open_it()
+    except (DependencyError, DeviceError) as err:
+        pytest.skip(str(err))
+
+
+class OnnxRuntimeContract(RunnerContract):
+    device: str
+
+    def open(self, path):
+        return or_skip(lambda: OnnxRunner(path, device=self.device))
+
+
+class TestCuda(OnnxRuntimeContract):
+    device = "cuda"
+
+
+class TestTensorrtProvider(OnnxRuntimeContract):
+    device = "tensorrt"
+
+
+class EngineContract(RunnerContract):
+    library: str
+
+    @pytest.fixture(params=list(DEVICES), autouse=True)
+    def package(self, request):
+        self.chosen = request.param
+
+    def open(self, path):
+        library = or_skip(lambda: load_tensorrt(self.library))
+        device = or_skip(lambda: open_device(self.chosen))
+        options = BuildOptions(batch=(1, 1, 4))
+        engine = cached_engine(library, path, options, path.parent / "engines")
+        return TensorRTRunner(engine.path, library, device)
+
+
+class TestTensorrt(EngineContract):
+    library = "tensorrt"
+
+
+class TestTensorrtRtx(EngineContract):
+    library = "tensorrt_rtx"
