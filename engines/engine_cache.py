@@ -62,6 +62,9 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
     Raises:
         EdgeudaError: See `build_engine`.
     """
+    if not model.is_file():
+        msg = f"{model}: expected an ONNX model, found no such file"
+        raise ModelError(msg)
     key = engine_key(library, model, options)
     path = folder / f"{short_name(model.stem)}-{key[:16]}.engine"
     if path.exists():

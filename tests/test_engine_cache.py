@@ -80,6 +80,8 @@ def test_an_engine_of_another_model_is_refused(trt, model, tmp_path):
     engine = cached_engine(trt, model, BuildOptions(), tmp_path / "engines")
     with pytest.raises(ModelError, match="built from another model"):
         load_plan(engine.path, "0" * 64)
+    with pytest.raises(ModelError, match=r"absent\.onnx: .*no such file"):
+        cached_engine(trt, tmp_path / "absent.onnx", BuildOptions(), tmp_path)
     engine.path.unlink()
     with pytest.raises(ModelError, match="found no such file"):
         load_plan(engine.path)
