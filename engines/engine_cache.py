@@ -11,7 +11,7 @@ from typing import Any
 from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256, sha256_of, short_name, write_atomic, write_json
 from engines.device_memory import gpu_title
-from engines.tensorrt_builder import SCHEMA, BuildOptions, build_engine
+from engines.tensorrt_builder import SCHEMA, BuildOptions, build_engine, engine_layers
 from engines.tensorrt_library import Library
 
 
@@ -77,7 +77,10 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
             pass  # damaged or half written: built again
     built = build_engine(library, model, options)
     write_atomic(path, lambda name: name.write_bytes(built.plan))
-    write_json(record_path(path), {**built.record, "key": key})
+    record = {**built.record, "key": key}
+    if not (library.name == "tensorrt_rtx" and options.compute_capabilities):
+        record["engine_layers"] = engine_layers(library, built.plan)
+    write_json(record_path(path), record)
     return Engine(path, read_json(record_path(path), SCHEMA), False)
 
 

@@ -7,6 +7,7 @@ before it worked, goes by number.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -158,6 +159,24 @@ class _Graph:
         return cls(proto, quantized, half)
 
 
+def engine_layers(library: Library, plan: bytes) -> list[dict[str, Any]]:
+    """Return what became of the layers: names, which show fusions, tactics and formats.
+
+    Args:
+        library: The TensorRT that built the engine; there has to be a device.
+        plan: The engine, built on this machine in this process.
+    """
+    trt = library.module
+    logger, _ = library.logger()
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return []
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = json.loads(text).get("Layers", [])
+    return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
+
+
 def strongly_typed(library: Library) -> bool:
     """Whether this TensorRT takes every precision from the graph."""
     flags = library.module.NetworkDefinitionCreationFlag
@@ -193,6 +212,8 @@ def _configure(
         if not hasattr(config, "builder_optimization_level"):
             raise ConfigError(_lacks(library, "optimisation levels"))
         config.builder_optimization_level = options.level
+    if hasattr(config, "profiling_verbosity"):  # so that the engine can say what became of layers
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     typed = strongly_typed(library)
     if options.half:
         if typed or not hasattr(flags, "FP16"):

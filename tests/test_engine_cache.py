@@ -34,6 +34,7 @@ def test_an_engine_is_built_once(trt, model, tmp_path):
     assert again.path == first.path
     assert again.record == first.record
     assert load_plan(first.path) == b"plan"
+    assert [layer["Name"] for layer in first.record["engine_layers"]] == ["conv + relu", "reformat"]
     assert load_plan(first.path, first.record["model_sha256"]) == b"plan"
 
 

@@ -5,13 +5,16 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+import torch
 from runner_contract import RunnerContract
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, random_network
 
 import edgeuda.errors
 from edgeuda.errors import DependencyError, ModelError
+from edgeuda.models.predictor import Predictor
 from engines.metadata import export_of, read_export, read_metadata, read_spec
 from engines.onnxruntime_runner import OnnxRunner
+from engines.runner import check_images
 
 
 @pytest.fixture
@@ -51,6 +54,31 @@ def hide(monkeypatch):
 class TestOnnxRunner(RunnerContract):
     def open(self, path):
         return OnnxRunner(path, threads=1)
+
+
+class TorchRunner:
+    """The network itself under the runners' contract: what training scores is what is deployed."""
+
+    precision, backend = "fp32", f"torch {torch.__version__} cpu"
+
+    def __init__(self, path):
+        self.spec, self.head = read_spec(path), read_export(path).head
+        self.predict = Predictor(random_network().eval(), self.spec)
+
+    def __call__(self, images):
+        check_images(images, self.spec)
+        return np.stack([self.predict(np.ascontiguousarray(image)) for image in images])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        pass
+
+
+class TestTorch(RunnerContract):
+    def open(self, path):
+        return TorchRunner(path)
 
 
 def test_foreign_model_is_refused_by_name(foreign):

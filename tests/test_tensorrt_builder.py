@@ -73,6 +73,7 @@ def test_every_version_is_asked_for_what_it_has(models, version):
     assert seen.profile == ("image", (1, 64, 128, 3), (2, 64, 128, 3), (4, 64, 128, 3))
     assert seen.pools == {"WORKSPACE": 64 * 2**20}
     assert seen.config.builder_optimization_level == 3
+    assert seen.config.profiling_verbosity.name == "DETAILED"
     assert seen.opset == (17 if major == 8 else 18)
     typed = trt.version >= (10, 12)
     assert seen.flags == (set() if typed else {"INT8"})
