@@ -71,7 +71,6 @@ class TensorRTRunner:
                 "are of one TensorRT and one GPU: build it here"
             )
             raise ModelError(msg)
-        self._context: Any = self._engine.create_execution_context()
         mode = self._library.module.TensorIOMode
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == mode.INPUT]
@@ -107,9 +106,10 @@ class TensorRTRunner:
     def _sequence(self, batch: int) -> _Sequence:
         if batch not in self._sequences:
             self._sequences[batch] = _Sequence(
-                self._context, self._device, self._stream, self._input, self._output,
-                self._shape(batch), np.float32 if self.head in ("logits", "scores") else np.uint8,
-                self._fused,
+                # A captured graph is of one context: batch sizes must not share it.
+                self._engine.create_execution_context(), self._device, self._stream,
+                self._input, self._output, self._shape(batch),
+                np.float32 if self.head in ("logits", "scores") else np.uint8, self._fused,
             )  # fmt: skip
         return self._sequences[batch]
 
@@ -135,7 +135,6 @@ class TensorRTRunner:
         for sequence in self._sequences.values():
             sequence.close()
         self._sequences.clear()
-        self._context = None
         self._engine = None
         self._runtime = None
         self._device.close_stream(self._stream)
@@ -156,11 +155,9 @@ class _Sequence:
         fused: bool,
     ) -> None:
         self._context, self._device, self._stream = context, device, stream
-        self._names = name, output
         if not context.set_input_shape(name, shape):
             msg = f"The engine refuses an input of shape {list(shape)}"
             raise DataError(msg)
-        self._shape = shape
         found = tuple(context.get_tensor_shape(output))
         self.host_input: npt.NDArray[np.uint8] = device.pinned(shape, np.uint8)
         self._scores = found if fused else None
@@ -169,29 +166,25 @@ class _Sequence:
         sizes = [self.host_input.nbytes, int(np.prod(found)) * np.dtype(dtype).itemsize]
         self._addresses = [device.alloc(size) for size in sizes]
         self._labels = device.alloc(self.host_output.nbytes) if fused else self._addresses[1]
+        for tensor, address in zip((name, output), self._addresses, strict=True):
+            context.set_tensor_address(tensor, address)
         self._graph: Any = None
-        self._runs = 0
 
     def run(self, graphs: bool) -> None:
-        if self._graph is None:
-            self._enqueue()
-            self._runs += 1
-            if graphs and self._runs == 1:  # the first run lets TensorRT finish what is lazy
-                self._device.synchronize(self._stream)
-                self._graph = self._device.capture(self._stream, self._enqueue)
-                return
-        else:
+        if self._graph is not None:
             self._device.launch(self._graph, self._stream)
+            self._device.synchronize(self._stream)
+            return
+        self._enqueue()
         self._device.synchronize(self._stream)
+        if graphs:  # only now: the first run lets TensorRT finish what it left for later
+            self._graph = self._device.capture(self._stream, self._enqueue)
 
     def _enqueue(self) -> None:
-        """Upload, execute, download; shapes and addresses again, as batch sizes share a context."""
-        device, context, stream = self._device, self._context, self._stream
-        context.set_input_shape(self._names[0], self._shape)
-        for name, address in zip(self._names, self._addresses, strict=True):
-            context.set_tensor_address(name, address)
+        """Upload, execute, download."""
+        device, stream = self._device, self._stream
         device.upload_async(self._addresses[0], self.host_input, stream)
-        if not context.execute_async_v3(stream):
+        if not self._context.execute_async_v3(stream):
             msg = "TensorRT could not enqueue the engine"
             raise ModelError(msg)
         if self._scores is not None:
@@ -208,3 +201,4 @@ class _Sequence:
             self._device.release(array)
         if self._graph is not None:
             self._device.close_graph(self._graph)
+        self._context = None
