@@ -26,7 +26,6 @@ from engines.device_memory import (
 from engines.labels_kernel import LabelsKernel
 
 _TO_DEVICE, _TO_HOST = 1, 2
-_NO_KERNELS = "Only cuda-python launches kernels here. Install it: pip install 'edgeuda[tensorrt]'"
 _RELAXED = 2
 """Capture mode in which other threads may still call CUDA."""
 
@@ -79,6 +78,21 @@ class Device(DeviceMemory, Protocol):
 
     def close_graph(self, graph: Any) -> None:
         """Give back what `capture` returned."""
+
+
+class _WithoutKernels:
+    """What a package says that launches no kernels."""
+
+    def kernels(self) -> bool:
+        """See `Device`."""
+        return False
+
+    def upsample_argmax(
+        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
+    ) -> None:
+        """See `Device`."""
+        msg = "Only cuda-python launches kernels. Install it: pip install 'edgeuda[tensorrt]'"
+        raise DeviceError(msg)
 
 
 class CudaPythonDevice(CudaPython):
@@ -164,21 +178,11 @@ class CudaPythonDevice(CudaPython):
         self._call("cudaGraphExecDestroy", graph)
 
 
-class CudaRuntimeDevice(CudaRuntimeLibrary):
+class CudaRuntimeDevice(_WithoutKernels, CudaRuntimeLibrary):
     """`Device` by the CUDA runtime library."""
 
     name: ClassVar[str] = "libcudart"
     graphs: ClassVar[bool] = True
-
-    def kernels(self) -> bool:
-        """See `Device`."""
-        return False
-
-    def upsample_argmax(
-        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
-    ) -> None:
-        """See `Device`."""
-        raise DeviceError(_NO_KERNELS)
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,21 +259,11 @@ class CudaRuntimeDevice(CudaRuntimeLibrary):
         self._checked(self._library.cudaGraphExecDestroy(ctypes.c_void_p(graph)))
 
 
-class PycudaDevice(Pycuda):
+class PycudaDevice(_WithoutKernels, Pycuda):
     """`Device` by ``pycuda``, which captures no graphs."""
 
     name: ClassVar[str] = "pycuda"
     graphs: ClassVar[bool] = False
-
-    def kernels(self) -> bool:
-        """See `Device`."""
-        return False
-
-    def upsample_argmax(
-        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
-    ) -> None:
-        """See `Device`."""
-        raise DeviceError(_NO_KERNELS)
 
     def __init__(self) -> None:
         super().__init__()

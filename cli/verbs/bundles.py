@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,8 +75,6 @@ def bundle(
     files += [("licence", path, {}) for path in licence or ()]
     if recipe is not None:
         files.append(("recipe", recipe, {}))
-    import json
-
     write_bundle(out, files, {"spec": json.loads(spec.to_json())}, sign)
     if not licence:
         console.print("no --licence was given: say under which terms the vehicle may run it")
@@ -83,8 +82,6 @@ def bundle(
 
 
 def _policy(metadata: dict[str, str]) -> str | None:
-    import json
-
     from engines.metadata import QUANTIZATION_KEY
 
     text = metadata.get(QUANTIZATION_KEY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from cli import options
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ModelError
 from edgeuda.files import require_absent, sha256, write_json
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeuda.spec import ModelSpec
 
 
 def diff(
@@ -66,7 +71,7 @@ def diff(
     wrote(out)
 
 
-def _load(path: Path):  # type: ignore[no-untyped-def] # onnx is imported inside
+def _load(path: Path) -> tuple[onnx.ModelProto, ModelSpec, str]:
     """Return graph, spec and checksum of a file or of a bundle's member."""
     from edgeuda.errors import require
     from engines.bundle import SUFFIX, open_bundle
