@@ -15,6 +15,7 @@ import numpy.typing as npt
 from calibration.frames import Frames
 from calibration.weights import constants_of, with_constants
 from edgeuda.errors import DataError, ModelError, require
+from engines.graphs import metadata_of
 from engines.metadata import BATCH_NORM_KEY, FoldedNorm, norms_of, norms_to_json
 from engines.onnxruntime_session import Device, open_session
 
@@ -65,7 +66,7 @@ def adapt_batch_norm(
         DataError: If there are fewer than two frames.
         ModelError: If the graph does not say which batch norms were folded into it.
     """
-    norms = norms_of({entry.key: entry.value for entry in model.metadata_props}, origin)
+    norms = norms_of(metadata_of(model), origin)
     constants = constants_of(model)
     convs = {
         node.input[1]: node

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibration.qdq import QUANTIZED_WEIGHT
-from edgeuda.errors import ModelError, require
+from engines.graphs import load_graph
+from engines.onnxruntime_session import open_session
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
@@ -40,21 +41,10 @@ def compiled(path: Path) -> Compiled:
     Raises:
         ModelError: If ONNX Runtime cannot load the file.
     """
-    ort = require("onnxruntime", "quantize")
-    onnx = require("onnx", "quantize")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(optimized)
-        try:
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as err:  # a family of native exceptions without a public base class
-            msg = f"{path}: expected an ONNX model that ONNX Runtime can load ({err})"
-            raise ModelError(msg) from err
-        nodes = onnx.load(optimized).graph.node
+        open_session(path, threads=1, optimized=optimized)
+        nodes = load_graph(optimized, "quantize").graph.node
     integer = [node for node in nodes if node.op_type in _INTEGER]
     weights = {name for node in integer for name in node.input if name.endswith(QUANTIZED_WEIGHT)}
     return Compiled(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from calibration.observe import Observer
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.evaluation import agreement
 from edgeuda.files import require_absent, sha256, write_atomic
-from engines.metadata import HALF_KEY, QUANTIZATION_KEY, read_metadata, spec_of
+from engines.graphs import drop_unread, load_graph, rename, require_valid
+from engines.metadata import HALF_KEY, policy_of, read_metadata, spec_of
 
 if TYPE_CHECKING:
     import onnx
@@ -81,27 +81,18 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
     for value in graph.output:
         if value.type.tensor_type.elem_type == types.FLOAT and value.name not in single:
-            producer = lookup.producers[value.name]
             inner = f"{value.name}_inner"
-            _rename(nodes, value.name, inner)
-            assert producer is not None
+            rename(nodes, value.name, inner)
             nodes.append(helper.make_node("Cast", [inner], [value.name], to=types.FLOAT))
     del graph.node[:]
     graph.node.extend(nodes)
     graph.ClearField("value_info")
-    read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unread(graph)
     if any(node.op_type == "QuantizeLinear" for node in graph.node):
         for entry in half.opset_import:
             if entry.domain == "":
                 entry.version = max(entry.version, QDQ_OPSET)
-    try:
-        onnx.checker.check_model(half, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        msg = f"The graph has no valid half-precision form: {err}"
-        raise ModelError(msg) from err
+    require_valid(half, "The graph has no valid half-precision form")
     return half
 
 
@@ -147,14 +138,6 @@ def _half_constant(graph: onnx.GraphProto, tensor: onnx.TensorProto, made: dict[
     return made[tensor.name]
 
 
-def _rename(nodes: list[Any], old: str, new: str) -> None:
-    for node in nodes:
-        for names in (node.input, node.output):
-            for position, name in enumerate(names):
-                if name == old:
-                    names[position] = new
-
-
 def write_half(
     model: Path,
     frames: Sequence[Path],
@@ -192,14 +175,14 @@ def write_half(
     if HALF_KEY in metadata:
         msg = f"{model}: is in half precision already"
         raise ModelError(msg)
-    policy = json.loads(metadata.get(QUANTIZATION_KEY, '{"policy": "tensorrt"}'))["policy"]
-    if policy != "tensorrt":
+    policy = policy_of(metadata)
+    if policy not in (None, "tensorrt"):
         msg = (
             f"{model}: is quantized for {policy}, whose integer kernels know no half precision. "
             "Use the FP32 model, or calibrate with --backend tensorrt"
         )
         raise ModelError(msg)
-    proto = onnx.load(model)
+    proto = load_graph(model, "quantize")
     half = to_half(proto)
     half.metadata_props.append(onnx.StringStringEntryProto(key=HALF_KEY, value=sha256(model)))
     size = spec.preprocessing

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import FrameFiles
+from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
 from edgeuda.spec import ModelSpec
 from engines.heads import labels_of, scores_of
@@ -101,6 +102,6 @@ def class_shares(
     shares = np.zeros((len(files), len(spec.label_space)))
     for position in range(len(files)):
         labels = observe(files[position]).labels
-        shares[position] = np.bincount(labels.ravel(), minlength=shares.shape[1]) / labels.size
+        shares[position] = class_counts([labels], shares.shape[1])[0] / labels.size
         report("looking for classes", position + 1, len(files))
     return shares

@@ -16,6 +16,7 @@ from calibration.prologue import widen_constants
 from calibration.rules import Range
 from calibration.weights import constants_of
 from edgeuda.errors import require
+from engines.graphs import drop_unread
 
 if TYPE_CHECKING:
     import onnx
@@ -72,10 +73,7 @@ def insert_qdq(
 
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unread(graph)
     graph.initializer.extend(onnx.numpy_helper.from_array(v, name) for name, v in added.items())
     onnx.checker.check_model(quantized, full_check=True)
     return quantized

@@ -88,6 +88,7 @@ def calibrate(
             model, proto, frames, sums, out, spec.preprocessing, options, report
         )
         first.append("batch-norm statistics of the frames")
+    fp32_miou = None if labelled is None else miou(proto, labelled, spec, options.threads)
     if options.quantizer == "modelopt":
         if cache is not None or tune is not None:
             msg = "nvidia-modelopt collects ranges itself: no cache and no fine-tuning goes with it"
@@ -98,7 +99,9 @@ def calibrate(
         work = Work(proto, spec, frames, sums, ranges or ranges_path(out), options, cache, report)
         if tune is not None:
             work.tune(tune)
-        assignment = None if options.max_drop is None else work.assign(judged, labelled)
+        assignment = None
+        if options.max_drop is not None:
+            assignment = work.assign(judged, labelled, fp32_miou)
         made = work.result(assignment)
     quantized = made.model
     acceptance = _judge(proto, quantized, judged, spec, options, report)
@@ -128,10 +131,10 @@ def calibrate(
         convergence=made.convergence,
         acceptance=acceptance,
         scores=None
-        if labelled is None
+        if labelled is None or fp32_miou is None
         else {
             "images": len(labelled),
-            "fp32": miou(proto, labelled, spec, options.threads),
+            "fp32": fp32_miou,
             "int8": miou(quantized, labelled, spec, options.threads),
         },
         assignment=None if made.assignment is None else made.assignment.to_record(),

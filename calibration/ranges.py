@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
+from engines.graphs import shapes_of_one_image
 from engines.onnxruntime_session import Device, open_session
 
 if TYPE_CHECKING:
@@ -184,15 +185,9 @@ def chunks(
     model: onnx.ModelProto, tensors: Sequence[str], chunk_bytes: int = CHUNK_BYTES
 ) -> Iterator[list[str]]:
     """Cut the tensors, in order, into runs of at most ``chunk_bytes`` per frame."""
-    onnx = require("onnx", "quantize")
-    single = copy.deepcopy(model)
-    for value in (*single.graph.input, *single.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    single.graph.ClearField("value_info")
-    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     elements = {
-        value.name: int(np.prod([d.dim_value or 1 for d in value.type.tensor_type.shape.dim]))
-        for value in (*inferred.value_info, *inferred.output)
+        name: int(np.prod([size or 1 for size in shape]))
+        for name, shape in shapes_of_one_image(model).items()
     }
     chunk: list[str] = []
     used = 0

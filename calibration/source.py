@@ -17,9 +17,10 @@ from calibration.options import Options, Report
 from calibration.range_file import Origin
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
-from edgeuda.evaluation import evaluate, miou_of
+from edgeuda.evaluation import Confusion, evaluate, miou_of
 from edgeuda.files import sha256, sha256_of, write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
+from engines.graphs import load_graph, metadata_of
 from engines.metadata import precision_of, spec_of
 
 if TYPE_CHECKING:
@@ -41,13 +42,8 @@ def load_fp32(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
         ModelError: If it is missing, broken, not of this project, or quantized.
         DependencyError: If ``onnx`` is not installed.
     """
-    onnx = require("onnx", "quantize")
-    try:
-        proto = onnx.load(path)
-    except Exception as err:  # protobuf's DecodeError, OSError and more: all mean one thing
-        msg = f"{path}: expected an ONNX model, found a file that cannot be loaded ({err})"
-        raise ModelError(msg) from err
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    proto = load_graph(path, "quantize")
+    metadata = metadata_of(proto)
     spec = spec_of(metadata, str(path))
     operators = {node.op_type for node in proto.graph.node}
     if precision_of(metadata) != "fp32" or "QuantizeLinear" in operators:
@@ -83,7 +79,7 @@ def adapted_model(
     origin = json.dumps({"model_sha256": sha256(model), "frames_sha256": sha256_of(sums)})
     if path.exists():
         written, _ = load_fp32(path)
-        if {entry.key: entry.value for entry in written.metadata_props}.get(ADAPTED_KEY) != origin:
+        if metadata_of(written).get(ADAPTED_KEY) != origin:
             msg = (
                 f"{path}: exists, made from another model or other frames; nothing was overwritten"
             )
@@ -104,14 +100,21 @@ def adapted_model(
     return path, adapted
 
 
-def miou(
+def confusion_of(
     model: onnx.ModelProto, labelled: LabelledFolder, spec: ModelSpec, threads: int | None = None
-) -> float:
-    """Score a graph as deployed; returns mIoU, 0 to 1."""
+) -> Confusion:
+    """Count what a graph predicts as deployed; returns ``[K, K]``, rows truth."""
     observe, size = Observer(model, threads), spec.preprocessing
 
     def predict(image: Image) -> LabelMap:
         labels = observe(resize_image(image, size.height, size.width)[None]).labels
         return resize_label(labels, *image.shape[:2])
 
-    return miou_of(evaluate(predict, labelled, len(labelled.space)))
+    return evaluate(predict, labelled, len(labelled.space))
+
+
+def miou(
+    model: onnx.ModelProto, labelled: LabelledFolder, spec: ModelSpec, threads: int | None = None
+) -> float:
+    """Score a graph as deployed; returns mIoU, 0 to 1."""
+    return miou_of(confusion_of(model, labelled, spec, threads))

@@ -12,7 +12,7 @@ from calibration.frames import Frames
 from calibration.range_file import Origin
 from calibration.tensorrt_cache import read_cache, write_cache
 from edgeuda.errors import DataError, DependencyError, require
-from engines.device_memory import DeviceMemory, contiguous
+from engines.device_memory import DeviceMemory
 
 if TYPE_CHECKING:
     import onnx
@@ -89,7 +89,7 @@ def tensorrt_calibrator(
                 return None
             try:
                 images = [frames[self.position + i] for i in range(batch)]
-                pixels = contiguous(np.concatenate(images))
+                pixels = np.ascontiguousarray(np.concatenate(images), np.float32)
                 if self.address is None:
                     self.address = memory.alloc(pixels.nbytes)
                 memory.upload(self.address, pixels)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import require
+from engines.graphs import shapes_of_one_image
 
 if TYPE_CHECKING:
     import onnx
@@ -53,16 +54,7 @@ def with_biases(model: onnx.ModelProto, biases: Mapping[str, Array]) -> onnx.Mod
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     """Return the multiplications of each convolution, by its output, for one image."""
-    onnx = require("onnx", "quantize")
-    single = copy.deepcopy(model)
-    for value in (*single.graph.input, *single.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    single.graph.ClearField("value_info")
-    inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.value_info, *inferred.output)
-    }
+    shapes = shapes_of_one_image(model)
     constants = constants_of(model)
     return {
         node.output[0]: int(

@@ -234,9 +234,17 @@ class Work:
             assignment,
         )
 
-    def assign(self, judged: Sequence[Path], labelled: LabelledFolder | None) -> Assignment:
-        """Choose which blocks stay float within the budget; they do so from now on."""
-        assignment = _assign(self, judged, labelled)
+    def assign(
+        self, judged: Sequence[Path], labelled: LabelledFolder | None, fp32_miou: float | None
+    ) -> Assignment:
+        """Choose which blocks stay float within the budget; they do so from now on.
+
+        Args:
+            judged: Target frames.
+            labelled: Labelled images, by which the drop is then measured.
+            fp32_miou: What FP32 scores on them, 0 to 1; None without labels.
+        """
+        assignment = _assign(self, judged, labelled, fp32_miou)
         if not assignment.met:
             logger.warning("No assignment keeps the budget; every block stays float")
         self.kept |= assignment.convs
@@ -251,7 +259,9 @@ def _read(cache: Cache, origin: Origin, options: Options) -> CalibrationCache:
     return CalibrationCache.parse(content, str(cache.path))
 
 
-def _assign(work: Work, judged: Sequence[Path], labelled: LabelledFolder | None) -> Assignment:
+def _assign(
+    work: Work, judged: Sequence[Path], labelled: LabelledFolder | None, fp32_miou: float | None
+) -> Assignment:
     options, size = work.options, work.spec.preprocessing
     chosen = FrameFiles(tuple(spread(judged, options.sensitivity_frames)), size.height, size.width)
     effects, reference = effects_of(
@@ -263,12 +273,12 @@ def _assign(work: Work, judged: Sequence[Path], labelled: LabelledFolder | None)
         progress=partial(work.report, "sensitivity of each block"),
     )
     score = None
-    if labelled is not None:
+    if labelled is not None and fp32_miou is not None:
 
         def of(graph: onnx.ModelProto) -> float:
             return miou(graph, labelled, work.spec, options.threads)
 
-        score = of, of(work.original)
+        score = of, fp32_miou
     assert options.max_drop is not None
     return assign(
         effects,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DeviceError
@@ -166,8 +165,3 @@ class CudaRuntimeLibrary:
         if code:
             msg = f"CUDA error {code}"
             raise DeviceError(msg)
-
-
-def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return an array as float32 that can be uploaded."""
-    return np.ascontiguousarray(array, np.float32)

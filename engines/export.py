@@ -19,6 +19,7 @@ from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
+from engines.graphs import require_valid
 from engines.heads import SMALL, labels_of, with_head
 from engines.metadata import (
     BATCH_NORM_KEY,
@@ -212,11 +213,7 @@ def _strip_traces(proto: onnx.ModelProto) -> None:
 def _check(proto: onnx.ModelProto, spec: ModelSpec, head: Head, out: Path) -> None:
     """Check what was really written: the exporter changes the opset without an error."""
     onnx = require("onnx", "train")
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        msg = f"{out}: the exporter wrote a graph that the ONNX checker refuses ({err})"
-        raise ModelError(msg) from err
+    require_valid(proto, f"{out}: the exporter wrote a graph that the ONNX checker refuses")
     size, types = spec.preprocessing, onnx.TensorProto
     image = ("image", types.UINT8, ["batch", size.height, size.width, 3])
     rows, columns = size.height, size.width

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import LabelMap, resize_label
 from edgeuda.errors import ModelError, require
+from engines.graphs import drop_unread, rename, shapes_of_one_image
 from engines.metadata import Head
 
 if TYPE_CHECKING:
@@ -105,12 +106,7 @@ def with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     ):
         msg = f"The graph resizes its scores by {resize.op_type} {how}; only bilinear is known"
         raise ModelError(msg)
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shape = next(
-        [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in inferred.value_info
-        if value.name == scores
-    )
+    shape = shapes_of_one_image(model)[scores]
     needed, kept = {scores}, []
     for node in reversed(graph.node):
         if needed & set(node.output):
@@ -121,11 +117,7 @@ def with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     types, helper = onnx.TensorProto, onnx.helper
     batch = [graph.input[0].type.tensor_type.shape.dim[0].dim_param or 1]
     if head == "scores":
-        for node in graph.node:
-            for names in (node.input, node.output):
-                for position, name in enumerate(names):
-                    if name == scores:
-                        names[position] = head
+        rename(graph.node, scores, head)
         output = helper.make_tensor_value_info(head, types.FLOAT, batch + shape[1:])
     else:
         graph.node.append(
@@ -136,7 +128,5 @@ def with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     del graph.output[:]
     graph.output.append(output)
     graph.ClearField("value_info")
-    kept_constants = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(kept_constants)
+    drop_unread(graph)
     return cut

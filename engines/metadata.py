@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeuda.errors import DependencyError, ModelError, require
 from edgeuda.spec import ModelSpec
+from engines.graphs import load_graph, metadata_of
 from engines.onnxruntime_session import open_session
 
 Head = Literal["labels", "logits", "scores", "labels_low"]
@@ -142,15 +143,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         require("onnxruntime", "cpu")
     except DependencyError as missing:
         try:
-            onnx = require("onnx", "cpu")
+            return metadata_of(load_graph(path, weights=False))
         except DependencyError:
             raise missing from None
-        try:
-            model = onnx.load(path, load_external_data=False)
-        except Exception as err:  # protobuf's DecodeError, OSError and more: all mean one thing
-            msg = f"{path}: expected an ONNX model, found a file that cannot be loaded ({err})"
-            raise ModelError(msg) from err
-        return {entry.key: entry.value for entry in model.metadata_props}
     session = open_session(path, threads=1, optimize=False)
     return dict(session.get_modelmeta().custom_metadata_map)
 
@@ -178,6 +173,12 @@ def precision_of(metadata: Mapping[str, str]) -> Precision:
     if QUANTIZATION_KEY in metadata:
         return "int8"
     return "fp16" if HALF_KEY in metadata else "fp32"
+
+
+def policy_of(metadata: Mapping[str, str]) -> str | None:
+    """Return the runtime a model is quantized for; None if it is not."""
+    text = metadata.get(QUANTIZATION_KEY)
+    return None if text is None else str(json.loads(text)["policy"])
 
 
 def read_spec(path: Path) -> ModelSpec:

@@ -29,6 +29,7 @@ def open_session(
     threads: int | None = None,
     optimize: bool = True,
     device: Device = "cpu",
+    optimized: Path | None = None,
 ) -> Any:
     """Open an ``onnxruntime.InferenceSession``.
 
@@ -38,6 +39,7 @@ def open_session(
         optimize: Whether the graph is optimised; off saves time where nothing is run.
         device: Where it runs; operators without a kernel there run on the next best: ``tensorrt``
             (ONNX Runtime's provider), ``cuda``, ``cpu``.
+        optimized: File to write the graph to as it was compiled; None writes none.
 
     Raises:
         ModelError: If the file is missing, broken or uses what this ONNX Runtime lacks.
@@ -62,6 +64,8 @@ def open_session(
     # integer kernels, and only "all" chooses the blocked layout of float convolutions.
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     # ONNX Runtime counts the machine's cores, not those this process is allowed to use.
     options.intra_op_num_threads = threads or usable_cores()
     # The graph is a chain with short side branches: running them in parallel costs more than it

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from edgeuda.errors import ModelError, require
+from engines.graphs import drop_unread, require_valid
 
 if TYPE_CHECKING:
     import onnx
@@ -56,20 +57,13 @@ def lower_opset(model: onnx.ModelProto, opset: int = TENSORRT_8) -> onnx.ModelPr
         else:
             _drop(node, "noop_with_empty_axes")
             node.attribute.append(onnx.helper.make_attribute("axes", axes))
-    read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unread(graph)
     graph.ClearField("value_info")
     for entry in lowered.opset_import:
         if entry.domain == "":
             entry.version = opset
     lowered.ir_version = min(lowered.ir_version, IR)
-    try:
-        onnx.checker.check_model(lowered, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        msg = f"The graph cannot be lowered to operator set {opset}: {err}"
-        raise ModelError(msg) from err
+    require_valid(lowered, f"The graph cannot be lowered to operator set {opset}")
     return lowered
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import sha256, write_atomic
+from engines.graphs import load_graph, metadata_of
 from engines.metadata import export_of, spec_of
 from engines.opset import lower_opset
 from engines.tensorrt_library import Library, Log
@@ -102,7 +103,7 @@ def build_engine(
             error is named.
     """
     graph = _Graph.read(model)
-    spec_of(graph.metadata(), str(model))
+    spec_of(graph.metadata, str(model))
     trt = library.module
     logger, log = library.logger()
     builder = trt.Builder(logger)
@@ -140,23 +141,17 @@ class _Graph:
     """What of an ONNX graph decides how it is built."""
 
     proto: Any
+    metadata: dict[str, str]
     quantized: bool
     half: bool
-
-    def metadata(self) -> dict[str, str]:
-        return {entry.key: entry.value for entry in self.proto.metadata_props}
 
     @classmethod
     def read(cls, model: Path) -> _Graph:
         onnx = require("onnx", "tensorrt")
-        try:
-            proto = onnx.load(model)
-        except Exception as err:  # protobuf's DecodeError, OSError and more: all mean one thing
-            msg = f"{model}: expected an ONNX model, found a file that cannot be loaded ({err})"
-            raise ModelError(msg) from err
+        proto = load_graph(model, "tensorrt")
         quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in proto.graph.initializer)
-        return cls(proto, quantized, half)
+        return cls(proto, metadata_of(proto), quantized, half)
 
 
 def engine_layers(library: Library, plan: bytes) -> list[dict[str, Any]]:
@@ -332,8 +327,8 @@ def _record(
         "version": library.module.__version__,
         "model": model.name,
         "model_sha256": sha256(model),
-        "spec": spec_of(graph.metadata(), str(model)).to_json(),
-        "head": export_of(graph.metadata(), str(model)).head,
+        "spec": spec_of(graph.metadata, str(model)).to_json(),
+        "head": export_of(graph.metadata, str(model)).head,
         "graph": "int8" if graph.quantized else "fp16" if graph.half else "fp32",
         "strongly_typed": strongly_typed(library),
         "options": options.to_record(),

@@ -42,7 +42,7 @@ def bundle(
 ) -> None:
     """Pack models, their calibration, metrics and licences into one checked file."""
     from engines.bundle import write_bundle
-    from engines.metadata import export_of, precision_of, read_metadata, spec_of
+    from engines.metadata import export_of, policy_of, precision_of, read_metadata, spec_of
 
     files: list[tuple[Role, Path, dict[str, Any]]] = []
     specs = {}
@@ -58,7 +58,7 @@ def bundle(
                     "precision": precision_of(metadata),
                     "head": exported.head,
                     "opset": exported.opset,
-                    "for": _policy(metadata),
+                    "for": policy_of(metadata),
                 },
             )
         )
@@ -79,13 +79,6 @@ def bundle(
     if not licence:
         console.print("no --licence was given: say under which terms the vehicle may run it")
     wrote(out, then=f"edgeuda verify {out}")
-
-
-def _policy(metadata: dict[str, str]) -> str | None:
-    from engines.metadata import QUANTIZATION_KEY
-
-    text = metadata.get(QUANTIZATION_KEY)
-    return None if text is None else str(json.loads(text)["policy"])
 
 
 def inspect(path: BundleFile) -> None:

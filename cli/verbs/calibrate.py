@@ -192,6 +192,7 @@ def calibrate(
         quantizer=quantizer.value,
     )
     footage = readable_frames(target)
+    judged = spread(footage, frames)
     pool = footage if not on else [path for folder in on for path in readable_frames(folder)]
     labelled = None
     if data is not None:
@@ -219,7 +220,7 @@ def calibrate(
             chosen,
             out,
             settings,
-            judged=spread(footage, frames),
+            judged=judged,
             labelled=labelled,
             ranges=ranges,
             cache=None if cache is None else Cache(cache, unchecked_cache),
@@ -242,7 +243,7 @@ def calibrate(
         from calibration.page import build_calibration_page
 
         written += build_calibration_page(
-            record, model, out, spread(footage, frames), ranges or ranges_path(out), page
+            record, model, out, judged, ranges or ranges_path(out), page
         )
     _say(record)
     wrote(

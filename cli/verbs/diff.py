@@ -73,22 +73,16 @@ def diff(
 
 def _load(path: Path) -> tuple[onnx.ModelProto, ModelSpec, str]:
     """Return graph, spec and checksum of a file or of a bundle's member."""
-    from edgeuda.errors import require
     from engines.bundle import SUFFIX, open_bundle
+    from engines.graphs import load_graph, metadata_of
     from engines.metadata import spec_of
 
-    onnx = require("onnx", "quantize")
     inside = next((p for p in path.parents if p.suffix == SUFFIX), None)
-    try:
-        if inside is None:
-            proto, digest = onnx.load(path), sha256(path)
-        else:
-            bundle = open_bundle(inside)
-            name = path.relative_to(inside).as_posix()
-            proto = onnx.load_from_string(bundle.read(name))
-            digest = bundle.members[name].sha256
-    except (OSError, ValueError) as err:
-        msg = f"{path}: expected an ONNX model, found something else ({err})"
-        raise ModelError(msg) from err
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return proto, spec_of(metadata, str(path)), digest
+    if inside is None:
+        proto, digest = load_graph(path, "quantize"), sha256(path)
+    else:
+        bundle = open_bundle(inside)
+        name = path.relative_to(inside).as_posix()
+        proto = load_graph(path, "quantize", content=bundle.read(name))
+        digest = bundle.members[name].sha256
+    return proto, spec_of(metadata_of(proto), str(path)), digest

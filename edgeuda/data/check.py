@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.curation import Thumbnail, thumbnail
-from edgeuda.data.folders import LabelledFolder, parallel, spread
+from edgeuda.data.curation import Thumbnail, difference, thumbnail
+from edgeuda.data.folders import LabelledFolder, class_counts, parallel, spread
 from edgeuda.data.images import Image, is_turned, list_images, read_image
 from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
@@ -204,7 +204,7 @@ def _look_at_pair(folder: LabelledFolder, index: int) -> Look:
         return look
     look = _described(pair.image, image)
     look.label = pair.label
-    look.counts = np.bincount(label.ravel(), minlength=256)[: len(folder.space)].astype(np.int64)
+    look.counts = class_counts([label], len(folder.space))[0]
     if look.counts.sum() == 0:
         look.label_defect = f"{pair.label}: expected labelled pixels, found all of them ignored"
     return look
@@ -253,7 +253,7 @@ def similar(a: Sequence[Look], b: Sequence[Look]) -> list[tuple[Look, Look]]:
 def _alike(a: Look, b: Look) -> bool:
     assert a.small is not None
     assert b.small is not None
-    return a.digest == b.digest or float(cv2.absdiff(a.small, b.small).mean()) < SAME
+    return a.digest == b.digest or difference(a.small, b.small) < SAME
 
 
 def gap(source: Role, target: Role) -> dict[str, Any] | None:
@@ -270,11 +270,11 @@ def gap(source: Role, target: Role) -> dict[str, Any] | None:
     means = [found.mean(0) for found in rows]
     covariances = [np.cov(found, rowvar=False) for found in rows]
     pooled = np.sqrt((covariances[0].diagonal() + covariances[1].diagonal()) / 2)
-    difference = (means[1] - means[0]) / np.maximum(pooled, 1e-9)
+    apart = (means[1] - means[0]) / np.maximum(pooled, 1e-9)
     names = [f"{kind} of {axis}" for kind in ("mean", "deviation") for axis in STATISTICS]
     return {
         "frechet": frechet(means, covariances),
-        "standardised": dict(zip(names, difference.tolist(), strict=True)),
+        "standardised": dict(zip(names, apart.tolist(), strict=True)),
     }
 
 

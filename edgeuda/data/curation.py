@@ -117,7 +117,7 @@ def curate(
             image = prepare(frame.image, frame.origin)
             small = thumbnail(image)
             progress.seen += 1
-            if last is not None and _difference(last, small) < curation.distinct:
+            if last is not None and difference(last, small) < curation.distinct:
                 progress.duplicates += 1
             else:
                 last = small
@@ -270,7 +270,8 @@ def thumbnail(image: Image) -> Thumbnail:
     return np.asarray(cv2.resize(grey, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _difference(a: Thumbnail, b: Thumbnail) -> float:
+def difference(a: Thumbnail, b: Thumbnail) -> float:
+    """Return the mean difference of two thumbnails in grey levels."""
     return float(cv2.absdiff(a, b).mean())
 
 
