@@ -12,7 +12,7 @@ from calibration.frames import Frames
 from calibration.range_file import Origin
 from calibration.tensorrt_cache import read_cache, write_cache
 from edgeuda.errors import DataError, DependencyError, require
-from engines.device_memory import DeviceMemory
+from engines.device import DeviceMemory
 
 if TYPE_CHECKING:
     import onnx

@@ -15,19 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DependencyError, DeviceError
-from engines.device_memory import (
-    Bytes,
-    CudaPython,
-    CudaRuntimeLibrary,
-    DeviceMemory,
-    Pycuda,
-    cuda_devices,
-)
+from engines.cuda_driver import cuda_devices, require_success
 from engines.labels_kernel import LabelsKernel
+
+Bytes = npt.NDArray[Any]
 
 _TO_DEVICE, _TO_HOST = 1, 2
 _RELAXED = 2
 """Capture mode in which other threads may still call CUDA."""
+
+
+class DeviceMemory(Protocol):
+    """What calibration needs of a device."""
+
+    def alloc(self, size: int) -> int:
+        """Reserve ``size`` bytes; returns their address."""
+
+    def free(self, address: int) -> None:
+        """Give back what `alloc` returned."""
+
+    def upload(self, address: int, array: Bytes) -> None:
+        """Copy a C-contiguous array to the device, and wait for it."""
 
 
 class Device(DeviceMemory, Protocol):
@@ -95,16 +103,36 @@ class _WithoutKernels:
         raise DeviceError(msg)
 
 
-class CudaPythonDevice(CudaPython):
+class CudaPythonDevice:
     """`Device` by ``cuda-python``."""
 
     name: ClassVar[str] = "cuda-python"
     graphs: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        super().__init__()
+        from cuda.bindings import runtime
+
+        self._runtime: Any = runtime
         self._pinned: dict[int, int] = {}
         self._kernel: LabelsKernel | None = None
+
+    def alloc(self, size: int) -> int:
+        """See `DeviceMemory`."""
+        return int(self._call("cudaMalloc", size))
+
+    def free(self, address: int) -> None:
+        """See `DeviceMemory`."""
+        self._call("cudaFree", address)
+
+    def upload(self, address: int, array: Bytes) -> None:
+        """See `DeviceMemory`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpy", address, array.ctypes.data, array.nbytes, kind)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._runtime, function)(*arguments)
+        require_success(error)
+        return values[0] if values else None
 
     def kernels(self) -> bool:
         """See `Device`."""
@@ -118,9 +146,6 @@ class CudaPythonDevice(CudaPython):
         """See `Device`."""
         assert self._kernel is not None  # `kernels` was asked first
         self._kernel.launch(scores, labels, shape, height, width, stream)
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        return self._checked(*getattr(self._runtime, function)(*arguments))
 
     def stream(self) -> int:
         """See `Device`."""
@@ -178,15 +203,48 @@ class CudaPythonDevice(CudaPython):
         self._call("cudaGraphExecDestroy", graph)
 
 
-class CudaRuntimeDevice(_WithoutKernels, CudaRuntimeLibrary):
+class CudaRuntimeDevice(_WithoutKernels):
     """`Device` by the CUDA runtime library."""
 
     name: ClassVar[str] = "libcudart"
     graphs: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        super().__init__()
+        for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"):
+            try:
+                self._library = ctypes.CDLL(name)
+            except OSError:
+                continue
+            return
+        msg = "libcudart"
+        raise ImportError(msg)
         self._pinned: dict[int, int] = {}
+
+    def alloc(self, size: int) -> int:
+        """See `DeviceMemory`."""
+        address = ctypes.c_void_p()
+        self._checked(self._library.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size)))
+        return int(address.value or 0)
+
+    def free(self, address: int) -> None:
+        """See `DeviceMemory`."""
+        self._checked(self._library.cudaFree(ctypes.c_void_p(address)))
+
+    def upload(self, address: int, array: Bytes) -> None:
+        """See `DeviceMemory`."""
+        self._checked(
+            self._library.cudaMemcpy(
+                ctypes.c_void_p(address),
+                ctypes.c_void_p(array.ctypes.data),
+                ctypes.c_size_t(array.nbytes),
+                ctypes.c_int(_TO_DEVICE),
+            )
+        )
+
+    def _checked(self, code: int) -> None:
+        if code:
+            msg = f"CUDA error {code}"
+            raise DeviceError(msg)
 
     def _made(self, function: str, *arguments: Any) -> int:
         """Call a function whose first argument takes the handle that it makes."""
@@ -259,15 +317,33 @@ class CudaRuntimeDevice(_WithoutKernels, CudaRuntimeLibrary):
         self._checked(self._library.cudaGraphExecDestroy(ctypes.c_void_p(graph)))
 
 
-class PycudaDevice(_WithoutKernels, Pycuda):
+class PycudaDevice(_WithoutKernels):
     """`Device` by ``pycuda``, which captures no graphs."""
 
     name: ClassVar[str] = "pycuda"
     graphs: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        super().__init__()
+        import pycuda.autoprimaryctx
+        import pycuda.driver
+
+        self._driver: Any = pycuda.driver
+        self._held: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
+
+    def alloc(self, size: int) -> int:
+        """See `DeviceMemory`."""
+        memory = self._driver.mem_alloc(size)
+        self._held[int(memory)] = memory
+        return int(memory)
+
+    def free(self, address: int) -> None:
+        """See `DeviceMemory`."""
+        self._held.pop(address).free()
+
+    def upload(self, address: int, array: Bytes) -> None:
+        """See `DeviceMemory`."""
+        self._driver.memcpy_htod(address, array)
 
     def stream(self) -> int:
         """See `Device`."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from edgeuda import __version__
 from edgeuda.errors import DeviceError, EdgeudaError
-from engines.device_memory import gpu_title
+from engines.cuda_driver import gpu_title
 from engines.tensorrt_library import load_tensorrt
 
 SCHEMA = "edgeuda.doctor/1"

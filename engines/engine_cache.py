@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256, sha256_of, short_name, write_atomic, write_json
-from engines.device_memory import gpu_title
+from engines.cuda_driver import gpu_title
 from engines.tensorrt_builder import SCHEMA, BuildOptions, build_engine, engine_layers
 from engines.tensorrt_library import Library
 

@@ -6,9 +6,11 @@ one thread per pixel does without storing any. The kernel is compiled at run tim
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from edgeuda.errors import DependencyError, DeviceError
+from engines.cuda_driver import require_success
 
 NAME = "upsample_argmax"
 BLOCK = (32, 8)
@@ -61,7 +63,7 @@ def compile_ptx(architecture: str = "compute_75") -> bytes:
             "pip install cuda-python nvidia-cuda-nvrtc"
         )
         raise DependencyError(msg) from err
-    _require(error)
+    require_success(error)
     options = [f"--gpu-architecture={architecture}".encode()]
     (failed,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if int(failed):
@@ -71,9 +73,9 @@ def compile_ptx(architecture: str = "compute_75") -> bytes:
         msg = f"NVRTC refuses the kernel: {bytes(log).decode(errors='replace')}"
         raise DeviceError(msg)
     error, size = nvrtc.nvrtcGetPTXSize(program)
-    _require(error)
+    require_success(error)
     ptx = bytearray(size)
-    _require(nvrtc.nvrtcGetPTX(program, ptx)[0])
+    require_success(nvrtc.nvrtcGetPTX(program, ptx)[0])
     nvrtc.nvrtcDestroyProgram(program)
     return bytes(ptx)
 
@@ -92,9 +94,9 @@ class LabelsKernel:
         self._driver: Any = driver
         ptx = compile_ptx()
         error, self._module = driver.cuModuleLoadData(ptx)
-        _require(error)
+        require_success(error)
         error, self._function = driver.cuModuleGetFunction(self._module, NAME.encode())
-        _require(error)
+        require_success(error)
 
     def launch(
         self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
@@ -109,8 +111,6 @@ class LabelsKernel:
             width: Their columns.
             stream: Handle.
         """
-        import ctypes
-
         batch, classes, rows, columns = shape
         grid = (-(-width // BLOCK[0]), -(-height // BLOCK[1]), batch)
         values = (scores, labels, classes, rows, columns, height, width)
@@ -118,10 +118,4 @@ class LabelsKernel:
         (error,) = self._driver.cuLaunchKernel(
             self._function, *grid, *BLOCK, 1, 0, stream, (values, kinds), 0
         )
-        _require(error)
-
-
-def _require(error: Any) -> None:
-    if int(error):
-        msg = f"CUDA error {int(error)}, {getattr(error, 'name', '')}"
-        raise DeviceError(msg)
+        require_success(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgeuda.errors import DependencyError, ModelError
-from engines.device_memory import cuda_devices
+from engines.cuda_driver import cuda_devices
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 BROKEN = {(10, 2, 0): "its builder is known to be broken; install another 10.x"}

@@ -7,7 +7,7 @@ import tensorrt_modules
 from tiny_models import exported
 
 from edgeuda.errors import DataError, ModelError
-from engines import device_memory, engine_cache
+from engines import cuda_driver, engine_cache
 from engines.engine_cache import cached_engine, engine_key, load_plan, record_path
 from engines.tensorrt_builder import BuildOptions
 from engines.tensorrt_library import Library, load_tensorrt
@@ -112,5 +112,5 @@ class Driver:
 
 
 def test_the_gpu_has_a_name(monkeypatch):
-    monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda _: Driver())
-    assert device_memory.gpu_title() == "Orin (8.7)"
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Driver())
+    assert cuda_driver.gpu_title() == "Orin (8.7)"

@@ -25,8 +25,8 @@ from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
 from calibration.work import Cache
 from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
-from engines import device, device_memory
-from engines.device import open_device
+from engines import cuda_driver, device
+from engines.device import CudaRuntimeDevice, open_device
 from engines.onnxruntime_session import open_session
 
 SIZE = SPEC.preprocessing
@@ -279,7 +279,7 @@ def test_no_device_is_an_error_that_says_why(monkeypatch, driver, says):
             raise OSError
         return driver
 
-    monkeypatch.setattr(device_memory.ctypes, "CDLL", load)
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", load)
     with pytest.raises(DeviceError, match=says):
         open_device()
 
@@ -313,8 +313,8 @@ def test_the_runtime_library_is_called_with_whole_addresses(monkeypatch):
             calls.append(("free", address.value))
             return 1
 
-    monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda _: Library())
-    memory = device_memory.CudaRuntimeLibrary()
+    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Library())
+    memory = CudaRuntimeDevice()
     address = memory.alloc(12)
     memory.upload(address, np.zeros(3, np.float32))
     with pytest.raises(DeviceError, match="CUDA error 1"):

@@ -18,8 +18,8 @@ from tiny_models import SPEC, exported, random_frames
 
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import write_json
+from engines.cuda_driver import cuda_devices
 from engines.device import CudaPythonDevice, PycudaDevice
-from engines.device_memory import cuda_devices
 from engines.engine_cache import record_path
 from engines.heads import upsample_argmax, with_head
 from engines.labels_kernel import BLOCK, SOURCE, compile_ptx
