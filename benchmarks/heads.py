@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from int8_ort import network, smooth_images
+from int8_ort import in_turns, network, smooth_files
 
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.data.folders import spread
-from edgeuda.data.images import list_images, read_image, resize_image, write_image
+from edgeuda.data.images import list_images, read_image, resize_image
 from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
@@ -37,9 +36,7 @@ def latency(width: float, height: int, columns: int, threads: list[int], runs: i
     net = network(spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        frames = [folder / f"{i}.png" for i in range(4)]
-        for path, image in zip(frames, smooth_images(4, height, columns), strict=True):
-            write_image(path, image)
+        frames = smooth_files(folder, 4, height, columns)
         paths = {}
         for head in HEADS:
             fp32, paths[head] = folder / f"{head}.onnx", folder / f"{head}-int8.onnx"
@@ -49,13 +46,7 @@ def latency(width: float, height: int, columns: int, threads: list[int], runs: i
         rows = []
         for count in threads:
             runners = {head: OnnxRunner(path, count) for head, path in paths.items()}
-            seconds = {head: [] for head in HEADS}
-            for run in range(runs + 2):
-                for head, runner in runners.items():
-                    start = time.perf_counter()
-                    runner(image)
-                    if run > 1:
-                        seconds[head].append(time.perf_counter() - start)
+            seconds = in_turns(runners, image, runs)
             medians = {head: float(np.median(s)) * 1e3 for head, s in seconds.items()}
             rows.append(
                 {

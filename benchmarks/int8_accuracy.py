@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from calibration.observe import Observer
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.rules import Range
-from calibration.source import load_fp32
+from calibration.source import confusion_of, load_fp32
 from edgeuda.data.folders import LabelledFolder, labelled_folder, spread
-from edgeuda.data.images import list_images, resize_image, resize_label
-from edgeuda.evaluation import evaluate, iou_of, miou_of
+from edgeuda.data.images import list_images
+from edgeuda.evaluation import iou_of, miou_of
 from edgeuda.spec import ModelSpec
 from edgeuda.training.quantization_aware import Rounding, Tuning, tune
 from engines.machine import identity
@@ -68,13 +67,7 @@ def rows(finetune: bool, part: str) -> dict[str, tuple[Options, str]]:
 
 
 def score(model: onnx.ModelProto, spec: ModelSpec, data: LabelledFolder) -> dict:
-    observe, size = Observer(model, threads=1), spec.preprocessing
-
-    def predict(image):
-        labels = observe(resize_image(image, size.height, size.width)[None]).labels
-        return resize_label(labels, *image.shape[:2])
-
-    counts = evaluate(predict, data, len(data.space))
+    counts = confusion_of(model, data, spec, threads=1)
     iou = {n: round(100 * v, 2) for n, v in zip(data.space.classes, iou_of(counts), strict=True)
            if not np.isnan(v)}  # fmt: skip
     return {"miou": round(100 * miou_of(counts), 3), "iou": iou}

@@ -11,17 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import nncf
 import numpy as np
 import openvino
-from int8_ort import network, smooth_images
+from int8_ort import in_turns, network, smooth_files
 
 from calibration.options import Options
 from calibration.quantize import calibrate
-from edgeuda.data.images import read_image, resize_image, write_image
+from edgeuda.data.images import read_image, resize_image
 from edgeuda.labels import SPACES
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
@@ -47,11 +46,7 @@ def measure(width: float, height: int, columns: int, threads: list[int], runs: i
     spec = ModelSpec("bisenet-r18", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        frames = photos
-        if not frames:
-            frames = [folder / f"{i}.png" for i in range(8)]
-            for path, image in zip(frames, smooth_images(8, height, columns), strict=True):
-                write_image(path, image)
+        frames = photos or smooth_files(folder, 8, height, columns)
         images = [resize_image(read_image(path), height, columns)[None] for path in frames]
         fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
         export_onnx(network(spec), spec, fp32, frames=[images[0][0]])
@@ -80,12 +75,7 @@ def measure(width: float, height: int, columns: int, threads: list[int], runs: i
                 ])), 4)
                 for key, call in callers.items()
             }  # fmt: skip
-            seconds = {key: [] for key in callers}
-            for _ in range(runs):
-                for key, call in callers.items():
-                    start = time.perf_counter()
-                    call(images[0])
-                    seconds[key].append(time.perf_counter() - start)
+            seconds = in_turns(callers, images[0], runs, warm_up=0)  # agreement warmed them up
             medians = {key: float(np.median(value)) for key, value in seconds.items()}
             own = medians["onnxruntime INT8"]
             latency.append(

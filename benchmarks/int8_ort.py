@@ -13,10 +13,10 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -40,6 +40,13 @@ def smooth_images(count: int, height: int, width: int) -> list[Image]:
     return [resize_image(image, height, width) for image in coarse]
 
 
+def smooth_files(folder: Path, count: int, height: int, width: int) -> list[Path]:
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, image in zip(paths, smooth_images(count, height, width), strict=True):
+        write_image(path, image)
+    return paths
+
+
 def network(spec: ModelSpec) -> nn.Module:
     torch.manual_seed(0)
     model = BiSeNet(len(spec.label_space), spec.width)
@@ -55,18 +62,17 @@ def network(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def interleaved(models: list[Path], image: npt.NDArray[np.uint8], threads: int, runs: int):
-    """Return seconds ``[models, runs]``; one run of each model in turn, in one process."""
-    sessions = [open_session(path, threads=threads) for path in models]
-    for session in sessions:
-        for _ in range(3):
-            session.run(None, {"image": image})
-    seconds = np.empty((len(models), runs))
-    for run in range(runs):
-        for row, session in enumerate(sessions):
+def in_turns(
+    callers: dict[str, Callable[[Image], object]], image: Image, runs: int, warm_up: int = 3
+) -> dict[str, list[float]]:
+    """Return the seconds of each caller; one run of each in turn, in one process."""
+    seconds: dict[str, list[float]] = {name: [] for name in callers}
+    for run in range(warm_up + runs):
+        for name, call in callers.items():
             start = time.perf_counter()
-            session.run(None, {"image": image})
-            seconds[row, run] = time.perf_counter() - start
+            call(image)
+            if run >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -76,11 +82,7 @@ def measure(
     spec = ModelSpec("bisenet-r18", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        frames = photos
-        if not frames:
-            frames = [folder / f"{i}.png" for i in range(8)]
-            for path, image in zip(frames, smooth_images(8, height, columns), strict=True):
-                write_image(path, image)
+        frames = photos or smooth_files(folder, 8, height, columns)
         images = [resize_image(read_image(path), height, columns) for path in frames[:8]]
         fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
         export_onnx(network(spec), spec, fp32, frames=images[:1])
@@ -89,8 +91,10 @@ def measure(
         calibration_s = time.perf_counter() - start
         latency = []
         for count in threads:
-            seconds = interleaved([fp32, int8], images[0][None], count, runs)
-            fp32_ms, int8_ms = np.median(seconds, 1) * 1e3
+            sessions = {path.stem: open_session(path, threads=count) for path in (fp32, int8)}
+            callers = {k: lambda x, s=s: s.run(None, {"image": x}) for k, s in sessions.items()}
+            seconds = in_turns(callers, images[0][None], runs)
+            fp32_ms, int8_ms = (1e3 * float(np.median(seconds[k])) for k in ("fp32", "int8"))
             latency.append(
                 {
                     "threads": count,

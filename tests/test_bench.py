@@ -8,10 +8,9 @@ from statistics import mean, median, pstdev
 
 import numpy as np
 import pytest
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 import engines.bench
-from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.files import read_json, sha256
 from engines import machine
@@ -21,10 +20,7 @@ from engines.percentiles import median_interval, samples_needed, summarise, supp
 
 @pytest.fixture
 def frames(tmp_path):
-    paths = [tmp_path / f"{index:02}.png" for index in range(3)]
-    for path, frame in zip(paths, random_frames(3, 90, 180), strict=True):
-        write_image(path, frame)
-    return paths
+    return write_frames(tmp_path, random_frames(3, 90, 180))
 
 
 # --- statistics ---

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.numpy_helper import from_array, to_array
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.acceptance import Acceptance, Limits, judge
 from calibration.compiled import compiled
@@ -24,7 +24,7 @@ from calibration.rules import maximum
 from calibration.sensitivity import assign, effects_of, groups_of
 from calibration.weights import constants_of, with_constants
 from edgeuda.data.folders import labelled_folder
-from edgeuda.data.images import write_image, write_label
+from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError, DataError, DependencyError
 from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
@@ -208,10 +208,7 @@ def test_blocks_are_named_after_their_modules(model):
 @pytest.fixture
 def files(model, tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
-    frames = []
-    for number, frame in enumerate(FRAMES):
-        frames.append(tmp_path / f"{number}.png")
-        write_image(frames[-1], frame[0])
+    frames = write_frames(tmp_path, [frame[0] for frame in FRAMES])
     return tmp_path / "model.onnx", frames, tmp_path / "int8.onnx"
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from tiny_models import exported, random_frames
+from tiny_models import exported, random_frames, write_frames
 
 from calibration.compiled import Compiled, compiled
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.record import CalibrationRecord, record_path
-from edgeuda.data.images import read_image, resize_image, write_image
+from edgeuda.data.images import read_image, resize_image
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import sha256
 from engines.metadata import read_export, read_metadata, read_spec
@@ -26,11 +26,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("frames")
-    paths = [folder / f"{i}.png" for i in range(3)]
-    for path, image in zip(paths, random_frames(3, 90, 200, seed=3), strict=True):
-        write_image(path, image)
-    return paths
+    return write_frames(tmp_path_factory.mktemp("frames"), random_frames(3, 90, 200, seed=3))
 
 
 @pytest.fixture(scope="module", params=["ort-x86", "tensorrt"])

@@ -10,7 +10,7 @@ from onnx.numpy_helper import to_array
 from tiny_models import SPEC, exported, random_frames, random_network, torch_logits
 from torch import nn
 
-from calibration import ranges
+from calibration import batch_norm, ranges
 from calibration.batch_norm import adapt_batch_norm
 from calibration.equalize import channel_means, correct_biases, equalize
 from calibration.graph import index
@@ -20,6 +20,7 @@ from calibration.ranges import collect
 from calibration.rules import maximum
 from calibration.weights import constants_of, multiplications
 from edgeuda.errors import DataError, ModelError
+from edgeuda.methods import adabn
 from edgeuda.methods.adabn import adapt_batch_norm as torch_adapt
 from engines.export import export_onnx
 from engines.metadata import BATCH_NORM_KEY, norms_of
@@ -173,6 +174,7 @@ def test_statistics_are_those_of_torch(difficult):
     # twice is once: the new statistics are what the graph now says it has
     again, _ = adapt_batch_norm(graph, FRAMES, "model", seed=None, threads=1)
     np.testing.assert_allclose(run(again, images), expected, atol=4e-3, rtol=0)
+    assert batch_norm.LEAST_VARIANCE == adabn.LEAST_VARIANCE
 
 
 def test_neighbours_are_not_batched_together(difficult):

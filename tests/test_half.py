@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.numpy_helper import from_array, to_array
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.graph import index
 from calibration.half import to_half, write_half
@@ -15,7 +15,6 @@ from calibration.observe import Observer
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.weights import constants_of, with_constants
-from edgeuda.data.images import write_image
 from edgeuda.errors import DataError, ModelError, OutputExistsError, ParityError
 from edgeuda.evaluation import agreement
 from engines.metadata import HALF_KEY, precision_of, read_metadata, read_spec
@@ -34,10 +33,7 @@ def model(request):
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "model.onnx").write_bytes(exported("labels"))
-    frames = []
-    for number, frame in enumerate(FRAMES):
-        frames.append(tmp_path / f"{number}.png")
-        write_image(frames[-1], frame[0])
+    frames = write_frames(tmp_path, [frame[0] for frame in FRAMES])
     return tmp_path / "model.onnx", frames, tmp_path / "half.onnx"
 
 

@@ -4,12 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny_models import SPEC, exported, random_frames, random_network, torch_logits
+from tiny_models import SPEC, exported, random_frames, random_network, torch_logits, write_frames
 from torch.nn import functional
 
 from calibration.options import Options
 from calibration.quantize import calibrate
-from edgeuda.data.images import write_image
 from edgeuda.errors import ModelError
 from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
@@ -90,10 +89,7 @@ def test_the_file_says_its_head(files):
 
 
 def test_small_heads_are_quantized_too(files, tmp_path):
-    frames = []
-    for number, frame in enumerate(FRAMES):
-        frames.append(tmp_path / f"{number}.png")
-        write_image(frames[-1], frame)
+    frames = write_frames(tmp_path, FRAMES)
     both = {}
     for head in ("labels", "scores"):
         out = tmp_path / f"{head}.onnx"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.graph import index
 from calibration.observe import Observer
@@ -17,7 +17,6 @@ from calibration.quantize import calibrate
 from calibration.ranges import collect, watching
 from calibration.rules import Range, maximum
 from calibration.weights import constants_of, with_constants
-from edgeuda.data.images import write_image
 from edgeuda.errors import Interrupted, ModelError, TrainingError
 from edgeuda.models.onnx_graph import OnnxGraph
 from edgeuda.training.quantization_aware import (
@@ -180,9 +179,7 @@ def test_an_interrupted_training_ends_the_same(model, tmp_path):
 def test_trained_scales_are_those_of_the_file(model, tmp_path):
     path = tmp_path / "model.onnx"
     onnx.save(copy.deepcopy(model), path)
-    frames = [tmp_path / f"{i}.png" for i in range(3)]
-    for frame, image in zip(frames, FRAMES, strict=False):
-        write_image(frame, image[0])
+    frames = write_frames(tmp_path, [image[0] for image in FRAMES[:3]])
     given = {}
 
     def tuner(task):

@@ -13,12 +13,11 @@ import onnx
 import pytest
 import tensorrt_modules
 import torch
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.half import to_half, write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
-from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DependencyError, DeviceError, ModelError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
@@ -43,10 +42,7 @@ def models(tmp_path_factory):
         name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "int8", "int8-fp16", "mixed")
     }
     paths["fp32"].write_bytes(exported("labels"))
-    frames = []
-    for number, frame in enumerate(FRAMES):
-        frames.append(folder / f"{number}.png")
-        write_image(frames[-1], frame[0])
+    frames = write_frames(folder, [frame[0] for frame in FRAMES])
     write_half(paths["fp32"], frames, paths["fp16"], threads=1)
     calibrate(paths["fp32"], frames, paths["int8"], Options("tensorrt", threads=1))
     calibrate(

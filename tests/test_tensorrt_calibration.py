@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.numpy_helper import to_array
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.options import Options
 from calibration.quantize import calibrate
@@ -23,7 +23,6 @@ from calibration.tensorrt_cache import (
 )
 from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
 from calibration.work import Cache
-from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
 from engines import cuda_driver, device
 from engines.device import CudaRuntimeDevice, open_device
@@ -212,10 +211,7 @@ def test_float_input_is_the_same_function():
 @pytest.fixture
 def files(tmp_path):
     (tmp_path / "model.onnx").write_bytes(exported("labels"))
-    frames = []
-    for number, frame in enumerate(FRAMES):
-        frames.append(tmp_path / f"{number}.png")
-        write_image(frames[-1], frame[0])
+    frames = write_frames(tmp_path, [frame[0] for frame in FRAMES])
     return tmp_path / "model.onnx", frames, tmp_path / "int8.onnx"
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeuda.data.images import Image
+from edgeuda.data.images import Image, write_image
 from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
@@ -40,6 +41,15 @@ def random_frames(count: int, height: int, width: int, seed: int = 0) -> list[Im
         np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
         for image in coarse
     ]
+
+
+def write_frames(folder: Path, frames: Iterable[Image]) -> list[Path]:
+    """Frames as PNG files ``000.png``, ``001.png``, ... in order."""
+    paths = []
+    for number, frame in enumerate(frames):
+        paths.append(folder / f"{number:03d}.png")
+        write_image(paths[-1], frame)
+    return paths
 
 
 def torch_logits(network: nn.Module, images: np.ndarray, spec: ModelSpec = SPEC) -> np.ndarray:

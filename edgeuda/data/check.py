@@ -58,6 +58,13 @@ class Finding:
     files: Sequence[str] = ()
     count: int = 0
 
+    @classmethod
+    def Finding.about(
+        cls, severity: Severity, role: str, what: str, advice: str, files: Sequence[str]
+    ) -> Finding:
+        """Return a finding that names the first `SHOWN` of all ``files`` and counts them."""
+        return cls(severity, role, what, advice, files[:SHOWN], len(files))
+
 
 @dataclass
 class Look:
@@ -298,49 +305,45 @@ def _defects(role: Role) -> list[Finding]:
     if bad:
         share = len(bad) / len(role.looks)
         found.append(
-            Finding(
+            Finding.about(
                 "error" if role.labelled or share > 0.05 else "warning",
                 role.name,
                 f"{len(bad)} of {len(role.looks)} images cannot be read",
                 "Remove them or copy them again",
-                bad[:SHOWN],
-                len(bad),
+                bad,
             )
         )
     missing = _missing(role)
     if missing:
         found.append(
-            Finding(
+            Finding.about(
                 "error",
                 role.name,
                 f"{len(missing)} images have no label",
                 "Remove them, or give a list of pairs",
-                [str(path) for path in missing[:SHOWN]],
-                len(missing),
+                [str(path) for path in missing],
             )
         )
     wrong = [look.label_defect for look in role.looks if look.label_defect is not None]
     if wrong:
         found.append(
-            Finding(
+            Finding.about(
                 "error",
                 role.name,
                 f"{len(wrong)} of {len(role.looks)} labels cannot be used",
                 "See docs/data.md for the forms that are read",
-                wrong[:SHOWN],
-                len(wrong),
+                wrong,
             )
         )
     turned = [str(look.path) for look in role.looks if look.turned]
     if turned:
         found.append(
-            Finding(
+            Finding.about(
                 "warning" if role.labelled else "note",
                 role.name,
                 f"{len(turned)} images are turned by their EXIF orientation",
                 "Labels must be of the turned image, as viewers show it",
-                turned[:SHOWN],
-                len(turned),
+                turned,
             )
         )
     return found
@@ -366,14 +369,13 @@ def _sizes(role: Role) -> list[Finding]:
     usual = sizes.most_common(1)[0][0]
     others = [str(look.path) for look in role.readable if look.size != usual]
     return [
-        Finding(
+        Finding.about(
             "warning",
             role.name,
             f"images of {len(sizes)} sizes and {len(aspects)} aspects; all are resized to the "
             "network's input, so some are stretched",
             "Crop them to one aspect",
-            others[:SHOWN],
-            len(others),
+            others,
         )
     ]
 
@@ -424,13 +426,12 @@ def _repeats(role: Role) -> list[Finding]:
     ]
     if len(still) > 0.1 * len(ordered):
         found.append(
-            Finding(
+            Finding.about(
                 "warning" if role.labelled is None else "note",
                 role.name,
                 f"{len(still)} of {len(ordered)} images hardly differ from the one before",
                 "Thin them out: edgeuda data frames --footage FOLDER --out FRAMES",
-                still[:SHOWN],
-                len(still),
+                still,
             )
         )
     return found
@@ -454,14 +455,13 @@ def _leaks(roles: Sequence[Role]) -> list[Finding]:
                 else "Is one of the folders the wrong one?",
             }[severe]
             found.append(
-                Finding(
+                Finding.about(
                     "error" if severe else "warning",
                     f"{first.name}, {second.name}",
                     f"{len(pairs)} images of {first.name} are also in {second.name}, "
                     f"{copies} of them byte by byte",
                     advice,
-                    [f"{a.path} = {b.path}" for a, b in pairs[:SHOWN]],
-                    len(pairs),
+                    [f"{a.path} = {b.path}" for a, b in pairs],
                 )
             )
     return found
