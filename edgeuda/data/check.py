@@ -59,7 +59,7 @@ class Finding:
     count: int = 0
 
     @classmethod
-    def Finding.about(
+    def about(
         cls, severity: Severity, role: str, what: str, advice: str, files: Sequence[str]
     ) -> Finding:
         """Return a finding that names the first `SHOWN` of all ``files`` and counts them."""
