@@ -19,7 +19,7 @@ def summary(demo: Path) -> dict[str, Any]:
     """Collect the scores, latencies and ratios of one demo folder."""
     records = [read_json(path) for path in sorted((demo / "results").glob("*.json"))]
     scores = [Evaluation.from_record(record) for record in records if record["schema"] == SCORED]
-    bench = read_json(demo / "results" / "bench.json", "edgeuda.bench/1")
+    bench = read_json(demo / "results" / "bench.json", "edgeuda.bench/2")
     run = read_json(demo / "source" / "run.json", "edgeuda.run/1")
     return {
         "seed": run["seed"],

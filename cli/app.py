@@ -26,6 +26,7 @@ from cli.verbs.predict import predict
 from cli.verbs.pseudo_label import pseudo_label
 from cli.verbs.recipes import recipes
 from cli.verbs.report import report
+from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
 from edgeuda import __version__
 from edgeuda.errors import EdgeudaError
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 for verb in (
     recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, half, calibrate,
-    diff, bundle, inspect, verify, doctor, build, predict, bench, report, demo,
+    diff, bundle, inspect, verify, doctor, build, predict, bench, tradeoff, report, demo,
 ):  # fmt: skip
     app.command()(verb)
 app.command("import")(import_weights)

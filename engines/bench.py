@@ -1,35 +1,51 @@
-"""Latency of models on this machine, from a decoded camera frame to a label map of its size."""
+"""Latency of models on this machine: load patterns, stages of a frame, the machine's state."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeuda.data.folders import spread
-from edgeuda.data.images import Image, read_image, resize_image, resize_label
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import sha256, write_json
+from edgeuda.files import sha256, write_atomic, write_json
+from engines.frame_path import FramePath, Shot, read_shot
+from engines.load import (
+    WARMUP_LIMIT,
+    WARMUP_TOLERANCE,
+    WARMUP_WINDOW,
+    Load,
+    Measurement,
+    Series,
+    at_frame_rate,
+    closed_loop,
+    offline,
+    warm_up,
+)
 from engines.machine import identity
 from engines.onnxruntime_session import Device, usable_cores
 from engines.opening import open_runner
-from engines.percentiles import LatencySummary, median_interval, samples_needed, summarise
-from engines.runner import Runner
+from engines.percentiles import (
+    Drift,
+    LatencySummary,
+    drift,
+    percentile_interval,
+    samples_needed,
+    summarise,
+)
+from engines.vitals import OTHER_LOAD, Monitor, Vitals, energy_per_frame
 
-STAGES = ("preprocess", "inference", "postprocess", "total")
+SCHEMA = "edgeuda.bench/2"
 MAX_FRAMES = 32
 """Frames held decoded in memory; more would measure the memory of the machine, not the models."""
-WARMUP_WINDOW = 20
-WARMUP_TOLERANCE = 0.02
-
-Sample = tuple[int, int, int, int]
-"""Nanoseconds of each of `STAGES`."""
 
 
 @dataclass(frozen=True)
@@ -37,49 +53,84 @@ class Method:
     """How the latencies were measured.
 
     Attributes:
+        arrival: See `engines.load.Load`, as all up to ``preset``.
+        fps: Frames per second of a camera.
+        cameras: Cameras.
+        late_frames: What becomes of a frame that waits when its camera's next one comes.
         batch: Images per inference.
+        preset: The preset, or None.
+        preset_met: Whether its samples and duration were reached.
         threads: Threads of one operator.
-        samples: Measured rounds, each with one sample of every model.
+        samples: Entries per model.
+        repeats: Times the models were opened, warmed up and measured.
+        order: How the models followed each other.
         warmup: The rule that ended the warm-up.
-        warmup_rounds: Rounds before the first measured one.
+        warmup_rounds: Rounds before the first measured one, of each repeat.
         warmup_seconds: Their duration.
         warmup_stable: Whether the medians had settled, as opposed to the time limit having passed.
-        interleaved: Whether the models took turns within a round.
-        order: The order of the models within a round.
-        timer: The clock.
-        frames: Distinct frames, used in turn; all models see the same one in a round.
-        arrival: When a frame comes, relative to the end of the one before.
+        timer: The clocks.
+        frames: Distinct frames, used in turn.
+        outliers: What became of them.
+        complete: Whether the run came to its end, as opposed to being stopped.
     """
 
+    arrival: str
+    fps: float | None
+    cameras: int
+    late_frames: str | None
     batch: int
+    preset: str | None
+    preset_met: bool | None
     threads: int
     samples: int
-    warmup: str
-    warmup_rounds: int
-    warmup_seconds: float
-    warmup_stable: bool
-    interleaved: bool
+    repeats: int
     order: str
+    warmup: str
+    warmup_rounds: list[int]
+    warmup_seconds: list[float]
+    warmup_stable: bool
     timer: str
     frames: int
-    arrival: str
+    outliers: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """How often a frame took longer than allowed, from when it came to its label map.
+
+    Attributes:
+        limit_ms: What is allowed.
+        misses: Frames beyond it.
+        share: Of all frames, 0 to 1; a dropped frame is a miss.
+    """
+
+    limit_ms: float
+    misses: int
+    share: float
 
 
 @dataclass(frozen=True)
 class ModelLatency:
-    """One model's latencies in milliseconds.
+    """One model's latencies.
 
     Attributes:
         name: What the report calls it.
         file: Name of its file.
         sha256: Checksum of the file.
-        precision: ``fp32`` or ``int8``.
-        head: What its graph returns; with ``logits`` the argmax counts as inference.
+        precision: Arithmetic of the graph.
+        head: What its graph returns.
         backend: Runtime, version and device.
         input: Height and width of the network's input.
         size_bytes: Size of the file.
-        stages: Summaries by stage; ``total`` is end to end.
-        samples_ms: All samples by stage, in the order of measurement.
+        stages: Summaries in milliseconds by stage, see `engines.frame_path.STAGES`.
+        drift: ``total`` of the last third against the first.
+        run_medians: Median ``total`` of each repeat.
+        deadline: Misses of the deadline; None without one.
+        dropped: Frames that were replaced before their turn.
+        longest_queue: Most frames of a camera that waited at once.
+        frames_per_second: Frames segmented per second.
+        energy_per_frame_j: Joules; None if no meter is there or models took turns.
     """
 
     name: str
@@ -91,19 +142,29 @@ class ModelLatency:
     input: tuple[int, int]
     size_bytes: int
     stages: dict[str, LatencySummary]
-    samples_ms: dict[str, list[float]]
+    drift: Drift | None
+    run_medians: list[float]
+    deadline: Deadline | None
+    dropped: int
+    longest_queue: int
+    frames_per_second: float
+    energy_per_frame_j: float | None
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Inference time of the first model over that of another, round by round.
+    """A stage's time of the first model over that of another, round by round.
 
     Attributes:
         baseline: Name of the first model.
         candidate: Name of the other.
-        inference_median: Median of the ratios; above 1 the candidate is faster.
+        inference_median: Median of the ratios of inference; above 1 the candidate is faster.
         low: Lower end of the median's 95 % interval.
         high: Upper end.
+        total_median: Likewise of ``total``.
+        total_low: Likewise.
+        total_high: Likewise.
+        runs: Median ratio of inference of each repeat.
     """
 
     baseline: str
@@ -111,18 +172,26 @@ class Ratio:
     inference_median: float
     low: float
     high: float
+    total_median: float
+    total_low: float
+    total_high: float
+    runs: list[float]
 
 
 @dataclass(frozen=True)
 class BenchRecord:
-    """One benchmark run.
+    """One benchmark.
 
     Attributes:
         created: UTC time in ISO 8601.
         machine: See `engines.machine.identity`; read before the run.
         method: How it was measured.
         models: In the order given.
-        ratios: Every further model against the first.
+        ratios: Every further model against the first, where models took turns.
+        noise: Largest spread of a model's median over the repeats, as a share; None below three.
+        state: See `engines.vitals.Vitals.to_record`.
+        warnings: What a reader must know before the figures.
+        samples: Name and checksum of the file with every sample, if one was written.
     """
 
     created: str
@@ -130,10 +199,23 @@ class BenchRecord:
     method: Method
     models: tuple[ModelLatency, ...]
     ratios: tuple[Ratio, ...]
+    noise: float | None
+    state: dict[str, Any]
+    warnings: tuple[str, ...]
+    samples: dict[str, str] | None
 
     def to_record(self) -> dict[str, Any]:
-        """Return the JSON form, ``edgeuda.bench/1``."""
-        return {"schema": "edgeuda.bench/1", **asdict(self)}
+        """Return the JSON form."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def samples_path(out: Path) -> Path:
+    """Return where a record's samples lie, an NPZ file.
+
+    Arrays are ``MODEL.COLUMN``, MODEL counting from 0: ``start_s``, ``run``, ``camera``, and
+    milliseconds by stage; ``state.time_s`` and ``state.CHANNEL``.
+    """
+    return out.with_suffix(".samples.npz")
 
 
 def bench(
@@ -141,77 +223,165 @@ def bench(
     frames: Sequence[Path],
     out: Path | None = None,
     *,
+    load: Load | None = None,
     threads: int | None = None,
-    device: Device = "cpu",
-    samples: int = 700,
+    device: Device | Sequence[Device] = "cpu",
+    repeats: int = 3,
+    deadline_ms: float | None = None,
     warmup_seconds: float = 2.0,
     names: Sequence[str] | None = None,
+    graphs: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> BenchRecord:
-    """Measure the latency of models side by side.
+    """Measure the latency of models.
 
-    The models take turns within each round, in an order drawn anew, so that what disturbs the
-    machine disturbs all of them; speed ratios come from the samples of the same round.
+    In a closed loop the models take turns within each round, in an order drawn anew, so that what
+    disturbs the machine disturbs all of them; speed ratios come from the samples of one round. At
+    a frame rate and offline they run one after the other. Stopped by Ctrl-C, what was measured
+    is kept and the record says that it is not complete.
 
     Args:
-        models: ONNX files written by this project; the first is the baseline of the ratios.
+        models: ONNX files or engines; the first is the baseline of the ratios.
         frames: Image files; at most `MAX_FRAMES`, evenly chosen, are decoded before the run.
-        out: Where to write the record as JSON, if anywhere.
+        out: Where to write the record as JSON, with all samples beside it, see `samples_path`.
+        load: The load pattern; None is a closed loop of 700 samples.
         threads: Threads of one operator; None takes every usable core.
-        device: Where ONNX files run, see `open_session`.
-        samples: Rounds; 662 support the 99th percentile, 6636 the 99.9th.
+        device: Where ONNX files run, see `open_session`; one for all, or one for each.
+        repeats: Times everything is opened, warmed up and measured anew; samples are shared out.
+        deadline_ms: Longest ``total`` allowed; by default the camera's period, if there is one.
         warmup_seconds: Shortest warm-up; it goes on until the medians settle, up to ten times this.
         names: Names of the models, by default their files' names without suffix.
-        progress: Called between rounds with the rounds done and ``samples``.
+        graphs: Whether engines replay CUDA graphs; without, copies are told from execution.
+        progress: Called between frames with those done and those to do.
 
     Raises:
-        ConfigError: If there are too few samples for a median, no models, or ambiguous names.
+        ConfigError: If there are no models, ambiguous names or less than one repeat.
         DataError: If there are no frames or one cannot be read.
         ModelError: If a model is not one of this project's.
         DependencyError: If ``onnxruntime`` is not installed.
     """
     names = _names(models, names)
-    if samples < samples_needed(50):
-        msg = f"Expected at least {samples_needed(50)} samples (for a median), found {samples}"
+    load = load or Load()
+    if not 1 <= repeats <= load.samples // samples_needed(50):
+        msg = (
+            f"Expected 1 to {load.samples // samples_needed(50)} repeats of at least "
+            f"{samples_needed(50)} samples each, found {repeats} of {load.samples} samples"
+        )
         raise ConfigError(msg)
     if not frames:
         msg = "Expected at least one frame to run the models on, found none"
         raise DataError(msg)
-    images = [read_image(path) for path in spread(frames, MAX_FRAMES)]
+    shots = [read_shot(path) for path in spread(frames, MAX_FRAMES)]
     machine = identity()
     threads = threads or usable_cores()
-    with ExitStack() as stack:
-        runners: list[Runner] = [
-            stack.enter_context(open_runner(m, threads, device)) for m in models
-        ]
-        warmup_rounds, seconds, stable = _warm_up(runners, images, warmup_seconds)
-        rounds = _measure(runners, images, samples, progress)
-        latencies = tuple(
-            _latency(name, path, runner, [turn[index] for turn in rounds])
-            for index, (name, path, runner) in enumerate(zip(names, models, runners, strict=True))
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    devices: list[Device] = [device] * len(models) if isinstance(device, str) else list(device)
+    placed = list(zip(models, devices, strict=True))
+    turns = [placed] if load.arrival == "closed loop" else [[one] for one in placed]
+    share = _share(load, repeats)
+    state = Measurement(
+        [Series() for _ in models],
+        perf_counter_ns(),
+        progress,
+        len(models) * repeats * share.samples,
+    )
+    warmups: list[tuple[int, float, bool]] = []
+    facts: dict[int, dict[str, Any]] = {}
+    complete = True
+    with Monitor(state.origin_ns) as vitals:
+        try:
+            for run in range(repeats):
+                first = 0
+                for group in turns:
+                    series = state.series[first : first + len(group)]
+                    with ExitStack() as stack:
+                        runners = [
+                            stack.enter_context(open_runner(m, threads, d, graphs=graphs))
+                            for m, d in group
+                        ]
+                        for index, runner in enumerate(runners, first):
+                            size = runner.spec.preprocessing
+                            facts[index] = {
+                                "precision": runner.precision, "head": runner.head,
+                                "backend": runner.backend, "input": (size.height, size.width),
+                            }  # fmt: skip
+                        paths = [FramePath(runner) for runner in runners]
+                        warmups.append(warm_up(paths, shots, warmup_seconds, load.batch))
+                        _measure(paths, shots, share, run, state, series)
+                    first += len(group)
+        except KeyboardInterrupt:
+            complete = False
+            if len(facts) < len(models) or any(len(s.start_s) < 2 for s in state.series):
+                raise  # nothing that could be reported
+    limit = deadline_ms if deadline_ms is not None else load.period_ms
+    latencies = tuple(
+        _latency(
+            name, path, one, facts[index], limit, load,
+            vitals if len(models) == 1 or load.arrival != "closed loop" else None,
         )
+        for index, (name, path, one) in enumerate(zip(names, models, state.series, strict=True))
+    )  # fmt: skip
+    samples = min(len(one.start_s) for one in state.series)
+    preset_met = complete and samples >= load.samples if load.preset else None
     method = Method(
-        batch=1,
+        arrival=load.arrival,
+        fps=load.fps,
+        cameras=load.cameras,
+        late_frames=None if load.fps is None else "dropped" if load.drop else "queued",
+        batch=load.batch,
+        preset=load.preset,
+        preset_met=preset_met,
         threads=threads,
         samples=samples,
+        repeats=repeats,
+        order="models take turns in each round, in an order drawn anew"
+        if load.arrival == "closed loop"
+        else "one model after the other",
         warmup=f"at least {warmup_seconds:g} s, until the median inference time of "
         f"{WARMUP_WINDOW} rounds is within {WARMUP_TOLERANCE:.0%} of that of the "
-        f"{WARMUP_WINDOW} before, at most {10 * warmup_seconds:g} s",
-        warmup_rounds=warmup_rounds,
-        warmup_seconds=round(seconds, 3),
-        warmup_stable=stable,
-        interleaved=True,
-        order="drawn anew in each round, seed 0",
-        timer="perf_counter_ns",
-        frames=len(images),
-        arrival="closed loop",
+        f"{WARMUP_WINDOW} before, at most {WARMUP_LIMIT * warmup_seconds:g} s",
+        warmup_rounds=[rounds for rounds, _, _ in warmups],
+        warmup_seconds=[round(seconds, 3) for _, seconds, _ in warmups],
+        warmup_stable=all(stable for _, _, stable in warmups),
+        timer="perf_counter_ns; stages named gpu by CUDA events",
+        frames=len(shots),
+        outliers="none removed",
+        complete=complete,
     )
-    ratios = tuple(_ratio(latencies[0], other) for other in latencies[1:])
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record = BenchRecord(created, machine, method, latencies, ratios)
+    record = BenchRecord(
+        created,
+        machine,
+        method,
+        latencies,
+        _ratios(latencies, state.series) if load.arrival == "closed loop" else (),
+        _noise(latencies),
+        vitals.to_record(),
+        tuple(_warnings(method, latencies, vitals)),
+        None if out is None else _write_samples(samples_path(out), state.series, vitals),
+    )
     if out is not None:
         write_json(out, record.to_record())
     return record
+
+
+def _share(load: Load, repeats: int) -> Load:
+    """Return what one repeat does of a load."""
+    return replace(load, samples=-(-load.samples // repeats), seconds=load.seconds / repeats)
+
+
+def _measure(
+    paths: Sequence[FramePath],
+    shots: Sequence[Shot],
+    load: Load,
+    run: int,
+    state: Measurement,
+    series: Sequence[Series],
+) -> None:
+    if load.arrival == "closed loop":
+        closed_loop(paths, shots, load, run, state)
+    else:
+        pattern = at_frame_rate if load.arrival == "frame rate" else offline
+        pattern(paths[0], shots, load, run, state, series[0])
 
 
 def _names(models: Sequence[Path], names: Sequence[str] | None) -> list[str]:
@@ -225,89 +395,127 @@ def _names(models: Sequence[Path], names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _sample(runner: Runner, frame: Image) -> Sample:
-    """Time `engines.runner.segment` stage by stage."""
-    size = runner.spec.preprocessing
-    start = perf_counter_ns()
-    image = resize_image(frame, size.height, size.width)[None]
-    resized = perf_counter_ns()
-    labels = runner(image)
-    inferred = perf_counter_ns()
-    resize_label(labels[0], *frame.shape[:2])
-    end = perf_counter_ns()
-    return resized - start, inferred - resized, end - inferred, end - start
-
-
-def _round(runners: Sequence[Runner], frame: Image, order: random.Random) -> list[Sample]:
-    """Take one sample of every model; the result is in the order of ``runners``."""
-    turns = list(range(len(runners)))
-    order.shuffle(turns)  # else one model would always find the caches as another left them
-    taken = {turn: _sample(runners[turn], frame) for turn in turns}
-    return [taken[index] for index in range(len(runners))]
-
-
-def _measure(
-    runners: Sequence[Runner],
-    images: Sequence[Image],
-    samples: int,
-    progress: Callable[[int, int], None] | None,
-) -> list[list[Sample]]:
-    order = random.Random(0)
-    rounds = []
-    for index in range(samples):
-        rounds.append(_round(runners, images[index % len(images)], order))
-        if progress is not None:
-            progress(index + 1, samples)
-    return rounds
-
-
-def _warm_up(
-    runners: Sequence[Runner], images: Sequence[Image], seconds: float
-) -> tuple[int, float, bool]:
-    """Run rounds until latencies settle; return their number, duration and whether they did."""
-    order = random.Random(1)
-    inference: list[list[int]] = [[] for _ in runners]
-    start = perf_counter_ns()
-    while True:
-        frame = images[len(inference[0]) % len(images)]
-        for history, sample in zip(inference, _round(runners, frame, order), strict=True):
-            history.append(sample[1])
-        elapsed = (perf_counter_ns() - start) / 1e9
-        stable = all(map(_settled, inference))
-        if elapsed >= seconds and (stable or elapsed >= 10 * seconds):
-            return len(inference[0]), elapsed, stable
-
-
-def _settled(history: Sequence[int]) -> bool:
-    if len(history) < 2 * WARMUP_WINDOW:
-        return False
-    before = median(history[-2 * WARMUP_WINDOW : -WARMUP_WINDOW])
-    return abs(median(history[-WARMUP_WINDOW:]) - before) <= WARMUP_TOLERANCE * before
-
-
-def _latency(name: str, path: Path, runner: Runner, samples: Sequence[Sample]) -> ModelLatency:
-    by_stage = {
-        stage: [nanoseconds / 1e6 for nanoseconds in column]
-        for stage, column in zip(STAGES, zip(*samples, strict=True), strict=True)
-    }
-    size = runner.spec.preprocessing
+def _latency(
+    name: str,
+    path: Path,
+    series: Series,
+    facts: dict[str, Any],
+    limit: float | None,
+    load: Load,
+    alone: Vitals | None,
+) -> ModelLatency:
+    columns = series.arrays()
+    total, run = columns["total"], columns["run"]
+    deadline = None
+    if limit is not None:
+        misses = int((total > limit).sum()) + series.dropped
+        deadline = Deadline(limit, misses, misses / (len(total) + series.dropped))
+    frames = len(total) * load.batch
+    stages = [key for key in columns if key not in ("start_s", "run", "camera")]
+    energy = [
+        energy_per_frame(alone, *_span(columns, number), int((run == number).sum()) * load.batch)
+        for number in np.unique(run)
+        if alone is not None
+    ]
+    known = [value for value in energy if value is not None]
     return ModelLatency(
         name=name,
         file=path.name,
         sha256=sha256(path),
-        precision=runner.precision,
-        head=runner.head,
-        backend=runner.backend,
-        input=(size.height, size.width),
+        **facts,
         size_bytes=path.stat().st_size,
-        stages={stage: summarise(values) for stage, values in by_stage.items()},
-        samples_ms=by_stage,
+        stages={stage: summarise(columns[stage].tolist()) for stage in stages},
+        drift=drift(total.tolist()),
+        run_medians=[float(np.median(total[run == number])) for number in np.unique(run)],
+        deadline=deadline,
+        dropped=series.dropped,
+        longest_queue=series.longest_queue,
+        frames_per_second=frames / series.busy_s if series.busy_s else 0.0,
+        energy_per_frame_j=float(np.mean(known)) if known else None,
     )
 
 
-def _ratio(baseline: ModelLatency, candidate: ModelLatency) -> Ratio:
-    pairs = zip(baseline.samples_ms["inference"], candidate.samples_ms["inference"], strict=True)
-    ratios = [slow / fast for slow, fast in pairs]
-    interval = median_interval(ratios)
-    assert interval is not None  # `bench` takes no fewer samples than the interval needs
-    return Ratio(baseline.name, candidate.name, median(ratios), *interval)
+def _span(columns: dict[str, Any], run: float) -> tuple[float, float]:
+    """Return when a repeat began and ended, in seconds of the run's clock."""
+    chosen = columns["run"] == run
+    start = columns["start_s"][chosen]
+    return float(start[0]), float(start[-1] + columns["total"][chosen][-1] / 1e3)
+
+
+def _ratios(models: Sequence[ModelLatency], series: Sequence[Series]) -> tuple[Ratio, ...]:
+    found = []
+    first = series[0].arrays()
+    for model, one in zip(models[1:], series[1:], strict=True):
+        other = one.arrays()
+        n = min(len(first["run"]), len(other["run"]))  # a run that was stopped ends within a round
+        run = first["run"][:n]
+        inference, total = (first[s][:n] / other[s][:n] for s in ("inference", "total"))
+        low, high = _median_interval(inference)
+        total_low, total_high = _median_interval(total)
+        found.append(
+            Ratio(
+                baseline=models[0].name,
+                candidate=model.name,
+                inference_median=float(np.median(inference)),
+                low=low,
+                high=high,
+                total_median=float(np.median(total)),
+                total_low=total_low,
+                total_high=total_high,
+                runs=[float(np.median(inference[run == number])) for number in np.unique(run)],
+            )
+        )
+    return tuple(found)
+
+
+def _median_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the median's interval; after a run that was stopped early, the extremes."""
+    return percentile_interval(values.tolist(), 50) or (float(values.min()), float(values.max()))
+
+
+def _noise(models: Sequence[ModelLatency]) -> float | None:
+    spreads = [
+        (max(m.run_medians) - min(m.run_medians)) / median(m.run_medians)
+        for m in models
+        if len(m.run_medians) >= 3
+    ]
+    return max(spreads, default=None)
+
+
+def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) -> list[str]:
+    found = []
+    if not method.complete:
+        found.append("The run was stopped before its end")
+    if method.preset and not method.preset_met:
+        found.append(f"{method.preset} was not met: too few samples")
+    if not method.warmup_stable:
+        found.append("Latencies had not settled when a warm-up ended")
+    load = vitals.other_load
+    if load is not None and load > OTHER_LOAD * usable_cores():
+        found.append(f"Other processes took {load:.2f} of {usable_cores()} usable cores on average")
+    if vitals.throttled:
+        found.append("Clocks were throttled during the run")
+    found += [
+        f"{model.name} drifted: its last third took {model.drift.ratio:.3f} times its first"
+        for model in models
+        if model.drift is not None
+        and model.drift.significant
+        and abs(model.drift.ratio - 1) > WARMUP_TOLERANCE
+    ]
+    return found
+
+
+def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict[str, str]:
+    columns = {
+        f"{index}.{name}": values
+        for index, one in enumerate(series)
+        for name, values in one.arrays().items()
+    }
+    columns |= {f"state.{name}": values for name, values in vitals.arrays().items()}
+
+    def write(name: Path) -> None:
+        with name.open("wb") as file:
+            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
+
+    write_atomic(path, write)
+    return {"file": path.name, "sha256": sha256(path)}

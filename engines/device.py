@@ -87,6 +87,18 @@ class Device(DeviceMemory, Protocol):
     def close_graph(self, graph: Any) -> None:
         """Give back what `capture` returned."""
 
+    def event(self) -> Any:
+        """Make an event, a point on a stream whose time can be taken."""
+
+    def record(self, event: Any, stream: int) -> None:
+        """Enqueue an event; an earlier recording of it is forgotten."""
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """Return nanoseconds by the device's clock between two events that are past."""
+
+    def close_event(self, event: Any) -> None:
+        """Give back what `event` returned."""
+
 
 class _WithoutKernels:
     """What a package says that launches no kernels."""
@@ -202,6 +214,22 @@ class CudaPythonDevice:
         """See `Device`."""
         self._call("cudaGraphExecDestroy", graph)
 
+    def event(self) -> Any:
+        """See `Device`."""
+        return self._call("cudaEventCreate")
+
+    def record(self, event: Any, stream: int) -> None:
+        """See `Device`."""
+        self._call("cudaEventRecord", event, stream)
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """See `Device`."""
+        return round(1e6 * float(self._call("cudaEventElapsedTime", start, end)))
+
+    def close_event(self, event: Any) -> None:
+        """See `Device`."""
+        self._call("cudaEventDestroy", event)
+
 
 class CudaRuntimeDevice(_WithoutKernels):
     """`Device` by the CUDA runtime library."""
@@ -316,6 +344,26 @@ class CudaRuntimeDevice(_WithoutKernels):
         """See `Device`."""
         self._checked(self._library.cudaGraphExecDestroy(ctypes.c_void_p(graph)))
 
+    def event(self) -> Any:
+        """See `Device`."""
+        return self._made("cudaEventCreate")
+
+    def record(self, event: Any, stream: int) -> None:
+        """See `Device`."""
+        handles = ctypes.c_void_p(event), ctypes.c_void_p(stream)
+        self._checked(self._library.cudaEventRecord(*handles))
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """See `Device`."""
+        milliseconds = ctypes.c_float()
+        events = ctypes.c_void_p(start), ctypes.c_void_p(end)
+        self._checked(self._library.cudaEventElapsedTime(ctypes.byref(milliseconds), *events))
+        return round(1e6 * milliseconds.value)
+
+    def close_event(self, event: Any) -> None:
+        """See `Device`."""
+        self._checked(self._library.cudaEventDestroy(ctypes.c_void_p(event)))
+
 
 class PycudaDevice(_WithoutKernels):
     """`Device` by ``pycuda``, which captures no graphs."""
@@ -386,6 +434,21 @@ class PycudaDevice(_WithoutKernels):
 
     def close_graph(self, graph: Any) -> None:
         """See `Device`."""
+
+    def event(self) -> Any:
+        """See `Device`."""
+        return self._driver.Event()
+
+    def record(self, event: Any, stream: int) -> None:
+        """See `Device`."""
+        event.record(self._streams[stream])
+
+    def elapsed_ns(self, start: Any, end: Any) -> int:
+        """See `Device`."""
+        return round(1e6 * float(start.time_till(end)))
+
+    def close_event(self, event: Any) -> None:
+        """See `Device`; pycuda destroys it with the object."""
 
 
 DEVICES: dict[str, Callable[[], Device]] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -56,6 +58,8 @@ def identity() -> dict[str, str]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "onnxruntime": _onnxruntime(),
+        **gpu_identity(),
+        **jetson_identity(),
         "edgeuda": __version__,
         "git_commit": git_commit(Path(__file__).resolve().parents[1]),
     }
@@ -125,3 +129,39 @@ def _onnxruntime() -> str:
         return str(require("onnxruntime", "cpu").__version__)
     except DependencyError:
         return UNKNOWN
+
+
+def gpu_identity() -> dict[str, str]:
+    """Return the first GPU's name, driver and power limit by NVML; ``"not available"`` without."""
+    facts = dict.fromkeys(("gpu", "gpu_driver", "gpu_power_limit_w"), UNKNOWN)
+    with suppress(Exception):  # DependencyError without the package, NVMLError without a driver
+        nvml = require("pynvml", "gpu")
+        nvml.nvmlInit()
+        try:
+            device = nvml.nvmlDeviceGetHandleByIndex(0)
+            facts["gpu"] = str(nvml.nvmlDeviceGetName(device))
+            facts["gpu_driver"] = str(nvml.nvmlSystemGetDriverVersion())
+            limit = nvml.nvmlDeviceGetEnforcedPowerLimit(device)
+            facts["gpu_power_limit_w"] = f"{limit / 1e3:g}"
+        finally:
+            nvml.nvmlShutdown()
+    return facts
+
+
+def jetson_identity(root: Path = Path("/")) -> dict[str, str]:
+    """Return a Jetson's release, power mode and fixed clocks; ``"not available"`` elsewhere."""
+    release = _read(root / "etc/nv_tegra_release").split("\n")[0]
+    return {
+        "l4t": release.lstrip("# "),
+        "nvpmodel": _said(["nvpmodel", "-q"]),
+        "jetson_clocks": _said(["jetson_clocks", "--show"]),
+    }
+
+
+def _said(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return UNKNOWN
+    with suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return "; ".join(done.stdout.split("\n")).strip("; ") or UNKNOWN
+    return UNKNOWN

@@ -12,13 +12,16 @@ from engines.runner import Runner
 ENGINE = ".engine"
 
 
-def open_runner(model: Path, threads: int | None = None, device: Device = "cpu") -> Runner:
+def open_runner(
+    model: Path, threads: int | None = None, device: Device = "cpu", *, graphs: bool = True
+) -> Runner:
     """Open an ONNX file with ONNX Runtime, or an engine with the TensorRT that built it.
 
     Args:
         model: ``.onnx``, or ``.engine`` as `edgeuda build` wrote it.
         threads: As in `OnnxRunner`; engines have none.
         device: As in `OnnxRunner`; an engine runs on the GPU.
+        graphs: As in `TensorRTRunner`; ONNX files have none.
 
     Raises:
         ConfigError: If an engine is asked to run on the CPU's threads or another device.
@@ -31,4 +34,4 @@ def open_runner(model: Path, threads: int | None = None, device: Device = "cpu")
         raise ConfigError(msg)
     from engines.tensorrt_runner import TensorRTRunner
 
-    return TensorRTRunner(model)
+    return TensorRTRunner(model, graphs=graphs)

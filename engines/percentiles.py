@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeuda.errors import DataError
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 """The percentiles that are reported where the sample supports them."""
+TAIL = 0.025
+"""Probability on each side of an interval."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class LatencySummary:
         percentiles: Observed latencies by percentile (``"50"``, ``"99.9"``); supported ones only.
         max: Largest sample.
         jitter: Standard deviation of the differences between successive samples.
-        median_ci: Interval that holds the true median with at least 95 % confidence, if successive
-            samples are independent; None below six samples, where there is none.
+        intervals: By percentile, the interval that holds the true one with at least 95 %
+            confidence, if successive samples are independent. See `percentile_interval`.
     """
 
     n: int
@@ -35,7 +38,7 @@ class LatencySummary:
     percentiles: dict[str, float]
     max: float
     jitter: float
-    median_ci: tuple[float, float] | None
+    intervals: dict[str, tuple[float, float]]
 
 
 def samples_needed(percentile: float) -> int:
@@ -69,6 +72,7 @@ def summarise(samples_ms: Sequence[float]) -> LatencySummary:
         raise DataError(msg)
     values = np.asarray(samples_ms, np.float64)
     ordered = np.sort(values)
+    intervals = {p: _order_statistics(ordered, p) for p in supported(len(values))}
     return LatencySummary(
         n=len(values),
         min=float(values.min()),
@@ -80,26 +84,67 @@ def summarise(samples_ms: Sequence[float]) -> LatencySummary:
         },
         max=float(values.max()),
         jitter=float(np.diff(values).std()),
-        median_ci=median_interval(samples_ms),
+        intervals={f"{p:g}": found for p, found in intervals.items() if found is not None},
     )
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the order statistics that enclose the median with at least 95 % confidence.
+def percentile_interval(values: Sequence[float], percentile: float) -> tuple[float, float] | None:
+    """Return the order statistics that enclose a percentile with at least 95 % confidence.
 
-    Distribution-free: the number of samples below the median is binomial with p = 0.5. None if even
-    the smallest and largest value do not reach that confidence, which is so below six values.
+    Distribution-free: the number of samples below the percentile is binomial. None if even the
+    smallest and the largest value do not reach that confidence; for the median that is so below
+    six values.
     """
-    n = len(values)
-    outside, rank = 0.0, 0  # P(fewer than `rank + 1` samples lie below the median)
-    while True:
-        outside += math.exp(
-            math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1) - n * math.log(2)
-        )
-        if outside > 0.025:
-            break
-        rank += 1
-    if rank == 0:
+    return _order_statistics(np.sort(np.asarray(values, np.float64)), percentile)
+
+
+def _order_statistics(
+    ordered: npt.NDArray[np.float64], percentile: float
+) -> tuple[float, float] | None:
+    n, p = len(ordered), percentile / 100
+    if n == 0:
         return None
-    ordered = sorted(values)
-    return float(ordered[rank - 1]), float(ordered[n - rank])
+    k = np.arange(n + 1)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    log_mass = factorials[n] - factorials[k] - factorials[n - k] + k * math.log(p)
+    below = np.cumsum(np.exp(log_mass + (n - k) * math.log1p(-p)))  # P(at most k lie below)
+    # The percentile lies below sample i (from 1) if fewer than i do: P = below[i - 1].
+    low = int(np.searchsorted(below, TAIL, side="right"))
+    high = int(np.searchsorted(below, 1 - TAIL, side="left")) + 1
+    if low == 0 or high > n:
+        return None
+    return float(ordered[low - 1]), float(ordered[high - 1])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The last third of a run against its first.
+
+    Attributes:
+        first: Median of the first third, in milliseconds.
+        last: Of the last.
+        ratio: ``last / first``.
+        significant: Whether the 95 % intervals of the two medians do not overlap.
+    """
+
+    first: float
+    last: float
+    ratio: float
+    significant: bool
+
+
+def drift(samples_ms: Sequence[float]) -> Drift | None:
+    """Compare the first third of successive latencies with the last; None below 33 samples."""
+    third = len(samples_ms) // 3
+    if third < samples_needed(50):
+        return None
+    ends = samples_ms[:third], samples_ms[-third:]
+    first, last = (float(np.median(end)) for end in ends)
+    (low, high), (lower, higher) = (_enclosed(end) for end in ends)
+    return Drift(first, last, last / first, significant=high < lower or higher < low)
+
+
+def _enclosed(values: Sequence[float]) -> tuple[float, float]:
+    interval = percentile_interval(values, 50)
+    assert interval is not None  # 11 values have one
+    return interval

@@ -344,17 +344,6 @@ def _class_changes(before: Evaluation, after: Evaluation) -> str:
     return gained + f"Classes that lost a point or more: {', '.join(lost) or 'none'}."
 
 
-def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
-    """Return for each (latency, mIoU) the index of a point that makes it pointless, if any.
-
-    That is one as good in both and better in one. Points with None form the Pareto front.
-    """
-    return [
-        next((i for i, (a, b) in enumerate(points) if a <= x and b >= y and (a, b) != (x, y)), None)
-        for x, y in points
-    ]
-
-
 def _times(ratio: Ratio) -> str:
     return as_ratio(ratio.speedup, ratio.low, ratio.high)
 

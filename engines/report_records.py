@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.evaluation import Evaluation
@@ -30,7 +31,17 @@ class Timing:
     mean: float | None
     maximum: float | None
     jitter: float | None
-    interval: tuple[float, float] | None
+    intervals: Mapping[float, tuple[float, float]]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The median's interval."""
+        return self.intervals.get(50.0)
+
+    @property
+    def tail(self) -> float:
+        """The highest percentile there is."""
+        return max(self.percentiles)
 
     @property
     def median(self) -> float:
@@ -50,7 +61,13 @@ class Timed:
     input: str
     size_bytes: int | None
     stages: Mapping[str, Timing]
-    samples: Mapping[str, Sequence[float]]
+    samples: Mapping[str, npt.NDArray[np.float64]]
+    drift: Mapping[str, Any] | None = None
+    deadline: Mapping[str, Any] | None = None
+    run_medians: Sequence[float] = ()
+    dropped: int = 0
+    frames_per_second: float | None = None
+    energy_per_frame_j: float | None = None
 
     @property
     def end_to_end_stage(self) -> str:
@@ -77,7 +94,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Bench:
-    """An ``edgeuda.bench/1`` record."""
+    """An ``edgeuda.bench/2`` record."""
 
     origin: str
     created: str
@@ -85,6 +102,10 @@ class Bench:
     method: Mapping[str, str]
     models: Sequence[Timed]
     ratios: Sequence[Ratio]
+    noise: float | None = None
+    warnings: Sequence[str] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
+    vitals: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def machine_name(self) -> str:
@@ -223,8 +244,8 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
     schema = record["schema"]
     if schema == "edgeuda.evaluation/1":
         records.evaluations.append(Evaluation.from_record(record, str(path)))
-    elif schema == "edgeuda.bench/1":
-        records.benches.append(_bench(record, path))
+    elif schema == "edgeuda.bench/2":
+        records.benches.append(_bench(record, path, records.notes))
     elif schema == "edgeuda.calibration/1":
         records.calibrations.append((path.name, record))
     elif schema == "edgeuda.predictions/1":
@@ -236,13 +257,17 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
     return True
 
 
-def _bench(record: dict[str, Any], path: Path) -> Bench:
+def _bench(record: dict[str, Any], path: Path, notes: list[str]) -> Bench:
+    columns = _samples(record.get("samples"), path, notes)
+    state = dict(record.get("state") or {})
     return Bench(
         origin=path.name,
         created=str(record.get("created", DASH)),
         machine=flatten(record.get("machine", {})),
         method=flatten(record.get("method", {})),
-        models=[_timed(model) for model in record["models"]],
+        models=[
+            _timed(model, columns.get(str(i), {})) for i, model in enumerate(record["models"])
+        ],
         ratios=[
             Ratio(
                 str(r["baseline"]), str(r["candidate"]),
@@ -250,15 +275,46 @@ def _bench(record: dict[str, Any], path: Path) -> Bench:
             )
             for r in record.get("ratios", [])
         ],
+        noise=None if record.get("noise") is None else float(record["noise"]),
+        warnings=[str(line) for line in record.get("warnings", [])],
+        state=state,
+        vitals=columns.get("state", {}),
     )  # fmt: skip
 
 
-def _timed(model: dict[str, Any]) -> Timed:
+Columns = Mapping[str, npt.NDArray[np.float64]]
+
+
+def _samples(
+    entry: Mapping[str, str] | None, path: Path, notes: list[str]
+) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    """Return the arrays of a benchmark's samples, by model's number or ``state``, and column."""
+    if entry is None:
+        return {}
+    beside = path.with_name(Path(str(entry["file"])).name)
+    if not beside.exists():
+        notes.append(f"{beside}: is missing, so latencies of {path.name} are not drawn")
+        return {}
+    if sha256(beside) != entry["sha256"]:
+        notes.append(f"{beside}: is not the file that {path.name} was written with, so not drawn")
+        return {}
+    found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+    with np.load(beside, allow_pickle=False) as file:
+        for key in file.files:
+            group, _, column = key.partition(".")
+            found.setdefault(group, {})[column] = np.asarray(file[key], np.float64)
+    return found
+
+
+def _timed(model: dict[str, Any], columns: Columns) -> Timed:
     size = model.get("size_bytes")
     if not model["stages"]:
         msg = f"model {model['name']!r} has no stages"
         raise ValueError(msg)
-    samples = {str(k): [float(x) for x in v] for k, v in model.get("samples_ms", {}).items()}
+    optional = {
+        key: None if model.get(key) is None else float(model[key])
+        for key in ("frames_per_second", "energy_per_frame_j")
+    }
     return Timed(
         name=str(model["name"]),
         file=str(model.get("file", DASH)),
@@ -268,7 +324,12 @@ def _timed(model: dict[str, Any]) -> Timed:
         input=" x ".join(map(str, model.get("input", []))) or DASH,
         size_bytes=None if size is None else int(size),
         stages={str(name): _timing(stage) for name, stage in model["stages"].items()},
-        samples={name: values for name, values in samples.items() if values},
+        samples=columns,
+        drift=model.get("drift"),
+        deadline=model.get("deadline"),
+        run_medians=[float(value) for value in model.get("run_medians", [])],
+        dropped=int(model.get("dropped", 0)),
+        **optional,
     )
 
 
@@ -277,14 +338,14 @@ def _timing(stage: dict[str, Any]) -> Timing:
     if 50.0 not in percentiles:
         msg = "no median among the percentiles"
         raise ValueError(msg)
-    interval = stage.get("median_ci")
     minimum, mean, maximum, jitter = (
         None if stage.get(key) is None else float(stage[key])
         for key in ("min", "mean", "max", "jitter")
     )
+    intervals = stage.get("intervals") or {}
     return Timing(
         int(stage["n"]), percentiles, minimum, mean, maximum, jitter,
-        None if interval is None else (float(interval[0]), float(interval[1])),
+        {float(p): (float(low), float(high)) for p, (low, high) in intervals.items()},
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from edgeuda.data.images import LabelMap, read_image, read_label
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
 from engines import plots
-from engines.report_findings import adaptation_pairs, dominators, int8_models
+from engines.pareto import dominators
+from engines.report_findings import adaptation_pairs, int8_models
 from engines.report_records import SIGNALS, Bench, Records
 from engines.report_text import (
     DASH,

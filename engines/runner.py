@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,15 @@ class Runner(Protocol):
     @property
     def backend(self) -> str:
         """Runtime, its version and its device, for example ``"onnxruntime 1.31.1 cpu"``."""
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Where the last call's time went, in nanoseconds.
+
+        ``copy_in``, ``inference``, ``upsample`` (from what the graph returns to labels) by the
+        host's clock; ``gpu`` and its parts ``gpu_upload``, ``gpu_execute``, ``gpu_download`` by
+        CUDA events, within ``inference``. What a runtime does not tell apart is absent.
+        """
 
     def __call__(self, images: Images) -> Labels:
         """Segment images of the network's input size, as class ids of ``spec.label_space``.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,7 @@ class TensorRTRunner:
         self._input, self._output = inputs[0], outputs[0]
         self._stream = self._device.stream()
         self._sequences: dict[int, _Sequence] = {}
+        self.parts: dict[str, int] = {}
 
     def buffer(self, batch: int = 1) -> npt.NDArray[np.uint8]:
         """Return the pinned input of a batch size, ``[batch, H, W, 3]`` uint8, to be filled.
@@ -94,14 +97,24 @@ class TensorRTRunner:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         sequence = self._sequence(len(images))
+        start = perf_counter_ns()
         if images is not sequence.host_input:
             np.copyto(sequence.host_input, images)
-        sequence.run(self._graphs)
+        copied = perf_counter_ns()
+        device_parts = sequence.run(self._graphs)
+        done = perf_counter_ns()
         size = self.spec.preprocessing
         head: Head = "labels" if self._fused else self.head
-        return np.stack(
+        labels = np.stack(
             [labels_of(head, one, size.height, size.width).copy() for one in sequence.host_output]
         )
+        self.parts = {
+            "copy_in": copied - start,
+            "inference": done - copied,
+            "upsample": perf_counter_ns() - done,
+            **device_parts,
+        }
+        return labels
 
     def _sequence(self, batch: int) -> _Sequence:
         if batch not in self._sequences:
@@ -169,21 +182,39 @@ class _Sequence:
         for tensor, address in zip((name, output), self._addresses, strict=True):
             context.set_tensor_address(tensor, address)
         self._graph: Any = None
+        self._events = [device.event() for _ in range(4)]
 
-    def run(self, graphs: bool) -> None:
+    def run(self, graphs: bool) -> dict[str, int]:
+        """Run once; returns nanoseconds by the device's clock, of the whole or of its parts."""
         if self._graph is not None:
+            self._mark(0)
             self._device.launch(self._graph, self._stream)
+            self._mark(3)
             self._device.synchronize(self._stream)
-            return
-        self._enqueue()
+            return {"gpu": self._between(0, 3)}
+        self._enqueue(self._mark)
         self._device.synchronize(self._stream)
         if graphs:  # only now: the first run lets TensorRT finish what it left for later
             self._graph = self._device.capture(self._stream, self._enqueue)
+        return {
+            "gpu_upload": self._between(0, 1),
+            "gpu_execute": self._between(1, 2),
+            "gpu_download": self._between(2, 3),
+            "gpu": self._between(0, 3),
+        }
 
-    def _enqueue(self) -> None:
-        """Upload, execute, download."""
+    def _mark(self, number: int) -> None:
+        self._device.record(self._events[number], self._stream)
+
+    def _between(self, start: int, end: int) -> int:
+        return self._device.elapsed_ns(self._events[start], self._events[end])
+
+    def _enqueue(self, mark: Callable[[int], None] = lambda _: None) -> None:
+        """Upload, execute, download; ``mark`` is told of the points between them."""
         device, stream = self._device, self._stream
+        mark(0)
         device.upload_async(self._addresses[0], self.host_input, stream)
+        mark(1)
         if not self._context.execute_async_v3(stream):
             msg = "TensorRT could not enqueue the engine"
             raise ModelError(msg)
@@ -192,7 +223,9 @@ class _Sequence:
             device.upsample_argmax(
                 self._addresses[1], self._labels, self._scores, rows, columns, stream
             )
+        mark(2)
         device.download_async(self.host_output, self._labels, stream)
+        mark(3)
 
     def close(self) -> None:
         for address in {*self._addresses, self._labels}:
@@ -201,4 +234,6 @@ class _Sequence:
             self._device.release(array)
         if self._graph is not None:
             self._device.close_graph(self._graph)
+        for event in self._events:
+            self._device.close_event(event)
         self._context = None

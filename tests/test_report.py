@@ -21,8 +21,9 @@ from edgeuda.evaluation import Evaluation
 from edgeuda.files import write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
 from engines import plots, report
+from engines.pareto import dominators
 from engines.report import build_report
-from engines.report_findings import dominators, evidence, unknowns, verdicts
+from engines.report_findings import evidence, unknowns, verdicts
 from engines.report_records import Records, read_records, stage_rank
 from engines.report_sections import sections_of
 from engines.report_text import as_ms, as_points, flatten

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +11,38 @@ import typer
 from rich.progress import Progress
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, milliseconds, wrote
 from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.table import Table
 
     from engines.bench import BenchRecord
+    from engines.load import Arrival as Pattern
+
+
+class Arrival(str, Enum):
+    """How frames come."""
+
+    closed = "closed"
+    rate = "rate"
+    offline = "offline"
+
+
+class PresetName(str, Enum):
+    """Rules of others."""
+
+    mlperf_singlestream = "mlperf-singlestream"
+    mlperf_constantstream = "mlperf-constantstream"
+
+
+ARRIVALS: dict[Arrival, Pattern] = {
+    Arrival.closed: "closed loop",
+    Arrival.rate: "frame rate",
+    Arrival.offline: "offline",
+}
 
 
 def bench(
@@ -29,50 +56,101 @@ def bench(
         list[str] | None, typer.Option("--name", help="Names of the models, in their order.")
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=11, help="Rounds; 662 support p99, 6636 p99.9.")
-    ] = 700,
+        int | None, typer.Option(min=11, help="Frames per model; 662 support p99, 6636 p99.9.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Shortest duration.")] = None,
+    arrival: Annotated[
+        Arrival,
+        typer.Option(help="Back to back in turns, at a camera's --fps, or batches for throughput."),
+    ] = Arrival.closed,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames per second of each camera; implies rate.")
+    ] = None,
+    cameras: Annotated[int, typer.Option(min=1, help="Cameras triggered together.")] = 1,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="A newer frame replaces a waiting one.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images per inference, offline.")] = 1,
+    preset: Annotated[
+        PresetName | None, typer.Option(help="Rules of MLPerf Automotive; takes 10 minutes, hours.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Longest latency, 33ms; by default the camera's period.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Times all is opened and measured anew; 3 tell the noise.")
+    ] = 3,
+    graphs: Annotated[
+        bool, typer.Option(help="Replay CUDA graphs; without, copies are told apart.")
+    ] = True,
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
 ) -> None:
-    """Measure latency end to end: preprocess, inference, postprocess. Models take turns."""
+    """Measure latency and, beside it, power, clocks and temperature."""
     require_absent(out)
     from edgeuda.data.folders import readable_frames
     from engines.bench import bench as run
+    from engines.bench import samples_path
+    from engines.load import Load
+    from engines.load import preset as rules_of
 
+    if preset is not None:
+        load = rules_of(preset.value)
+    else:
+        pattern = Arrival.rate if fps is not None else arrival
+        load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras, drop=drop, batch=batch)
+    if samples is not None:
+        load = replace(load, samples=samples)
+    if seconds is not None:
+        load = replace(load, seconds=seconds)
+    limit = None if deadline is None else milliseconds("--deadline", deadline)
+    require_absent(samples_path(out))
     frames = readable_frames(target)
     with Progress(transient=True) as bar:
-        task = bar.add_task("bench", total=samples)
+        task = bar.add_task("bench", total=None)
         record = run(
-            model, frames, out, threads=threads, device=device.value, samples=samples, names=name,
-            progress=lambda done, _total: bar.update(task, completed=done),
+            model, frames, out, load=load, threads=threads, device=device.value, names=name,
+            repeats=repeats, deadline_ms=limit, graphs=graphs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     console.print(_table(record))
-    wrote(out, then=f"edgeuda report {out} --out report.html")
+    for line in record.warnings:
+        console.print(f"[yellow]{line}[/]", soft_wrap=True)
+    wrote(out, samples_path(out), then=f"edgeuda report {out} --out report.html")
 
 
 def _table(record: BenchRecord) -> Table:
     from rich.table import Table
 
-    highest = max(record.models[0].stages["total"].percentiles)
-    table = Table(title=f"Latency in ms, batch 1, {record.method.threads} thread(s)")
-    for column in (
-        "model",
-        "preprocess",
-        "inference",
-        "postprocess",
-        "total",
-        f"p{highest}",
-        "max",
-    ):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for model in record.models:
-        medians = [stage.percentiles["50"] for stage in model.stages.values()]
-        total = model.stages["total"]
-        values = (*medians, total.percentiles[highest], total.max)
-        table.add_row(model.name, *(f"{value:.2f}" for value in values))
-    for ratio in record.ratios:
-        table.caption = (table.caption or "Medians. ") + (
-            f"{ratio.candidate} is {ratio.inference_median:.2f} times as fast as {ratio.baseline} "
-            f"({ratio.low:.2f} to {ratio.high:.2f}). "
-        )
+    from engines.frame_path import STAGES
+
+    method, models = record.method, record.models
+    table = Table("ms", title=f"Medians, batch {method.batch}, {method.threads} thread(s)")
+    for model in models:
+        table.add_column(model.name, justify="right")
+
+    def row(title: str, values: Iterable[float | None], form: str = ".2f") -> None:
+        table.add_row(title, *("-" if v is None else format(v, form) for v in values))
+
+    for stage in STAGES:
+        if any(stage in model.stages for model in models):
+            found = (m.stages.get(stage) for m in models)
+            row(stage, (None if s is None else s.percentiles["50"] for s in found))
+    table.add_section()
+    totals = [model.stages["total"] for model in models]
+    for percentile in totals[0].percentiles:
+        row(f"total p{percentile}", (t.percentiles.get(percentile) for t in totals))
+    row("total max", (t.max for t in totals))
+    row("frames/s", (m.frames_per_second for m in models), ".1f")
+    if models[0].deadline is not None:
+        missed = (m.deadline.share if m.deadline else None for m in models)
+        row(f"over {models[0].deadline.limit_ms:.4g} ms", missed, ".2%")
+    lines = [
+        f"{ratio.candidate}: inference {ratio.inference_median:.2f} times as fast as "
+        f"{ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})"
+        for ratio in record.ratios
+    ]
+    if record.noise is not None:
+        lines.append(f"Medians of {method.repeats} runs differ by up to {record.noise:.1%}")
+    table.caption = "\n".join(lines)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,3 +49,12 @@ def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) ->
 
     extra = () if seed is None else (f"seed={seed}",)
     return load_recipe(name, (*(overrides or ()), *extra))
+
+
+def milliseconds(option: str, text: str) -> float:
+    """Read a duration such as ``33ms``, ``0.1s`` or ``33``; ``option`` names it in the error."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip().lower())
+    if found is None or float(found[1]) <= 0:
+        msg = f"{option}: expected a duration, for example 33ms, found {text!r}"
+        raise ConfigError(msg)
+    return float(found[1]) * (1e3 if found[2] == "s" else 1)

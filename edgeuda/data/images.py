@@ -29,11 +29,20 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: If the file is missing, empty, truncated or not an image.
     """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_COLOR)
+    return decode_image(intact_bytes(path), path)
+
+
+def decode_image(encoded: npt.NDArray[np.uint8], path: Path | None = None) -> Image:
+    """Decode a file's bytes as ``[H, W, 3]`` uint8 RGB.
+
+    Raises:
+        DataError: If they are not an image; ``path`` names the file in the error.
+    """
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if decoded is None:
-        msg = f"{path}: expected an image, found bytes that cannot be decoded"
+        msg = f"{path or 'Image'}: expected an image, found bytes that cannot be decoded"
         raise DataError(msg)
-    return np.ascontiguousarray(decoded[:, :, ::-1], dtype=np.uint8)
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_label(path: Path) -> LabelMap:
@@ -156,5 +165,11 @@ def paint(image: Image, label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image
         label: ``[H, W]`` uint8 ids; pixels with 255 stay as they are.
         colors: ``[256, 3]`` uint8 RGB by id, see `LabelSpace.colors`.
     """
-    blend = np.rint(0.4 * image + 0.6 * colors[label]).astype(np.uint8)
-    return np.where((label == IGNORE)[..., None], image, blend)
+    tinted = cv2.addWeighted(image, 0.4, _tint(label, colors), 0.6, 0)
+    cv2.copyTo(image, (label == IGNORE).astype(np.uint8), dst=tinted)
+    return np.asarray(tinted, np.uint8)
+
+
+def _tint(label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image:
+    """Return ``[H, W, 3]`` colours of a label map."""
+    return np.asarray(cv2.LUT(cv2.merge([label] * 3), colors[None]), np.uint8)

@@ -1,0 +1,181 @@
+"""Deployable variants of networks: size, arithmetic, head, backend, and how each is made."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from calibration.half import write_half
+from calibration.options import Options
+from calibration.quantize import calibrate
+from edgeuda.data.folders import LabelledFolder
+from edgeuda.errors import ConfigError
+from edgeuda.files import sha256, sha256_of
+from engines.load import Load
+from engines.metadata import Head, Precision
+from engines.onnxruntime_session import Device
+
+PLAN = "edgeuda.tradeoff-plan/1"
+Backend = Literal["cpu", "cuda", "tensorrt", "engine"]
+Export = Callable[[Path, tuple[int, int], Head], None]
+"""Writes a network's FP32 graph: file, input size, head."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        name: What tables call it.
+        width: Width multiplier of its channels.
+        sha256: Checksum of its weights.
+        size: Input size it was trained for.
+        export: Writes its graph.
+    """
+
+    name: str
+    width: float
+    sha256: str
+    size: tuple[int, int]
+    export: Export
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One deployable form of a network."""
+
+    network: str
+    size: tuple[int, int]
+    precision: Precision
+    head: Head
+    backend: Backend
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        rows, columns = self.size
+        extra = [self.head] * (self.head != "labels") + [self.backend] * (self.backend != "cpu")
+        return " ".join([self.network, f"{rows}x{columns}", self.precision.upper(), *extra])
+
+    @property
+    def stem(self) -> str:
+        """Its files' name."""
+        return "-".join(
+            [_plain(self.network), "x".join(map(str, self.size)), self.head, self.precision]
+        )
+
+    @property
+    def device(self) -> Device:
+        """Where ONNX Runtime runs it."""
+        return "cpu" if self.backend == "engine" else self.backend
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to measure.
+
+    Attributes:
+        networks: Trained networks.
+        sizes: Input sizes, rows and columns; empty takes each network's own.
+        precisions: Arithmetics.
+        heads: What graphs return.
+        backends: What runs them; ``engine`` builds TensorRT engines here.
+        calibration: Frames that ranges come from.
+        frames: Frames to time on.
+        labelled: Labelled target images; None compares with FP32 instead.
+        load: How to time.
+        repeats: Repeated runs.
+        threads: Threads of ONNX Runtime; None takes every usable core.
+        rows: Variants at most, so that a product does not run for days unseen.
+    """
+
+    networks: Sequence[Network]
+    sizes: Sequence[tuple[int, int]]
+    precisions: Sequence[Precision]
+    heads: Sequence[Head]
+    backends: Sequence[Backend]
+    calibration: Sequence[Path]
+    frames: Sequence[Path]
+    labelled: LabelledFolder | None = None
+    load: Load = field(default_factory=Load)
+    repeats: int = 3
+    threads: int | None = None
+    rows: int = 64
+
+    def variants(self) -> list[Variant]:
+        """Return the product of everything, FP32 first.
+
+        Raises:
+            ConfigError: If it is empty, or names are ambiguous, or there are too many.
+        """
+        found = [
+            Variant(network.name, size, precision, head, backend)
+            for network in self.networks
+            for size in (self.sizes or (network.size,))
+            for head, backend, precision in itertools.product(
+                self.heads, self.backends, self.precisions
+            )
+        ]
+        names = [network.name for network in self.networks]
+        if not found or len(set(names)) < len(names) or len(found) > self.rows:
+            msg = (
+                f"Sweep: expected 1 to {self.rows} variants of networks with names of their own, "
+                f"found {len(found)} of {', '.join(names) or 'no network'}"
+            )
+            raise ConfigError(msg)
+        return found
+
+    def plan(self) -> dict[str, Any]:
+        """Return what the products depend on; two sweeps of one plan make the same files."""
+        labelled = None if self.labelled is None else self.labelled.labels_sha256()
+        return {
+            "schema": PLAN,
+            "networks": {one.name: one.sha256 for one in self.networks},
+            "calibration_sha256": sha256_of(sha256(path) for path in self.calibration),
+            "frames_sha256": sha256_of(sha256(path) for path in self.frames),
+            "labels_sha256": labelled,
+            "threads": self.threads,
+        }
+
+
+def make(variant: Variant, what: Sweep, out: Path) -> Path:
+    """Return a variant's file, made unless it is there.
+
+    Raises:
+        EdgeudaError: If it cannot be exported, quantized or built.
+    """
+    models = out / "models"
+    fp32 = models / f"{replace(variant, precision='fp32').stem}.onnx"
+    network = next(one for one in what.networks if one.name == variant.network)
+    if not fp32.exists():
+        models.mkdir(parents=True, exist_ok=True)
+        network.export(fp32, variant.size, variant.head)
+    path = fp32
+    if variant.precision == "fp16":
+        path = models / f"{variant.stem}.onnx"
+        if not path.exists():
+            write_half(fp32, list(what.calibration)[:8], path, threads=what.threads)
+    if variant.precision == "int8":
+        target: Literal["ort-x86", "tensorrt"] = (
+            "ort-x86" if variant.backend == "cpu" else "tensorrt"
+        )
+        path = models / f"{variant.stem}-{target}.onnx"
+        if not path.exists():
+            ranges = fp32.with_name(f"{fp32.stem}.ranges.npz")  # serves every runtime
+            options = Options(target, threads=what.threads)
+            calibrate(fp32, what.calibration, path, options, ranges=ranges)
+    if variant.backend == "engine":
+        from engines.engine_cache import cached_engine
+        from engines.tensorrt_builder import BuildOptions
+        from engines.tensorrt_library import load_tensorrt
+
+        library = load_tensorrt("tensorrt")
+        path = cached_engine(library, path, BuildOptions(), out / "engines").path
+    return path
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)

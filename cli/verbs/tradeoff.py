@@ -1,0 +1,174 @@
+"""Sweep deployable variants and choose one."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+from cli.verbs.export import Head
+from cli.verbs.shared import console, milliseconds, parse_size, space_or_none, wrote
+from edgeuda.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from calibration.variants import Network
+    from edgeuda.data.images import Image
+
+
+class PrecisionName(str, Enum):
+    """Arithmetic of a variant."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+class Backend(str, Enum):
+    """What runs a variant."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    tensorrt = "tensorrt"
+    engine = "engine"
+
+
+def tradeoff(
+    model: Annotated[
+        list[Path], typer.Option("--model", help="Run folder or .safetensors file; repeatable.")
+    ],
+    target: options.Target,
+    out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted sweep goes on in it.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Labelled target images; without, FP32 is truth.")
+    ] = None,
+    label_space: options.LabelSpaceName = None,
+    ignore_unmapped: options.IgnoreUnmapped = False,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Names of the networks, in their order.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Input size, 512x1024; repeatable. By default the network's own."),
+    ] = None,
+    precision: Annotated[
+        list[PrecisionName] | None, typer.Option(help="Repeatable; by default fp32 and int8.")
+    ] = None,
+    head: Annotated[list[Head] | None, typer.Option(help="Repeatable; by default labels.")] = None,
+    backend: Annotated[
+        list[Backend] | None, typer.Option(help="Repeatable; by default cpu.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Largest latency, 33ms, at the highest percentile measured.")
+    ] = None,
+    min_miou: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least mIoU, 0 to 1.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=8, help="Frames to calibrate on.")] = 128,
+    samples: Annotated[
+        int, typer.Option(min=33, help="Frames timed per variant; 662 support p99.")
+    ] = 700,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeated runs.")] = 3,
+    threads: options.Threads = None,
+) -> None:
+    """Make, score and time variants on the same images; name the one to take, and why."""
+    require("torch", "train")
+    from calibration.tradeoff import sweep
+    from calibration.variants import Sweep
+    from edgeuda.data.folders import labelled_folder, readable_frames, spread
+    from edgeuda.data.images import read_image
+    from engines.load import Load
+    from engines.pareto import Budget
+
+    limits = Budget(None if budget is None else milliseconds("--budget", budget), min_miou)
+    names = [path.stem for path in model] if name is None else name
+    if len(names) != len(model):
+        msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
+        raise ConfigError(msg)
+    footage = readable_frames(target)
+    parity = [read_image(path) for path in spread(footage, 4)]
+    networks = [_network(path, title, parity) for path, title in zip(model, names, strict=True)]
+    what = Sweep(
+        networks=networks,
+        sizes=[parse_size("--size", text) for text in size or ()],
+        precisions=[one.value for one in precision or (PrecisionName.fp32, PrecisionName.int8)],
+        heads=[one.value for one in head or (Head.labels,)],
+        backends=[one.value for one in backend or (Backend.cpu,)],
+        calibration=spread(footage, frames),
+        frames=spread(footage, 32),
+        labelled=None
+        if data is None
+        else labelled_folder(
+            data, _space(model[0]), space_or_none(label_space), ignore_unmapped=ignore_unmapped
+        ),
+        load=Load(samples=samples),
+        repeats=repeats,
+        threads=threads,
+    )
+    record = sweep(what, out, limits, say=lambda text: console.print(text, markup=False))
+    console.print(_table(record))
+    choice = record["choice"]
+    console.print(choice["why"], markup=False, soft_wrap=True)
+    if choice["int8"]:
+        console.print(choice["int8"], markup=False, soft_wrap=True)
+    wrote(out / "tradeoff.json", then=f"edgeuda report {out} --out report.html")
+
+
+def _space(model: Path) -> Any:
+    from edgeuda.models.checkpoint import load_model
+
+    return load_model(model)[1].label_space
+
+
+def _network(path: Path, name: str, frames: list[Image]) -> Network:
+    from dataclasses import replace
+
+    from calibration.variants import Network
+    from edgeuda.files import sha256
+    from edgeuda.models.checkpoint import load_model, model_file
+    from engines.export import export_onnx
+    from engines.metadata import Head as HeadName
+
+    network, spec = load_model(path)
+    own = spec.preprocessing
+
+    def export(out: Path, size: tuple[int, int], head: HeadName) -> None:
+        fed = replace(own, height=size[0], width=size[1])
+        resized = replace(spec, preprocessing=fed)
+        export_onnx(network, resized, out, head=head, frames=frames)
+
+    checksum = sha256(model_file(path))
+    return Network(name, spec.width, checksum, (own.height, own.width), export)
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    tail = record["tail"]
+    table = Table(title="Trade-off")
+    for column in ("variant", f"{record['measure']} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
+        table.add_column(column, justify="left" if column in ("variant", "verdict") else "right")
+    for row in record["variants"]:
+        estimate, total = row["accuracy"], row["total_ms"]
+        verdict = (
+            "chosen"
+            if row["name"] == record["choice"]["name"]
+            else "too slow"
+            if not row["keeps_deadline"]
+            else "too inaccurate"
+            if not row["accurate_enough"]
+            else "on the front"
+            if row["dominated_by"] is None
+            else ""
+        )
+        table.add_row(
+            row["name"],
+            f"{100 * estimate['value']:.1f} "
+            rf"\[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]",
+            f"{total['50']:.2f}", f"{total[tail]:.2f}", verdict,
+        )  # fmt: skip
+    return table
