@@ -22,7 +22,7 @@ from edgeuda.errors import require
 from engines import plots
 from engines.report import Page, write_page
 from engines.report_findings import Finding
-from engines.report_sections import Grid, Picture, Section, Strip
+from engines.report_parts import Grid, Picture, Section, Strip
 from engines.report_text import DASH, as_percent, signed
 
 SCHEMA = "edgeuda.calibration-page/1"

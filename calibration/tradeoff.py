@@ -5,7 +5,7 @@ Every product is a file that appears whole, so an interrupted sweep goes on wher
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -75,15 +75,17 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
     say(f"timing {len(variants)} variants in turns")
     timings = _timings(files, what, out)
     record = _record(files, scores, timings, what, budget)
-    chosen = next((v for v in variants if v.name == record["choice"]["name"]), variants[0])
+    accuracies = {row["name"]: row["accuracy"]["value"] for row in record["variants"]}
+    taken = record["choice"]["name"] or max(accuracies, key=lambda name: accuracies[name])
+    chosen = next(variant for variant in variants if variant.name == taken)
     say("drawing the frames on which the choice is worst")
     _draw_worst(chosen, files, scores, what, out)
     write_json(out / "tradeoff.json", record)
-    return record
+    return read_json(out / "tradeoff.json", SCHEMA)
 
 
 def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
-    path = out / "plan.json"
+    path = out / ".plan.json"
     if not path.exists():
         if out.exists() and any(out.iterdir()):
             msg = f"{out}: holds other files; choose another --out"
@@ -192,11 +194,11 @@ def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str,
             return earlier
         kept = path.with_name("bench-earlier.json")
         path.rename(kept)  # nothing measured is lost
-    record = bench(
+    bench(
         list(files.values()), what.frames, path, load=what.load, threads=what.threads,
         device=[variant.device for variant in files], repeats=what.repeats, names=names,
     )  # fmt: skip
-    return json.loads(json.dumps(record.to_record()))  # type: ignore[no-any-return]
+    return read_json(path, BENCH)
 
 
 def _record(
@@ -290,6 +292,8 @@ def _draw_worst(
         list(what.frames) if what.labelled is None else [pair.image for pair in what.labelled.pairs]
     )
     worst = worst_frames(scores[chosen].images)
+    for earlier in (out / "results").glob("worst-*"):  # of another choice
+        shutil.rmtree(earlier)
     for number, variant in enumerate(shown):
         folder = out / "results" / f"worst-{number}"
         with open_runner(files[variant], what.threads, variant.device) as runner:

@@ -59,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record atomically; it must carry its ``schema``, for example ``edgeuda.bench/1``."""
+    """Write a record atomically; it must carry its ``schema``, for example ``edgeuda.bench/2``."""
     if "schema" not in record:
         msg = f"{path}: a JSON record needs a 'schema' key"
         raise ConfigError(msg)

@@ -14,7 +14,7 @@ from edgeuda.errors import ConfigError, DataError
 from engines import plots
 from engines.report import Page, write_page
 from engines.report_findings import Finding, Status
-from engines.report_sections import Grid, Picture, Section, Strip
+from engines.report_parts import Grid, Picture, Section, Strip
 
 PICTURES = 6
 """Images shown of each data set."""

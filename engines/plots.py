@@ -7,7 +7,6 @@ import hashlib
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,8 @@ MARKERS = "os^DvPX"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 WIDTH = 4.6
 """Inches. Narrow on purpose: text keeps a readable size when the plot fills a phone's width."""
+LEGEND_LENGTH = 48
+"""Characters that fit beside each other below a plot."""
 RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "edgeuda",  # the same data gives the same file
@@ -43,49 +44,6 @@ RC: Any = {
     "legend.frameon": False,
     "hatch.linewidth": 0.6,
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """A model in the trade-off plot.
-
-    Attributes:
-        name: What the legend calls it.
-        latency: Median milliseconds.
-        interval: Confidence interval of the median in milliseconds.
-        miou: 0 to 1.
-        front: Whether no other point is both faster and more accurate.
-    """
-
-    name: str
-    latency: float
-    interval: tuple[float, float] | None
-    miou: float
-    front: bool
-
-
-def tradeoff(points: Sequence[Point], label: str) -> str:
-    """Plot mIoU against latency, the Pareto front joined; screen readers get ``label``."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        front = sorted((p.latency, 100 * p.miou) for p in points if p.front)
-        axes.plot(*zip(*front, strict=True), color="#777777", lw=1, label="Pareto front")
-        for index, p in enumerate(points):
-            low, high = p.interval or (p.latency, p.latency)
-            axes.errorbar(
-                p.latency, 100 * p.miou, xerr=[[p.latency - low], [high - p.latency]],
-                fmt=MARKERS[index % len(MARKERS)], ms=8, capsize=3, label=_short(p.name),
-                color=COLORS[index % len(COLORS)],
-                mfc=COLORS[index % len(COLORS)] if p.front else "white",
-            )  # fmt: skip
-        axes.set(xlabel="end-to-end latency, median in ms (left is better)", ylabel="mIoU in %")
-        axes.margins(0.12, 0.18)
-        axes.set_xlim(left=0)
-        axes.grid(visible=True)
-        _legend_below(axes, 2)
-
-    return _svg(draw, 3.1 + 0.1 * len(points), label)
 
 
 def class_bars(
@@ -115,46 +73,16 @@ def class_bars(
                 hatch="////" if name in hatched else None,
                 edgecolor="white",
                 linewidth=0,
-                label=_short(name),
+                label=short(name),
             )
-        axes.set_yticks(range(len(classes)), [_short(name, 18) for name in classes])
+        axes.set_yticks(range(len(classes)), [short(name, 18) for name in classes])
         axes.set(xlim=(0, 100), ylim=(len(classes) - 0.45, -0.55), xlabel="IoU in %")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
-        _legend_below(axes, 2)
+        legend_below(axes, 2)
 
     height = 1.1 + 0.12 * len(rows) + len(classes) * (0.1 * len(rows) + 0.1)
-    return _svg(draw, height, label)
-
-
-def latency_ecdf(samples: Mapping[str, Sequence[float]], label: str) -> str:
-    """Plot the share of frames done within a time, per model; samples are in milliseconds."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for index, (name, values) in enumerate(samples.items()):
-            ordered = np.sort(np.asarray(values, np.float64))
-            n = len(ordered)
-            # A few hundred points draw the same curve; the slowest are all kept.
-            kept = np.unique([*np.linspace(0, n - 1, 300).round(), *range(max(0, n - 40), n)])
-            at = kept.astype(int)
-            axes.step(
-                ordered[at], 100 * (at + 1) / n, where="post", lw=1.8, label=_short(name),
-                ls=LINES[index % len(LINES)], color=COLORS[index % len(COLORS)],
-            )  # fmt: skip
-        everything = np.concatenate([np.asarray(v, np.float64) for v in samples.values()])
-        if everything.min() > 0 and everything.max() > 8 * everything.min():
-            from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel="end-to-end latency in ms", ylabel="frames done in %", ylim=(0, 102))
-        axes.grid(visible=True)
-        _legend_below(axes, 2)
-
-    return _svg(draw, 3.1 + 0.1 * len(samples), label)
+    return svg(draw, height, label)
 
 
 def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
@@ -187,9 +115,9 @@ def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
             if key == "keep":
                 axes.set_ylim(0, 100)
         grid[-1, 0].set_xlabel("step")
-        figure.suptitle(_short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.suptitle(short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
 
-    return _svg(draw, 0.9 + 1.3 * len(shown), label)
+    return svg(draw, 0.9 + 1.3 * len(shown), label)
 
 
 def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
@@ -221,10 +149,10 @@ def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
         axes.set(xlabel="step (dotted: the network that was taken)", ylim=(0, 100))
         axes.set_title("agreement and confidence in %", loc="left", fontsize=10)
         axes.grid(visible=True)
-        figure.suptitle(_short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
-        _legend_below(axes, 2)
+        figure.suptitle(short(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        legend_below(axes, 2)
 
-    return _svg(draw, 3.3, label)
+    return svg(draw, 3.3, label)
 
 
 def comparison(record: Mapping[str, Any]) -> str:
@@ -243,15 +171,15 @@ def comparison(record: Mapping[str, Any]) -> str:
             axes.barh(row, method["miou"]["mean"] or 0, height=0.6, color=color, alpha=0.35, lw=0)
             axes.plot(runs, [row] * len(runs), "o", color=color, ms=4, alpha=0.9)
         axes.axvline(methods[0]["miou"]["mean"] or 0, color="#555555", lw=0.8, ls="--")
-        axes.set_yticks(range(len(methods)), [_short(method["name"]) for method in methods])
+        axes.set_yticks(range(len(methods)), [short(method["name"]) for method in methods])
         axes.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
         axes.set_title("bar: mean, dots: seeds", loc="left", fontsize=10)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
 
-    svg = _svg(draw, 0.9 + 0.28 * len(methods), "mIoU of the methods, one dot per seed")
+    drawn = svg(draw, 0.9 + 0.28 * len(methods), "mIoU of the methods, one dot per seed")
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return svg.replace("<svg", f"<svg {spaces}", 1)
+    return drawn.replace("<svg", f"<svg {spaces}", 1)
 
 
 def share_bars(classes: Sequence[str], rows: Mapping[str, Sequence[float]], label: str) -> str:
@@ -267,17 +195,17 @@ def share_bars(classes: Sequence[str], rows: Mapping[str, Sequence[float]], labe
                 100 * np.asarray(shares, np.float64),
                 height=size * 0.92,
                 color=COLORS[index % len(COLORS)],
-                label=_short(name),
+                label=short(name),
             )
-        axes.set_yticks(range(len(classes)), [_short(name, 18) for name in classes])
+        axes.set_yticks(range(len(classes)), [short(name, 18) for name in classes])
         axes.set(xscale="log", xlim=(1e-3, 100), ylim=(len(classes) - 0.45, -0.55))
         axes.set_xlabel("share of the labelled pixels in %")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
-        _legend_below(axes, 2)
+        legend_below(axes, 2)
 
-    return _svg(draw, 1.1 + len(classes) * (0.1 * len(rows) + 0.12), label)
+    return svg(draw, 1.1 + len(classes) * (0.1 * len(rows) + 0.12), label)
 
 
 def lightness(rows: Mapping[str, Sequence[int]], label: str) -> str:
@@ -289,15 +217,15 @@ def lightness(rows: Mapping[str, Sequence[int]], label: str) -> str:
             edges = np.linspace(0, 100, len(counts) + 1)
             share = 100 * np.asarray(counts, np.float64) / max(1, sum(counts))
             axes.stairs(
-                share, edges, lw=1.8, label=_short(name), ls=LINES[index % len(LINES)],
+                share, edges, lw=1.8, label=short(name), ls=LINES[index % len(LINES)],
                 color=COLORS[index % len(COLORS)],
             )  # fmt: skip
         axes.set(xlim=(0, 100), ylim=(0, None), xlabel="mean lightness (CIELAB)")
         axes.set_ylabel("images in %")
         axes.grid(visible=True)
-        _legend_below(axes, 3)
+        legend_below(axes, 3)
 
-    return _svg(draw, 2.9, label)
+    return svg(draw, 2.9, label)
 
 
 def drop_curve(
@@ -325,7 +253,7 @@ def drop_curve(
         axes.set_ylabel(f"{measure}, points")
         axes.grid(visible=True)
 
-    return _svg(draw, 2.9, label)
+    return svg(draw, 2.9, label)
 
 
 def convergence(shares: Sequence[float], label: str) -> str:
@@ -339,7 +267,7 @@ def convergence(shares: Sequence[float], label: str) -> str:
         axes.set_ylim(top=101)
         axes.grid(visible=True)
 
-    return _svg(draw, 2.4, label)
+    return svg(draw, 2.4, label)
 
 
 def histograms(
@@ -371,9 +299,9 @@ def histograms(
             axes.minorticks_off()
             axes.tick_params(labelsize=6, pad=1, length=2)
             axes.locator_params(axis="x", nbins=3)
-            axes.set_title(_short(name, 22), fontsize=7, loc="left", pad=2)
+            axes.set_title(short(name, 22), fontsize=7, loc="left", pad=2)
 
-    return _svg(draw, 0.3 + 0.75 * rows, label)
+    return svg(draw, 0.3 + 0.75 * rows, label)
 
 
 def overlay(
@@ -404,7 +332,7 @@ def overlay(
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
 
 
-def _svg(draw: Any, height: float, label: str) -> str:
+def svg(draw: Any, height: float, label: str) -> str:
     """Draw on a figure of its own and return an ``<svg>`` element fit for an HTML page."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -424,13 +352,15 @@ def _svg(draw: Any, height: float, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
-def _legend_below(axes: Axes, columns: int) -> None:
-    axes.figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower left", ncols=columns, fontsize=9
-    )
+def legend_below(axes: Axes, columns: int) -> None:
+    """Put the figure's legend below it, in at most so many columns: long names need one."""
+    handles, names = axes.get_legend_handles_labels()
+    if max(map(len, names), default=0) > LEGEND_LENGTH // columns:
+        columns = 1
+    axes.figure.legend(handles, names, loc="outside lower left", ncols=columns, fontsize=9)
 
 
-def _short(name: str, limit: int = 34) -> str:
+def short(name: str, limit: int = 34) -> str:
     """Cut a name for a legend, and keep matplotlib from hiding one that starts with "_"."""
     cut = name if len(name) <= limit else name[: limit - 1] + "…"
     return f"\u200b{cut}" if cut.startswith("_") else cut

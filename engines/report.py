@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,17 +15,17 @@ from typing import Any
 from edgeuda import __version__
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import read_json, write_json, write_text
+from engines.report_choice import choice_plots, choice_verdicts
 from engines.report_findings import SIGNS, Finding, evidence, unknowns, verdicts
+from engines.report_parts import Section
 from engines.report_records import REPORT_SCHEMA, read_records
-from engines.report_sections import Section, sections_of
+from engines.report_sections import sections_of
+from engines.report_table import as_csv
 from engines.report_text import as_time
-
-MAX_EMBEDDED = 1_000_000
-"""Characters of JSON in the page; beyond that raw samples stay in the file beside it."""
 
 
 def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None) -> list[Path]:
-    """Merge records into an HTML page, with the data as JSON and a Markdown form beside it.
+    """Merge records into an HTML page, with JSON, Markdown and a CSV table beside it.
 
     Args:
         inputs: JSON records, or folders that are searched for them.
@@ -31,7 +33,7 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         title: Heading of the page.
 
     Returns:
-        The files written: HTML, JSON, Markdown.
+        The files written: HTML, JSON, Markdown, CSV.
 
     Raises:
         ConfigError: If ``out`` does not end in ``.html``.
@@ -44,7 +46,8 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         raise ConfigError(msg)
     _require_replaceable(paths)
     records = read_records(inputs, skip=paths[1])
-    decisions, figures, unknown = verdicts(records), evidence(records), unknowns(records)
+    decisions = [*choice_verdicts(records), *verdicts(records)]
+    figures, unknown = evidence(records), unknowns(records)
     page = Page(
         title or "EdgeUDA report",
         "Every figure comes from the records listed under Artefacts.",
@@ -53,6 +56,8 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         figures,
         unknown,
         records.notes,
+        hero=choice_plots(records)[:1],
+        table=as_csv(records),
     )
     merged = {
         "schema": REPORT_SCHEMA,
@@ -68,6 +73,9 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     return write_page(page, merged, paths)
 
 
+TEMPLATES = Path(__file__).parent / "templates"
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page shows, whatever it is about."""
@@ -79,14 +87,24 @@ class Page:
     evidence: Sequence[Finding] = ()
     unknown: Sequence[str] = ()
     notes: Sequence[str] = ()
+    hero: Sequence[str] = ()
+    table: str = ""
     created: str = field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )
 
 
 def write_page(page: Page, merged: dict[str, Any], paths: Sequence[Path]) -> list[Path]:
-    """Write a page as HTML, its data as JSON and a Markdown form to ``paths``; returns them."""
-    data, complete = _embedded(merged)
+    """Write a page as HTML, its data as JSON and a Markdown form to ``paths``, and its table.
+
+    Returns:
+        The files written.
+    """
+    script = ""
+    if any(section.slider for section in page.sections):
+        script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    table = paths[0].with_suffix(".csv")
     context = {
         "title": page.title,
         "source": page.source,
@@ -99,13 +117,18 @@ def write_page(page: Page, merged: dict[str, Any], paths: Sequence[Path]) -> lis
         "sections": page.sections,
         "notes": page.notes,
         "data_file": paths[1].name,
-        "data": data,
-        "samples_left_out": not complete,
+        "data": _embedded(merged),
+        "hero": page.hero,
+        "table_file": table.name if page.table else "",
+        "script": script,
+        "script_hash": f"sha256-{digest}",
     }
     write_json(paths[1], merged)
     for path, template in ((paths[0], "report.html.j2"), (paths[2], "report.md.j2")):
         write_text(path, _render(template, context))
-    return list(paths)
+    if page.table:
+        write_text(table, page.table)
+    return [*paths, *([table] if page.table else [])]
 
 
 def _require_replaceable(paths: Sequence[Path]) -> None:
@@ -120,25 +143,17 @@ def _require_replaceable(paths: Sequence[Path]) -> None:
         raise OutputExistsError(msg)
 
 
-def _embedded(merged: dict[str, Any]) -> tuple[str, bool]:
-    """Return the data as JSON that is safe inside a script element, and whether it is all of it."""
+def _embedded(merged: dict[str, Any]) -> str:
+    """Return the data as JSON that is safe inside a script element."""
     text = json.dumps(merged)
-    complete = len(text) <= MAX_EMBEDDED
-    if not complete:
-        slim = json.loads(text)
-        for entry in slim.get("records", ()):
-            if entry["record"]["schema"] == "edgeuda.bench/1":
-                for model in entry["record"]["models"]:
-                    model.pop("samples_ms", None)
-        text = json.dumps(slim)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"), complete
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _render(template: str, context: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=template.endswith(".html.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -41,9 +41,9 @@ class Finding:
 def verdicts(records: Records) -> list[Finding]:
     """Return the decisions, in plain words: whether to take the adapted model, and INT8."""
     found = [_adaptation_verdict(*pair) for pair in adaptation_pairs(records)]
-    for model in int8_models(records):
+    for model in _judged_here(records):
         found += [_int8_verdict(model, bench, ratio) for bench, ratio in model.timings]
-    if not found:
+    if not found and not records.tradeoffs:
         text = "The records hold no pair of models to compare, so there is nothing to decide on."
         found.append(Finding("Verdict", "unknown", text))
     return found
@@ -54,10 +54,16 @@ def evidence(records: Records) -> list[Finding]:
     found = [_adaptation_gain(*pair) for pair in adaptation_pairs(records)]
     if not records.evaluations:
         found += _label_free(records)
-    for model in int8_models(records):
+    for model in _judged_here(records):
         found += [_int8_change(*pair) for pair in model.scores] or [_int8_unscored(model)]
         found += [_int8_speed(b, r) for b, r in model.timings if b is not None]
     return found + [_latency(bench) for bench in records.benches if bench.models]
+
+
+def _judged_here(records: Records) -> list[Int8Model]:
+    """Return the INT8 models that no sweep has judged beside all their alternatives."""
+    swept = {row["name"] for record in records.tradeoffs for row in record["variants"]}
+    return [model for model in int8_models(records) if model.name not in swept]
 
 
 def _label_free(records: Records) -> list[Finding]:
@@ -95,7 +101,7 @@ def unknowns(records: Records) -> list[str]:
             "Gain from adaptation: a source-only and an adapted FP32 model, scored on the same "
             "labels, are not both among the records."
         )
-    if records.evaluations:
+    if records.evaluations and not records.tradeoffs:
         found.append(
             "Uncertainty of mIoU: a record holds one confusion matrix, so there is no interval. "
             f"By convention this report calls a change below {100 * MIOU_NOISE:.1f} points noise."
@@ -105,28 +111,27 @@ def unknowns(records: Records) -> list[str]:
     if not records.benches:
         found.append("Latency: no benchmark is among the records.")
         return found
-    runs: dict[tuple[str, str], int] = {}
-    for bench in records.benches:
-        for model in bench.models:
-            key = (bench.machine_name, model.sha256 or model.name)
-            runs[key] = runs.get(key, 0) + 1
-    if min(runs.values(), default=0) < 3:
+    if any(bench.noise is None for bench in records.benches):
         found.append(
-            "Variation between runs: a model was run fewer than three times on a machine. The "
-            "intervals cover the frames of one run only."
+            "Variation between runs: a model was run fewer than three times. The intervals cover "
+            "the frames of one run only."
         )
     names = sorted({bench.machine_name for bench in records.benches})
     found.append(f"Latency on any machine other than {', '.join(names)}.")
-    found.append("Frame budget: none is in the records, so no deadline was checked.")
-    if any(bench.method.get("warmup_stable") == "no" for bench in records.benches):
-        found.append("Steady state: latencies had not settled when a warm-up ended.")
+    budgets = [record["budget"]["latency_ms"] for record in records.tradeoffs]
+    if not any(m.deadline for bench in records.benches for m in bench.models) and not any(budgets):
+        found.append("Frame budget: none is in the records, so no deadline was checked.")
+    found += [f"{bench.origin}: {line}." for bench in records.benches for line in bench.warnings]
     if any("closed" in bench.method.get("arrival", "") for bench in records.benches):
         found.append(
             "Behaviour at a camera's frame rate: frames were fed back to back (closed loop)."
         )
-    keys = " ".join(key for bench in records.benches for key in bench.machine).lower()
-    if "power" not in keys or "temp" not in keys:
-        found.append("Power and temperature: not available in every benchmark.")
+    missing = sorted(
+        {kind for bench in records.benches for kind in bench.state.get("not_available") or {}}
+    )
+    if missing or not all(bench.state for bench in records.benches):
+        listed = ", ".join(missing) or "power, temperature"
+        found.append(f"State of the machine: not available in every benchmark: {listed}.")
     return found
 
 
@@ -314,7 +319,7 @@ def _latency(bench: Bench) -> Finding:
         f"{m.name}: {_median_and_tail(m.end_to_end)}, n = {m.end_to_end.n}." for m in bench.models
     )
     return Finding(
-        f"End-to-end latency on {bench.machine_name}",
+        f"Latency of a frame on {bench.machine_name}",
         "stated",
         _median_and_tail(fastest.end_to_end),
         f"That is {fastest.name}, the fastest.\n{every}\nNo higher percentile is recorded.",

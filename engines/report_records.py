@@ -128,6 +128,7 @@ class Predictions:
     name: str
     space: LabelSpace
     labels: Mapping[Path, Path]
+    worst: bool = False
 
 
 SIGNALS: Mapping[str, tuple[str, float]] = {
@@ -163,6 +164,7 @@ class Records:
     calibrations: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
+    tradeoffs: list[dict[str, Any]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -201,8 +203,8 @@ def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
     if not records.raw:
         places = ", ".join(map(str, inputs)) or "no input"
         msg = (
-            f"{places}: expected records of evaluation, bench, calibration, predictions or "
-            f"adaptation, found none. {' '.join(records.notes)}".rstrip()
+            f"{places}: expected records of evaluation, bench, tradeoff, calibration, "
+            f"predictions or adaptation, found none. {' '.join(records.notes)}".rstrip()
         )
         raise DataError(msg)
     # Stable sorts: records of one rank stay in the order they were given.
@@ -252,9 +254,22 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
         records.predictions.append(_predictions(record, path))
     elif schema == "edgeuda.adaptation/1":
         records.trainings.extend([_training(stage, record) for stage in record["stages"]])
+    elif schema == "edgeuda.tradeoff/1":
+        records.tradeoffs.append(_tradeoff(record))
     else:
         return False
     return True
+
+
+def _tradeoff(record: dict[str, Any]) -> dict[str, Any]:
+    """Check what the report reads of a sweep's record."""
+    tail = record["tail"]
+    _ = record["choice"]["name"], record["choice"]["why"], record["choice"]["int8"]
+    _ = record["budget"]["latency_ms"], record["budget"]["min_accuracy"], record["machine"]["cpu"]
+    for row in record["variants"]:
+        _ = float(row["total_ms"]["50"]), float(row["total_ms"][tail])
+        _ = [float(row["accuracy"][key]) for key in ("value", "low", "high")]
+    return record
 
 
 def _bench(record: dict[str, Any], path: Path, notes: list[str]) -> Bench:
@@ -355,7 +370,10 @@ def _predictions(record: dict[str, Any], path: Path) -> Predictions:
         frame = Path(entry["frame"])
         beside = path.parent / frame
         labels[(beside if beside.exists() else frame).resolve()] = path.parent / entry["labels"]
-    return Predictions(str(record["name"]), LabelSpace.from_record(record["label_space"]), labels)
+    return Predictions(
+        str(record["name"]), LabelSpace.from_record(record["label_space"]), labels,
+        bool(record.get("worst")),
+    )  # fmt: skip
 
 
 def _training(stage: dict[str, Any], record: dict[str, Any]) -> Training:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,17 @@ from edgeuda.data.images import LabelMap, read_image, read_label
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
 from engines import plots
-from engines.pareto import dominators
+from engines.report_choice import tradeoff
 from engines.report_findings import adaptation_pairs, int8_models
-from engines.report_records import SIGNALS, Bench, Records
+from engines.report_latency import machine_state, machines, side_by_side, timings
+from engines.report_parts import Grid, Picture, Section, Strip
+from engines.report_records import SIGNALS, Records, stage_rank
 from engines.report_text import (
     DASH,
     MINUS,
-    as_interval,
-    as_ms,
     as_percent,
     as_points,
     as_text,
-    as_time,
     data_of,
     distinct,
     flatten,
@@ -34,132 +31,16 @@ from engines.report_text import (
 )
 
 MAX_FRAMES = 6
-NUMBER = re.compile(rf"[+{MINUS}]?\d[\d.]{{0,11}}( %| MB)?( \[.*\])?|{DASH}")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of the report; ``strong`` are the indices of emphasised rows."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    strong: frozenset[int] = frozenset()
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Per column, whether it holds numbers only and is set to the right."""
-        return [
-            all(NUMBER.fullmatch(row[i]) or not row[i] for row in self.rows)
-            for i in range(len(self.columns))
-        ]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image: what made it, its data URI, and a description for those who cannot see it."""
-
-    name: str
-    uri: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Strip:
-    """One camera frame, plain and under each prediction."""
-
-    frame: str
-    pictures: Sequence[Picture]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A chapter of the report; ``lead`` are small tables that belong to the text.
-
-    With ``selector``, readers choose which of a strip's pictures they see.
-    """
-
-    anchor: str
-    title: str
-    text: Sequence[str] = ()
-    lead: Sequence[Grid] = ()
-    svgs: Sequence[str] = ()
-    grids: Sequence[Grid] = ()
-    strips: Sequence[Strip] = ()
-    legend: Sequence[tuple[str, str]] = ()
-    selector: bool = True
-
-    @property
-    def views(self) -> list[str]:
-        """The names of the pictures in the strips, each once."""
-        return list(dict.fromkeys(p.name for strip in self.strips for p in strip.pictures))
 
 
 def sections_of(records: Records) -> list[Section]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
-        _tradeoff, _accuracy, _timings, _overlays, _adaptation, _label_free, _calibration,
-        _machines,
+        tradeoff, _accuracy, timings, side_by_side, _overlays, _adaptation, _label_free,
+        _calibration, machine_state, machines,
     )  # fmt: skip
     found = [section for make in makers if (section := make(records)) is not None]
     return [*found, _artefacts(records)]
-
-
-def _tradeoff(records: Records) -> Section | None:
-    if not records.evaluations or not records.benches:
-        return None
-    svgs, grids = [], []
-    joined: set[str] = set()
-    for bench in records.benches:
-        for group in records.comparable():
-            both = [
-                (e, m)
-                for e in group
-                for m in bench.models
-                if m.sha256 and m.sha256 == e.model_sha256
-            ]
-            both = [(e, m) for e, m in both if not math.isnan(e.miou)]
-            if not both:
-                continue
-            joined |= {e.model_sha256 for e, _ in both}
-            better = dominators([(m.end_to_end.median, e.miou) for e, m in both])
-            points = [
-                plots.Point(e.name, m.end_to_end.median, m.end_to_end.interval, e.miou, by is None)
-                for (e, m), by in zip(both, better, strict=True)
-            ]
-            place = f"{bench.machine_name}, {data_of(group[0])}"
-            svgs.append(plots.tradeoff(points, f"mIoU against end-to-end latency on {place}"))
-            rows = [
-                [
-                    e.name, m.precision, m.backend, as_percent(e.miou),
-                    as_ms(m.end_to_end.median) + as_interval(m.end_to_end.interval),
-                    "yes" if by is None else f"no, {both[by][0].name} is better",
-                ]
-                for (e, m), by in zip(both, better, strict=True)
-            ]  # fmt: skip
-            columns = [
-                "model",
-                "precision",
-                "backend",
-                "mIoU",
-                "median ms [interval]",
-                "on the front",
-            ]
-            best_rows = frozenset(i for i, by in enumerate(better) if by is None)
-            grids.append(Grid(f"Measured on {place}", columns, rows, best_rows))
-    names = [e.name for e in records.evaluations if e.model_sha256 not in joined]
-    names += [m.name for bench in records.benches for m in bench.models if m.sha256 not in joined]
-    text = [
-        "Models are joined by the checksum of their file. A filled marker lies on "
-        "the Pareto front: no other model is faster and at least as accurate, or as fast and more "
-        "accurate."
-    ]
-    if names:
-        text.append(
-            "Not shown, because no file of that checksum was both evaluated and benchmarked: "
-            f"{', '.join(dict.fromkeys(names))}."
-        )
-    return Section("tradeoff", "Accuracy against latency", text, svgs=svgs, grids=grids)
 
 
 def _accuracy(records: Records) -> Section | None:
@@ -222,86 +103,6 @@ def _accuracy(records: Records) -> Section | None:
     return Section("accuracy", "Accuracy per class", text, lead, svgs, grids)
 
 
-def _timings(records: Records) -> Section | None:
-    svgs, grids = [], []
-    for bench in records.benches:
-        samples = {
-            name: m.samples[m.end_to_end_stage]
-            for name, m in zip(distinct([m.name for m in bench.models]), bench.models, strict=True)
-            if m.end_to_end_stage in m.samples
-        }
-        place = bench.machine_name
-        if samples:
-            label = f"Share of frames done within a time on {place}: {', '.join(samples)}"
-            svgs.append(plots.latency_ecdf(samples, label))
-        if bench.models:
-            grids.append(_latency_grid(bench))
-        if bench.ratios:
-            rows = [
-                [
-                    r.candidate, r.baseline, f"{r.speedup:.3f}", f"{r.low:.3f} to {r.high:.3f}",
-                    "faster" if r.low > 1 else "slower" if r.high < 1 else "within noise",
-                ]
-                for r in bench.ratios
-            ]  # fmt: skip
-            columns = ["model", "against", "speed-up", "interval", "reading"]
-            grids.append(
-                Grid(f"Inference speed-up, median of the ratios, on {place}", columns, rows)
-            )
-    if not grids:
-        return None
-    text = [
-        "Milliseconds. Brackets hold the confidence interval of the median. Every sample counts, "
-        "none was removed as an outlier; a dash is a percentile that the number of samples does "
-        "not support, or a value that was not recorded. Drift is the median of the last third of "
-        "the samples against the first third. Stages do not add up to the total's median or "
-        "percentiles, because each is ordered by itself."
-    ]
-    return Section("latency", "Latency", text, svgs=svgs, grids=grids)
-
-
-def _latency_grid(bench: Bench) -> Grid:
-    percents = sorted({p for m in bench.models for t in m.stages.values() for p in t.percentiles})
-    columns = [
-        "model",
-        "stage",
-        "n",
-        "min",
-        "mean",
-        *(f"p{p:g}" for p in percents),
-        "max",
-        "jitter",
-    ]
-    rows: list[list[str]] = []
-    strong = set()
-    for m in bench.models:
-        for stage, t in m.stages.items():
-            if stage == m.end_to_end_stage:
-                strong.add(len(rows))
-            values = [
-                as_ms(t.percentiles[p]) + (as_interval(t.interval) if p == 50 else "")
-                if p in t.percentiles
-                else DASH
-                for p in percents
-            ]
-            ends = (
-                [as_ms(x) for x in (t.minimum, t.mean)],
-                [as_ms(x) for x in (t.maximum, t.jitter)],
-            )
-            drift = _drift(m.samples.get(stage, ()))
-            rows.append([m.name, stage, str(t.n), *ends[0], *values, *ends[1], drift])
-    caption = f"Latency on {bench.machine_name}, measured {as_time(bench.created)}"
-    return Grid(caption, [*columns, "drift"], rows, frozenset(strong))
-
-
-def _drift(samples: Sequence[float]) -> str:
-    third = len(samples) // 3
-    if third < 10:
-        return DASH
-    first, last = np.median(samples[:third]), np.median(samples[-third:])
-    return signed(100 * (last / first - 1)) + " %" if first > 0 else DASH
-
-
 def _overlays(records: Records) -> Section | None:
     sets = records.predictions
     if not sets:
@@ -335,13 +136,30 @@ def _overlays(records: Records) -> Section | None:
         for name, color in zip(s.space.classes, s.space.palette, strict=True)
     )
     text = [
-        f"{len(strips)} of {len(counts)} frames, the same for every model, spread over the list. "
-        "They illustrate; they do not measure. Choose one model to see it large; the arrow keys "
-        "then switch between models in place."
+        f"{len(strips)} of {len(counts)} frames, the same for every model"
+        + (
+            ": those on which the chosen model is worst."
+            if any(s.worst for s in sets)
+            else ", spread over the list."
+        )
+        + " They illustrate; they do not measure. Choose one model to see it large; the arrow "
+        "keys then switch between models in place. The slider draws one over another."
     ]
     return Section(
-        "frames", "The same frames before and after", text, strips=strips, legend=list(legend)
-    )
+        "frames", "The same frames before and after", text, strips=strips, legend=list(legend),
+        slider=_before_and_after(strips),
+    )  # fmt: skip
+
+
+def _before_and_after(strips: Sequence[Strip]) -> tuple[int, int] | None:
+    """Return which two pictures of the strips the slider begins with; None without two."""
+    if not strips or len({tuple(p.name for p in s.pictures) for s in strips}) > 1:
+        return None
+    names = [picture.name for picture in strips[0].pictures]
+    models = [
+        i for i, name in enumerate(names) if name != "camera" and stage_rank(name) >= 0
+    ] or list(range(len(names)))
+    return models[0] if len(models) > 1 else 0, models[-1]
 
 
 def _content(label: LabelMap, space: LabelSpace) -> str:
@@ -471,18 +289,6 @@ def _calibration_row(name: str, record: dict[str, Any]) -> list[str]:
         f"{sum(layer['int8'] for layer in layers)} of {len(layers)}" if layers else DASH,
         DASH if not found else "accepted" if found["accepted"] else "not accepted",
     ]
-
-
-def _machines(records: Records) -> Section | None:
-    if not records.benches:
-        return None
-    grids = []
-    for bench in records.benches:
-        for what, facts in (("Machine", bench.machine), ("Method", bench.method)):
-            rows = [[key.replace("_", " "), value] for key, value in facts.items()]
-            caption = f"{what} of {bench.origin}, {as_time(bench.created)}"
-            grids.append(Grid(caption, ["fact", "value"], rows or [["not recorded", DASH]]))
-    return Section("machine", "Machine and method of measurement", grids=grids)
 
 
 def _artefacts(records: Records) -> Section:

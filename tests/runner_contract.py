@@ -1,6 +1,7 @@
 """What every runner must do; a test class per runtime inherits it and says how to open a model."""
 
 from pathlib import Path
+from time import perf_counter_ns
 
 import numpy as np
 import pytest
@@ -42,6 +43,16 @@ class RunnerContract:
         name, version, *_ = runner.backend.split()
         assert name.isidentifier()
         assert version[0].isdigit()
+
+    def test_says_where_the_last_calls_time_went(self, runner):
+        image = np.stack(random_frames(1, 64, 128))
+        start = perf_counter_ns()
+        runner(image)
+        took = perf_counter_ns() - start
+        host = {name: ns for name, ns in runner.parts.items() if not name.startswith("gpu")}
+        assert {"inference", "upsample"} <= set(host) <= {"copy_in", "inference", "upsample"}
+        assert min(host.values()) >= 0
+        assert sum(host.values()) <= took
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_labels_are_those_of_torch(self, runner, batch):

@@ -4,18 +4,28 @@ import math
 import random
 import subprocess
 from fractions import Fraction
-from statistics import mean, median, pstdev
+from statistics import mean, pstdev
 
 import numpy as np
 import pytest
 from tiny_models import SPEC, exported, random_frames, write_frames
 
 import engines.bench
+import engines.frame_path
+import engines.load
 from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.files import read_json, sha256
 from engines import machine
-from engines.bench import MAX_FRAMES, STAGES, bench
-from engines.percentiles import median_interval, samples_needed, summarise, supported
+from engines.bench import MAX_FRAMES, bench, samples_path
+from engines.frame_path import STAGES
+from engines.load import Load, preset
+from engines.percentiles import (
+    drift,
+    percentile_interval,
+    samples_needed,
+    summarise,
+    supported,
+)
 
 
 @pytest.fixture
@@ -76,13 +86,44 @@ def test_median_interval_is_the_tightest_of_95_percent(n):
     def coverage(rank):  # of the rank-th smallest to the rank-th largest
         return 1 - Fraction(2 * sum(math.comb(n, k) for k in range(rank)), 2**n)
 
-    low, high = median_interval(random.Random(0).sample(range(1, n + 1), n))
+    low, high = percentile_interval(random.Random(0).sample(range(1, n + 1), n), 50)
     assert low + high == n + 1
     assert coverage(int(low)) >= Fraction(95, 100) > coverage(int(low) + 1)
 
 
-def test_no_median_interval_below_six():
-    assert median_interval([1.0, 2, 3, 4, 5]) is None
+@pytest.mark.parametrize(("percentile", "n"), [(90, 64), (95, 200), (99, 662), (99, 2000)])
+def test_percentile_interval_against_the_binomial_distribution(percentile, n):
+    p = Fraction(percentile, 100)
+
+    def at_most(k):  # samples below the percentile
+        return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+    low, high = map(int, percentile_interval(list(range(1, n + 1)), percentile))
+    assert at_most(low - 1) <= Fraction(25, 1000) < at_most(low)
+    assert 1 - at_most(high - 1) <= Fraction(25, 1000) < 1 - at_most(high - 2)
+    assert low <= math.ceil(p * n) <= high
+
+
+def test_no_interval_where_the_extremes_do_not_reach_the_confidence():
+    assert percentile_interval([1.0, 2, 3, 4, 5], 50) is None
+    assert percentile_interval(list(range(300)), 99) is None
+    assert percentile_interval([], 50) is None
+
+
+def test_a_hundred_thousand_samples_have_an_interval():
+    low, high = percentile_interval(list(range(1, 100_001)), 99.9)
+    assert 99_870 < low < 99_900 < high < 99_930
+
+
+def test_drift_compares_the_last_third_with_the_first():
+    noise = [0.1 * (i % 7) for i in range(60)]
+    found = drift([10 + x for x in noise])
+    assert (found.ratio, found.significant) == (1.0, False)
+    found = drift([10 + x + i / 10 for i, x in enumerate(noise)])
+    assert found.significant
+    assert found.ratio == pytest.approx(found.last / found.first)
+    assert found.last - found.first == pytest.approx(4, abs=0.1)
+    assert drift([1.0] * 32) is None
 
 
 # --- bench ---
@@ -111,16 +152,20 @@ def clock(monkeypatch):
     class TimedRunner:
         spec, head, precision, backend = SPEC, "labels", "fp32", "imaginary 1.0"
 
-        def __init__(self, path, threads, device):
+        def __init__(self, path, threads, device, *, graphs=True):
             self.name, self.ms = path.stem, float(path.stem[1:])
+            clock.opened.append((path.stem, device, graphs))
 
         def __call__(self, images):
-            assert images.shape == (1, 64, 128, 3)
+            assert images.shape[1:] == (64, 128, 3)
             earlier = sum(name == self.name for name, _ in clock.calls)
             clock.calls.append((self.name, images.tobytes()))
             # While cold, a call takes longer, and every one 1 ms less than the one before.
-            clock.pass_ms(self.ms + max(0, clock.cold_rounds - earlier))
-            return np.zeros((1, 64, 128), np.uint8)
+            took = self.ms * len(images) + max(0, clock.cold_rounds - earlier)
+            took += clock.hiccups.pop(earlier, 0)
+            clock.pass_ms(took)
+            self.parts = {"inference": round(1e6 * took), "upsample": 0}
+            return np.zeros((len(images), 64, 128), np.uint8)
 
         def __enter__(self):
             return self
@@ -135,11 +180,16 @@ def clock(monkeypatch):
 
         return timed
 
+    clock.opened, clock.hiccups = [], {}
     monkeypatch.setattr(engines.bench, "open_runner", TimedRunner)
+    for module in (engines.load, engines.frame_path):
+        monkeypatch.setattr(module, "perf_counter_ns", clock)
     monkeypatch.setattr(engines.bench, "perf_counter_ns", clock)
-    for name, milliseconds in (("resize_image", 1), ("resize_label", 0.5)):
-        timed = after(milliseconds, getattr(engines.bench, name))
-        monkeypatch.setattr(engines.bench, name, timed)
+    monkeypatch.setattr(engines.load.time, "sleep", lambda seconds: clock.pass_ms(1e3 * seconds))
+    durations = {"resize_image": 1, "resize_label": 0.5, "decode_image": 2, "paint": 0.25}
+    for name, milliseconds in durations.items():
+        timed = after(milliseconds, getattr(engines.frame_path, name))
+        monkeypatch.setattr(engines.frame_path, name, timed)
     return clock
 
 
@@ -151,25 +201,38 @@ def models(tmp_path):
     return paths
 
 
+def samples_of(path, index, stage):
+    with np.load(samples_path(path)) as file:
+        return file[f"{index}.{stage}"]
+
+
 @pytest.mark.usefixtures("clock")
-def test_stages_and_ratios(models, frames):
-    record = bench(models, frames, samples=12)
+def test_stages_and_ratios(models, frames, tmp_path):
+    out = tmp_path / "bench.json"
+    record = bench(models, frames, out, load=Load(samples=12), repeats=1)
     inference = {"a8": 8.0, "b2": 2.0, "c16": 16.0}
-    for model in record.models:
-        expected = (1.0, inference[model.name], 0.5, inference[model.name] + 1.5)
-        for stage, value in zip(STAGES, expected, strict=True):
-            assert model.samples_ms[stage] == [value] * 12
+    for index, model in enumerate(record.models):
+        took = inference[model.name]
+        expected = {
+            "decode": 2.0, "resize": 1.0, "inference": took, "upsample": 0.5, "total": took + 1.5,
+            "overlay": 0.25, "end_to_end": took + 3.75,
+        }  # fmt: skip
+        assert set(model.stages) == set(expected)
+        for stage, value in expected.items():
+            np.testing.assert_allclose(samples_of(out, index, stage), [value] * 12)
             assert model.stages[stage] == summarise([value] * 12)
-    assert [(r.baseline, r.candidate, r.inference_median) for r in record.ratios] == [
-        ("a8", "b2", 4.0),
-        ("a8", "c16", 0.5),
-    ]
+        assert list(model.stages) == [stage for stage in STAGES if stage in expected]
+        assert model.frames_per_second == pytest.approx(1e3 / (took + 1.5))
+        assert model.energy_per_frame_j is None
+    found = [(r.baseline, r.candidate, r.inference_median) for r in record.ratios]
+    assert found == [("a8", "b2", 4.0), ("a8", "c16", 0.5)]
+    assert record.ratios[0].total_median == pytest.approx(9.5 / 3.5)
 
 
 def test_models_take_turns_on_the_same_frame(models, frames, clock):
-    record = bench(models, frames, samples=30)
+    record = bench(models, frames, load=Load(samples=30), repeats=1)
     rounds = [clock.calls[start : start + 3] for start in range(0, len(clock.calls), 3)]
-    assert len(rounds) == record.method.warmup_rounds + 30
+    assert len(rounds) == sum(record.method.warmup_rounds) + 30
     measured = rounds[-30:]
     for turns in measured:
         assert {name for name, _ in turns} == {"a8", "b2", "c16"}
@@ -185,28 +248,177 @@ def test_models_take_turns_on_the_same_frame(models, frames, clock):
 )
 def test_warm_up(models, frames, clock, cold_rounds, seconds, least, stable):
     clock.cold_rounds = cold_rounds
-    record = bench(models[:1], frames, samples=11, warmup_seconds=seconds)
-    assert record.method.warmup_rounds >= least
-    assert record.method.warmup_seconds >= seconds
+    record = bench(models[:1], frames, load=Load(samples=11), repeats=1, warmup_seconds=seconds)
+    assert record.method.warmup_rounds[0] >= least
+    assert record.method.warmup_seconds[0] >= seconds
     assert record.method.warmup_stable is stable
+    assert ("had not settled" in " ".join(record.warnings)) is not stable
     if stable:
         assert record.models[0].stages["inference"].max == 8.0
+
+
+def test_every_repeat_opens_and_warms_up_anew(models, frames, clock, tmp_path):
+    out = tmp_path / "bench.json"
+    record = bench(models[:1], frames, out, load=Load(samples=35), repeats=3)
+    assert [name for name, _, _ in clock.opened] == ["a8"] * 3
+    assert len(record.method.warmup_rounds) == 3
+    assert samples_of(out, 0, "run").tolist() == [0.0] * 12 + [1.0] * 12 + [2.0] * 12
+    assert record.models[0].run_medians == [9.5] * 3
+    assert record.noise == 0
+    start = samples_of(out, 0, "start_s")
+    assert (np.diff(start) > 0).all()
+    assert (np.diff(start).reshape(-1)[[11, 23]] > 2).all()  # a warm-up lies between
+
+
+def test_noise_is_the_spread_of_repeated_medians(models, frames, clock):
+    clock.cold_rounds = 0
+    slow = dict.fromkeys(range(10_000), 0)
+    clock.hiccups = slow
+    first = bench(models[:1], frames, load=Load(samples=33), warmup_seconds=0)
+    assert first.noise == 0
+    calls = len(clock.calls)
+    clock.hiccups = dict.fromkeys(range(calls + 12, calls + 24), 0.95)  # the second repeat
+    assert bench(models[:1], frames, load=Load(samples=33), warmup_seconds=0).noise == (
+        pytest.approx(0.1)
+    )
+    assert bench(models[:1], frames, load=Load(samples=33), repeats=2).noise is None
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_duration_is_kept_as_well_as_a_count(models, frames):
+    record = bench(models[:1], frames, load=Load(samples=11, seconds=5), repeats=1)
+    # 11.75 ms end to end: decoding and painting pass too
+    assert record.method.samples == math.ceil(5000 / 11.75)
+
+
+# --- at a camera's rate ---
+
+
+def test_a_fast_model_waits_for_frames(models, frames, clock, tmp_path):
+    out = tmp_path / "bench.json"
+    load = Load("frame rate", samples=20, fps=50)
+    record = bench(models[:2], frames, out, load=load, repeats=1)
+    for index, took in enumerate((8.0, 2.0)):
+        np.testing.assert_allclose(samples_of(out, index, "total"), took + 1.5, atol=1e-3)
+        np.testing.assert_allclose(samples_of(out, index, "waiting"), 0, atol=1e-3)
+        np.testing.assert_allclose(np.diff(samples_of(out, index, "start_s")), 0.02, atol=1e-6)
+    assert [m.deadline.limit_ms for m in record.models] == [20.0, 20.0]
+    assert [m.deadline.misses for m in record.models] == [0, 0]
+    assert record.models[0].frames_per_second == pytest.approx(50, rel=0.05)
+    assert not record.ratios
+
+
+def test_a_slow_model_falls_behind_without_bound(models, frames, clock, tmp_path):
+    out = tmp_path / "bench.json"
+    load = Load("frame rate", samples=20, fps=100)
+    record = bench([models[2]], frames, out, load=load, repeats=1)  # 17.5 ms, 10 ms between
+    np.testing.assert_allclose(samples_of(out, 0, "total"), 17.5 + 7.5 * np.arange(20), atol=1e-3)
+    (model,) = record.models
+    assert (model.deadline.misses, model.deadline.share, model.dropped) == (20, 1.0, 0)
+    assert model.longest_queue == int(19 * 17.5 // 10) - 19
+    assert model.drift is None
+
+
+def test_dropped_frames_are_counted_and_are_misses(models, frames, clock, tmp_path):
+    out = tmp_path / "bench.json"
+    load = Load("frame rate", samples=20, fps=100, drop=True)
+    record = bench([models[2]], frames, out, load=load, repeats=1, deadline_ms=30)
+    assert samples_of(out, 0, "total").max() < 17.5 + 10 + 1e-3
+    (model,) = record.models
+    # 20 frames of 17.5 ms see 35 come
+    assert model.dropped == int(19 * 17.5 // 10) - 19
+    assert model.deadline.misses == model.dropped
+    assert model.deadline.share == pytest.approx(model.dropped / (20 + model.dropped))
+    assert record.method.late_frames == "dropped"
+
+
+def test_several_cameras_are_served_in_turn(models, frames, clock, tmp_path):
+    out = tmp_path / "bench.json"
+    load = Load("frame rate", samples=21, fps=20, cameras=3)
+    bench(models[:1], frames, out, load=load, repeats=1)
+    np.testing.assert_array_equal(samples_of(out, 0, "camera"), [0, 1, 2] * 7)
+    # all three come at once; the second waits for the first
+    np.testing.assert_allclose(
+        samples_of(out, 0, "waiting").reshape(7, 3), [[0, 9.5, 19]] * 7, atol=1e-3
+    )
+
+
+@pytest.mark.usefixtures("clock")
+def test_offline_counts_images_of_batches(models, frames):
+    record = bench(models[:1], frames, load=Load("offline", samples=11, batch=4), repeats=1)
+    (model,) = record.models
+    # a batch of four: 4 resizes, 32 ms, 4 resizes back
+    assert model.stages["total"].max == pytest.approx(38)
+    assert model.frames_per_second == pytest.approx(4 / 0.038)
+
+
+@pytest.mark.parametrize("name", ["mlperf-singlestream", "mlperf-constantstream"])
+def test_presets_are_mlperfs(name):
+    load = preset(name)
+    wanted = {
+        "mlperf-singlestream": ("closed loop", 6636, 600, None),
+        "mlperf-constantstream": ("frame rate", 100_000, 600, 15),
+    }[name]
+    assert (load.arrival, load.samples, load.seconds, load.fps) == wanted
+    assert samples_needed(load.percentile) <= load.samples
+    with pytest.raises(ConfigError, match="mlperf-singlestream, mlperf-constantstream"):
+        preset("mlperf")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"samples": 10}, "at least 11 samples"),
+        ({"fps": 30}, "for arrival at a frame rate"),
+        ({"arrival": "frame rate"}, "for arrival at a frame rate"),
+        ({"arrival": "frame rate", "fps": 0}, "above 0"),
+        ({"cameras": 2}, "several cameras"),
+        ({"drop": True}, "dropped"),
+        ({"batch": 2}, "only offline"),
+        ({"seconds": -1}, "no negative seconds"),
+    ],
+)
+def test_loads_that_make_no_sense(fields, words):
+    with pytest.raises(ConfigError, match=words):
+        Load(**fields)
+
+
+@pytest.mark.usefixtures("clock")
+def test_ctrl_c_keeps_what_was_measured(models, frames, tmp_path):
+    out = tmp_path / "bench.json"
+
+    def stop(done, _total):
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    bench(
+        models[:2], frames, out, load=Load(samples=6636, preset="rules"), repeats=1, progress=stop
+    )
+    record = read_json(out, "edgeuda.bench/2")
+    assert (record["method"]["complete"], record["method"]["preset_met"]) == (False, False)
+    assert record["method"]["samples"] == 20
+    assert any("stopped before its end" in line for line in record["warnings"])
+    early = tmp_path / "early.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench(models, frames, early, load=Load("frame rate", fps=50), progress=stop, repeats=1)
+    assert not early.exists()  # of the third model nothing was measured
 
 
 @pytest.mark.usefixtures("clock")
 def test_progress_and_frame_limit(models, frames):
     seen = []
     record = bench(
-        models[:1], frames * 20, samples=11, progress=lambda done, total: seen.append((done, total))
-    )
+        models[:1], frames * 20, load=Load(samples=11), repeats=1,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
     assert seen == [(done, 11) for done in range(1, 12)]
     assert record.method.frames == MAX_FRAMES
 
 
 @pytest.mark.usefixtures("clock")
 def test_refusals(models, frames):
-    with pytest.raises(ConfigError, match="at least 11 samples"):
-        bench(models, frames, samples=10)
+    with pytest.raises(ConfigError, match="1 to 63 repeats"):
+        bench(models, frames, repeats=64)
     with pytest.raises(DataError, match="at least one frame"):
         bench(models, [])
     for paths, names in (([], None), (models[:1] * 2, None), (models, ["x"]), (models[:2], "aa")):
@@ -217,35 +429,46 @@ def test_refusals(models, frames):
 def test_record_of_a_real_run(tmp_path, frames):
     """With ONNX Runtime and a real clock; nothing is asserted about how long anything took."""
     models = [tmp_path / "one.onnx", tmp_path / "two.onnx"]
-    for path, head in zip(models, ("labels", "logits"), strict=True):
+    for path, head in zip(models, ("labels", "scores"), strict=True):
         path.write_bytes(exported(head))
     out = tmp_path / "bench.json"
     result = bench(
-        models, frames, out, threads=1, samples=64, warmup_seconds=0.05, names=["A", "B"]
-    )
-    record = read_json(out, "edgeuda.bench/1")
+        models, frames, out, load=Load(samples=66), threads=1, warmup_seconds=0.05,
+        names=["A", "B"], deadline_ms=1e-3,
+    )  # fmt: skip
+    record = read_json(out, "edgeuda.bench/2")
     assert record == json.loads(json.dumps(result.to_record()))
     assert record["machine"]["onnxruntime"] in record["models"][0]["backend"]
     method = record["method"]
-    assert (method["batch"], method["threads"], method["samples"]) == (1, 1, 64)
-    assert (method["interleaved"], method["frames"]) == (True, 3)
-    for name, path, model in zip("AB", models, record["models"], strict=True):
+    assert (method["batch"], method["threads"], method["samples"]) == (1, 1, 66)
+    assert (method["arrival"], method["frames"], method["outliers"]) == (
+        "closed loop", 3, "none removed",
+    )  # fmt: skip
+    assert record["samples"] == {
+        "file": "bench.samples.npz", "sha256": sha256(samples_path(out)),
+    }  # fmt: skip
+    with np.load(samples_path(out)) as file:
+        columns = dict(file)
+    for index, (name, path, model) in enumerate(zip("AB", models, record["models"], strict=True)):
         assert (model["name"], model["file"], model["sha256"]) == (name, path.name, sha256(path))
         assert (model["precision"], model["input"]) == ("fp32", [64, 128])
         assert model["size_bytes"] == len(path.read_bytes())
-        columns = [model["samples_ms"][stage] for stage in STAGES]
-        for *parts, total in zip(*columns, strict=True):
-            assert min(parts) > 0
-            assert sum(parts) == pytest.approx(total)
-        for stage in STAGES:
-            assert list(model["stages"][stage]["percentiles"]) == ["50", "90"]
-            low, high = model["stages"][stage]["median_ci"]
-            assert low <= model["stages"][stage]["percentiles"]["50"] <= high
+        own = {s: columns[f"{index}.{s}"] for s in model["stages"]}
+        parts = sum(own[s] for s in ("resize", "inference", "upsample"))
+        np.testing.assert_allclose(parts, own["total"])
+        assert (own["decode"] + own["total"] + own["overlay"] <= own["end_to_end"]).all()
+        for stage in model["stages"].values():
+            assert list(stage["percentiles"]) == ["50", "90"]
+            low, high = stage["intervals"]["50"]
+            assert low <= stage["percentiles"]["50"] <= high
+        assert model["deadline"] == {"limit_ms": 1e-3, "misses": 66, "share": 1.0}
+    # the machine's state is on the clock of the samples
+    assert columns["state.time_s"][0] <= columns["0.start_s"][0]
+    assert columns["state.time_s"][-1] >= columns["0.start_s"][-1] - 0.2
     (ratio,) = record["ratios"]
-    one, two = (model["samples_ms"]["inference"] for model in record["models"])
+    one, two = (columns[f"{index}.inference"] for index in (0, 1))
     assert (ratio["baseline"], ratio["candidate"]) == ("A", "B")
-    pairs = [a / b for a, b in zip(one, two, strict=True)]
-    assert ratio["inference_median"] == pytest.approx(median(pairs))
+    assert ratio["inference_median"] == pytest.approx(np.median(one / two))
     assert ratio["low"] <= ratio["inference_median"] <= ratio["high"]
 
 

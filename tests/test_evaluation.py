@@ -159,7 +159,7 @@ def test_record_survives_a_file(tmp_path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": "edgeuda.bench/1"},
+        {"schema": "edgeuda.bench/2"},
         {"confusion": [[1, 2], [3, 4]]},
         {"confusion": [[-1, 0, 0], [0, 0, 0], [0, 0, 0]]},
         {"confusion": [[1, 2], [3]]},

@@ -109,6 +109,26 @@ def test_without_graphs_nothing_is_captured(path):
     assert device.launches == 0
 
 
+@pytest.mark.parametrize("graphs", [True, False])
+def test_events_tell_the_devices_time(path, graphs):
+    """The test's device lets a millisecond pass from event to event."""
+    images = np.stack(random_frames(1, 64, 128))
+    runner, device = opened(path, "10.3.0", graphs=graphs)
+    with runner:
+        runner(images)
+        first = dict(runner.parts)
+        runner(images)
+        second = dict(runner.parts)
+        assert len(device.events) == 4
+    assert device.events == []
+    split = {"gpu_upload": 1e6, "gpu_execute": 1e6, "gpu_download": 1e6, "gpu": 3e6}
+    host = {"copy_in", "inference", "upsample"}
+    assert {k: v for k, v in first.items() if k not in host} == split
+    # a captured sequence is launched as one
+    assert {k: v for k, v in second.items() if k not in host} == ({"gpu": 1e6} if graphs else split)
+    assert all(first[key] >= 0 for key in host)
+
+
 def test_frames_may_be_written_in_place(path):
     images = np.stack(random_frames(1, 64, 128, seed=2))
     runner, _ = opened(path, "11.4.0.106")
@@ -235,9 +255,13 @@ def test_pycuda_captures_nothing():
 
 def test_a_file_asks_for_its_runner(path, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr("engines.tensorrt_runner.TensorRTRunner", seen.append)
+    monkeypatch.setattr(
+        "engines.tensorrt_runner.TensorRTRunner",
+        lambda path, *, graphs: seen.append((path, graphs)),
+    )
     open_runner(path)
-    assert seen == [path]
+    open_runner(path, graphs=False)
+    assert seen == [(path, True), (path, False)]
     with pytest.raises(ConfigError, match="is an engine already"):
         open_runner(path, device="tensorrt")
     plain = tmp_path / "plain.onnx"
@@ -273,6 +297,10 @@ def test_cuda_python_is_called_as_it_is():
         lambda: device.capture(0, lambda: None),
         lambda: device.launch(0, 0),
         lambda: device.close_graph(0),
+        device.event,
+        lambda: device.record(0, 0),
+        lambda: device.elapsed_ns(0, 0),
+        lambda: device.close_event(0),
     ):
         with pytest.raises(DeviceError, match="CUDA error 35"):
             call()

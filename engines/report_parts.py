@@ -1,0 +1,71 @@
+"""What a page of a report is made of: tables, pictures, chapters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.report_text import DASH, MINUS
+
+NUMBER = re.compile(rf"[+{MINUS}]?\d[\d.]{{0,11}}( %| MB)?( \[.*\])?|{DASH}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of the report; ``strong`` are the indices of emphasised rows."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    strong: frozenset[int] = frozenset()
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Per column, whether it holds numbers only and is set to the right."""
+        return [
+            all(NUMBER.fullmatch(row[i]) or not row[i] for row in self.rows)
+            for i in range(len(self.columns))
+        ]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image: what made it, its data URI, and a description for those who cannot see it."""
+
+    name: str
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One camera frame, plain and under each prediction."""
+
+    frame: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the report; ``lead`` are small tables that belong to the text.
+
+    With ``selector``, readers choose which of a strip's pictures they see; with ``slider``, indices
+    of two pictures, they draw one over the other.
+    """
+
+    anchor: str
+    title: str
+    text: Sequence[str] = ()
+    lead: Sequence[Grid] = ()
+    svgs: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    strips: Sequence[Strip] = ()
+    legend: Sequence[tuple[str, str]] = ()
+    selector: bool = True
+    slider: tuple[int, int] | None = None
+
+    @property
+    def views(self) -> list[str]:
+        """The names of the pictures in the strips, each once."""
+        return list(dict.fromkeys(p.name for strip in self.strips for p in strip.pictures))

@@ -1,0 +1,317 @@
+"""The trade-off: uncertainty, the choice, and a sweep over real small networks."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_models import SPEC, random_frames, random_network, write_frames
+
+from calibration import tradeoff, variants
+from calibration.tradeoff import sweep, worst_frames
+from calibration.variants import Network, Sweep
+from edgeuda.data.folders import labelled_folder
+from edgeuda.data.images import write_label
+from edgeuda.errors import ConfigError, DataError, OutputExistsError
+from edgeuda.evaluation import miou_of
+from edgeuda.files import read_json, sha256
+from engines.export import export_onnx
+from engines.load import Load
+from engines.onnxruntime_runner import OnnxRunner
+from engines.pareto import Budget, Candidate, choose
+from engines.report import build_report
+from engines.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
+
+# --- uncertainty ---
+
+
+def counts(n, seed=0, right=0.8, classes=3):
+    """Confusion matrices of images whose share of right pixels varies around ``right``."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros((n, classes, classes), np.int64)
+    for image in found:
+        share = np.clip(rng.normal(right, 0.1), 0, 1)
+        for truth in range(classes):
+            hits = rng.binomial(1000, share)
+            image[truth] = (1000 - hits) // (classes - 1)
+            image[truth, truth] = 1000 - (1000 - hits) // (classes - 1) * (classes - 1)
+    return found
+
+
+def test_the_interval_is_that_of_drawn_blocks():
+    images = counts(40)
+    found = miou_interval(images, seed=3)
+    assert found.value == pytest.approx(miou_of(images.sum(0)))
+    # the slow obvious way, with the same generator
+    block = 8
+    starts = np.random.default_rng(3).multinomial(5, np.full(40, 1 / 40), size=RESAMPLES)
+    drawn = []
+    for row in starts[:200]:
+        chosen = [
+            images[(start + i) % 40]
+            for start, times in enumerate(row)
+            for _ in range(times)
+            for i in range(block)
+        ]
+        drawn.append(miou_of(np.sum(chosen, 0)))
+    assert found.low < np.mean(drawn) < found.high
+    assert np.percentile(drawn, 2.5) == pytest.approx(found.low, abs=0.01)
+    assert np.percentile(drawn, 97.5) == pytest.approx(found.high, abs=0.01)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = miou_of(counts(4000, seed=1).sum(0))
+    held = [
+        found.low <= truth <= found.high
+        for found in (miou_interval(counts(60, seed=seed)) for seed in range(100, 200))
+    ]
+    assert np.mean(held) > 0.85  # a bootstrap of few blocks is a little too narrow
+
+
+def test_a_difference_is_paired():
+    images = counts(40)
+    same = miou_difference(images, images)
+    assert (same.value, same.low, same.high, same.none) == (0, 0, 0, True)
+    worse = images.copy()
+    worse[:, 0, 0] -= 100
+    worse[:, 0, 1] += 100
+    found = miou_difference(images, worse)
+    assert not found.none
+    assert found.high - found.low < 0.3 * (
+        miou_interval(images).high - miou_interval(images).low
+    )  # what makes an image hard for both cancels
+    with pytest.raises(DataError, match="the same labelled images"):
+        miou_difference(images, counts(40, seed=5)[:39])
+
+
+def test_a_class_that_never_occurs_does_not_count():
+    images = counts(20, classes=2)
+    wide = np.zeros((20, 3, 3), np.int64)
+    wide[:, :2, :2] = images
+    assert miou_interval(wide) == miou_interval(images)
+    with pytest.raises(DataError, match="at least one image"):
+        miou_interval(np.zeros((3, 2, 2), np.int64))
+
+
+# --- the choice ---
+
+
+def one(name, precision, tail, accuracy, network="net"):
+    return Candidate(name, precision, network, tail / 1.1, tail, accuracy)
+
+
+FP32, INT8 = one("fp32", "fp32", 40.0, 0.60), one("int8", "int8", 20.0, 0.59)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "budget", "name", "why", "int8"),
+    [
+        ([FP32, INT8], Budget(33), "int8", "1 of 2 variants keep p99 of 33 ms", "INT8 is worth it"),
+        ([FP32, INT8], Budget(50), "fp32", "2 of 2", "int8 loses 1.0 points, and fp32 is fast"),
+        ([FP32, INT8], Budget(10), None, "No variant keeps p99 of 10 ms. Fastest: int8", None),
+        ([FP32, INT8], Budget(33, 0.6), None, "p99 of 33 ms and mIoU of 60 %", None),
+        ([FP32, INT8], Budget(None, 0.595), "fp32", "1 of 2", "int8 is not accurate enough"),
+        ([FP32], Budget(50), "fp32", "1 of 1", None),
+        # of equals within noise the fastest
+        (
+            [FP32, one("int8", "int8", 20, 0.597)], Budget(), "int8",
+            "fp32 is 0.3 points more accurate, which is within noise", "INT8 is worth it",
+        ),
+        # INT8 that is slower than FP32 is not worth it
+        (
+            [FP32, one("int8", "int8", 44, 0.60)], Budget(50), "fp32", "2 of 2",
+            "not worth it here: int8 is not faster (40.0 against 36.4 ms)",
+        ),
+        (
+            [FP32, INT8, one("small", "fp32", 15, 0.40)], Budget(17), "small",
+            "fp32 is more accurate (60.0 %) but misses the deadline", "int8 is not faster",
+        ),
+    ],
+)  # fmt: skip
+def test_choice(candidates, budget, name, why, int8):
+    for order in itertools.permutations(candidates):
+        found = choose(order, budget, "p99")
+        assert found.name == name
+        assert why in found.why
+        assert (found.int8 is None) is (int8 is None)
+        assert int8 is None or int8 in found.int8
+
+
+def test_an_interval_says_more_than_the_convention():
+    candidates = [FP32, one("int8", "int8", 20, 0.592)]  # 0.8 points: more than the convention
+
+    def sure(_one, _other):
+        return Estimate(-0.008, -0.010, -0.006)
+
+    def unsure(_one, _other):
+        return Estimate(-0.008, -0.02, 0.004)
+
+    assert choose(candidates, Budget(), "p99", difference=sure).name == "fp32"
+    assert choose(candidates, Budget(), "p99", difference=unsure).name == "int8"
+
+
+# --- the sweep ---
+
+
+def network(name, seed, calls):
+    def export(path, size, head):
+        calls.append((name, size, head))
+        fed = replace(SPEC.preprocessing, height=size[0], width=size[1])
+        spec = replace(SPEC, preprocessing=fed)
+        export_onnx(
+            random_network(seed=seed), spec, path, head=head, frames=random_frames(1, 90, 200)
+        )
+
+    return Network(name, SPEC.width, str(seed) * 64, (64, 128), export)
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    """Frames, and what the first network says of them as labels, with some of it wrong."""
+    root = tmp_path_factory.mktemp("data")
+    paths = write_frames(root / "images", random_frames(8, 90, 180))
+    rng = np.random.default_rng(0)
+    for path in paths:
+        label = np.kron(rng.integers(0, len(SPEC.label_space), (9, 18)), np.ones((10, 10)))
+        write_label(root / "labels" / path.name, label.astype(np.uint8))
+    return paths, labelled_folder(root, SPEC.label_space)
+
+
+@pytest.fixture
+def what(footage):
+    frames, labelled = footage
+    calls = []
+    made = Sweep(
+        [network("a b", 0, calls), network("c", 1, calls)], [(64, 128), (32, 64)],
+        ["fp32", "int8"], ["labels"], ["cpu"], frames, frames, labelled,
+        Load(samples=33), repeats=1, threads=1,
+    )  # fmt: skip
+    return made, calls
+
+
+def test_a_sweep_of_real_networks(what, tmp_path, footage):
+    made, calls = what
+    out = tmp_path / "sweep"
+    record = sweep(made, out, Budget(1000))
+    names = [row["name"] for row in record["variants"]]
+    assert names == [
+        f"{net} {size} {precision}"
+        for net in ("a b", "c")
+        for size in ("64x128", "32x64")
+        for precision in ("FP32", "INT8")
+    ]
+    assert record == read_json(out / "tradeoff.json")
+    assert len(calls) == 4  # an export per network and size
+    for row in record["variants"]:
+        path = out / "models" / row["file"]
+        assert row["sha256"] == sha256(path)
+        with OnnxRunner(path, 1) as runner:
+            assert runner.precision == row["precision"]
+            size = runner.spec.preprocessing
+            assert [size.height, size.width] == list(row["size"])
+        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
+        assert 0 <= row["boundary_miou"] <= 1
+        assert (row["agreement_with_fp32"] is None) is (row["precision"] == "fp32")
+        assert (row["change_from_fp32"] is None) is (row["precision"] == "fp32")
+        assert set(row["total_ms"]) == {"50"}
+    # scores are those of `evaluate`, which the report reads too
+    for path in out.glob("results/*-cpu.json"):
+        evaluation = read_json(path, "edgeuda.evaluation/1")
+        row = next(r for r in record["variants"] if r["name"] == evaluation["name"])
+        assert row["accuracy"]["value"] == pytest.approx(evaluation["miou"])
+        assert row["boundary_miou"] == pytest.approx(evaluation["boundary"]["miou"])
+    # the worst frames are shown by each network, the choice, its FP32 form, and the truth
+    shown = [read_json(p) for p in sorted(out.glob("results/worst-*/predictions.json"))]
+    assert shown[-1]["name"] == "ground truth"
+    assert record["choice"]["name"] in {one["name"] for one in shown}
+    assert all(len(one["frames"]) == 4 for one in shown)
+    page, data, *_ = build_report([out], tmp_path / "report.html")
+    report = json.loads(data.read_text())
+    assert report["verdicts"][0]["headline"] == f"Take {record['choice']['name']}."
+    assert report["notes"] == []
+    assert "those on which the chosen model is worst" in page.read_text()
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(what, tmp_path, monkeypatch):
+    made, calls = what
+    out = tmp_path / "sweep"
+    scored = []
+    real = tradeoff.evaluate
+
+    def stopping(*args, **kwargs):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tradeoff, "evaluate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(made, out, Budget())
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
+    monkeypatch.setattr(tradeoff, "evaluate", real)
+    first = sweep(made, out, Budget(1000))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(calls) == 4
+    # another budget asks for nothing to be made, scored or timed again
+    for name in ("evaluate", "bench"):
+        monkeypatch.setattr(tradeoff, name, lambda *_, **__: pytest.fail("ran again"))
+    second = sweep(made, out, Budget(1e-6))
+    assert second["choice"]["name"] is None
+    assert [r["accuracy"] for r in second["variants"]] == [r["accuracy"] for r in first["variants"]]
+
+
+def test_networks_may_be_added_but_nothing_else_changed(what, tmp_path, footage):
+    made, _ = what
+    out = tmp_path / "sweep"
+    small = replace(made, networks=made.networks[:1], sizes=[], precisions=["fp32"])
+    assert len(sweep(small, out, Budget())["variants"]) == 1
+    more = replace(small, networks=made.networks)
+    assert len(sweep(more, out, Budget())["variants"]) == 2
+    assert (out / "results" / "bench-earlier.json").exists()
+    with pytest.raises(OutputExistsError, match="labels_sha256"):
+        sweep(replace(more, labelled=None), out, Budget())
+    with pytest.raises(OutputExistsError, match="other files"):
+        sweep(more, footage[0][0].parent, Budget())
+
+
+def test_without_labels_variants_are_held_against_fp32(what, tmp_path):
+    made, _ = what
+    bare = replace(made, networks=made.networks[:1], sizes=[], labelled=None)
+    record = sweep(bare, tmp_path / "sweep", Budget())
+    fp32, int8 = record["variants"]
+    assert record["measure"] == "mean IoU with FP32"
+    assert fp32["accuracy"] == {"value": 1, "low": 1, "high": 1}
+    assert int8["accuracy"]["value"] < 1
+    assert 0.5 < int8["agreement_with_fp32"] < 1
+    assert (record["data"], int8["change_from_fp32"], int8["boundary_miou"]) == (None, None, None)
+    assert not list((tmp_path / "sweep").glob("results/*-cpu.json"))  # agreement is no score
+    page, *_ = build_report([tmp_path / "sweep"], tmp_path / "report.html")
+    assert "without labels" in page.read_text()
+
+
+def test_sweeps_that_make_no_sense(what):
+    made, _ = what
+    for change in ({"networks": []}, {"rows": 3}, {"networks": [made.networks[0]] * 2}):
+        with pytest.raises(ConfigError, match="Sweep: expected"):
+            replace(made, **change).variants()
+
+
+def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
+    made, _ = what
+    both = [
+        variants.Variant("c", (64, 128), "int8", "labels", backend) for backend in ("cpu", "cuda")
+    ]
+    files = [variants.make(variant, made, tmp_path) for variant in both]
+    assert [f.name for f in files] == [
+        "c-64x128-labels-int8-ort-x86.onnx", "c-64x128-labels-int8-tensorrt.onnx",
+    ]  # fmt: skip
+    assert len(list(tmp_path.rglob("*.ranges.npz"))) == 1
+
+
+def test_worst_frames():
+    images = counts(6)
+    images[2] = 0  # nothing is labelled there
+    found = worst_frames(images, 3)
+    scores = {i: miou_of(images[i]) for i in range(6) if i != 2}
+    assert found == sorted(scores, key=scores.get)[:3]
