@@ -6,12 +6,18 @@ BIN := $(VENV)/bin
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint clean gpu-check
+.PHONY: demo test lint clean gpu-check browser
 demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto
+
+# The report's tests in a browser skip where there is none.
+browser:
+	command -v chromium google-chrome >/dev/null || \
+		{ apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || \
+		echo "No Chromium: the tests of the report in a browser will be skipped"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

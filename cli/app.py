@@ -26,6 +26,7 @@ from cli.verbs.predict import predict
 from cli.verbs.pseudo_label import pseudo_label
 from cli.verbs.recipes import recipes
 from cli.verbs.report import report
+from cli.verbs.run import run as run_verb
 from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
 from edgeuda import __version__
@@ -43,6 +44,7 @@ for verb in (
 ):  # fmt: skip
     app.command()(verb)
 app.command("import")(import_weights)
+app.command("run")(run_verb)
 app.add_typer(data_app, name="data")
 
 

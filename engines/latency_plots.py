@@ -200,7 +200,7 @@ def course(
         for axes in grid:
             axes.grid(visible=True)
         grid[-1].set_xlabel("seconds of the run")
-        legend_below(grid[0], 2)
+        legend_below(grid[0], 2, markers=3)
 
     return svg(draw, 2.5 + 0.2 * len(series) + 1.1 * len(panels), label)
 

@@ -352,12 +352,20 @@ def svg(draw: Any, height: float, label: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
-def legend_below(axes: Axes, columns: int) -> None:
-    """Put the figure's legend below it, in at most so many columns: long names need one."""
+def legend_below(axes: Axes, columns: int, markers: float = 1) -> None:
+    """Put the figure's legend below it, in at most so many columns: long names need one.
+
+    Args:
+        axes: Whose names it has.
+        columns: Columns at most.
+        markers: Size of its markers relative to the plot's.
+    """
     handles, names = axes.get_legend_handles_labels()
     if max(map(len, names), default=0) > LEGEND_LENGTH // columns:
         columns = 1
-    axes.figure.legend(handles, names, loc="outside lower left", ncols=columns, fontsize=9)
+    axes.figure.legend(
+        handles, names, loc="outside lower left", ncols=columns, fontsize=9, markerscale=markers
+    )
 
 
 def short(name: str, limit: int = 34) -> str:

@@ -78,7 +78,8 @@ def work(data, tmp_path_factory):
         "train": TINY,
         "adapt": TINY,
         "compare": [*TINY, "--set", "entropy.steps=2", "--set", "entropy.batch=2"],
-        "bench": ["--samples", "12"],
+        "bench": ["--samples", "36"],
+        "tradeoff": ["--samples", "33"],
         # After two steps of training classes lie so close that rounding moves most pixels.
         "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
         "half": ["--min-agreement", "50"],
@@ -178,7 +179,7 @@ def test_a_vehicle_needs_no_torch(work, data, tmp_path):
         ("verify", work / "vehicle.edgeuda"),
         ("inspect", work / "vehicle.edgeuda"),
         ("predict", "--model", model, "--target", frames, "--out", tmp_path / "p"),
-        ("bench", "--model", model, "--target", frames, "--samples", "11", "--out",
+        ("bench", "--model", model, "--target", frames, "--samples", "33", "--out",
          tmp_path / "b.json"),
         ("evaluate", "--model", model, "--data", frames, "--out", tmp_path / "e.json"),
         ("report", tmp_path / "b.json", tmp_path / "e.json", "--out", tmp_path / "r.html"),
@@ -214,7 +215,8 @@ def test_the_doctor_answers_scripts(tmp_path):
 def test_the_readme_shows_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "half", "calibrate", "bench",
-                     "predict", "report", "recipes", "compare", "pseudo-label", "labels",
+                     "tradeoff", "run", "predict", "report", "recipes", "compare",
+                     "pseudo-label", "labels",
                      "import", "data", "diff", "bundle", "inspect", "verify", "doctor",
                      "build"}  # fmt: skip
 
@@ -499,7 +501,7 @@ def test_outputs_that_exist_are_left_alone(data, work, tmp_path):
          work / "results" / "int8.json"),
         ("predict", "--model", fp32, "--target", target, "--out", work / "results/predictions"),
         ("bench", "--model", fp32, "--target", target, "--out", work / "results" / "bench.json"),
-        ("report", work / "results", "--out", work / "report.html"),
+        ("run", "--model", fp32, "--target", target, "--out", work / "drive"),
         ("demo", "--out", work),
     ):  # fmt: skip
         assert "exists already" in message(edgeuda(*verb, code=6))

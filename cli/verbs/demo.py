@@ -36,7 +36,7 @@ def demo(
     seed: options.Seed = None,
     resume: options.Resume = False,
     images: Annotated[int, typer.Option(min=16, help="Images per rendered domain.")] = 400,
-    samples: Annotated[int, typer.Option(min=11, help="Rounds of the benchmark.")] = 700,
+    samples: Annotated[int, typer.Option(min=33, help="Rounds of the benchmark.")] = 700,
 ) -> None:
     """Render two domains, train, adapt without labels, export, calibrate, bench, report."""
     from edgeuda.data.street import write_dataset

@@ -252,16 +252,17 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
         )
 
 
-def camera(number: int) -> Iterator[Frame]:
-    """Read a camera until it ends or the iterator is closed.
+def camera(source: int | str) -> Iterator[Frame]:
+    """Read a camera, by number or address (``rtsp://...``), until it ends or is closed.
 
     Raises:
         DataError: If there is no such camera.
     """
-    capture = cv2.VideoCapture(number)
+    capture = cv2.VideoCapture(source)
+    name = f"camera{source}" if isinstance(source, int) else "camera"
     try:
         if not capture.isOpened():
-            msg = f"Camera {number}: cannot be opened. Is it connected, and free?"
+            msg = f"Camera {source}: cannot be opened. Is it connected, and free?"
             raise DataError(msg)
         index = 0
         while True:
@@ -269,7 +270,7 @@ def camera(number: int) -> Iterator[Frame]:
             if not done:
                 return
             rgb = np.ascontiguousarray(pixels[:, :, ::-1], np.uint8)
-            yield Frame(Path(f"camera{number}"), f"camera{number}_{index:07d}", index, 0.0, rgb)
+            yield Frame(Path(name), f"{name}_{index:07d}", index, 0.0, rgb)
             index += 1
     finally:
         capture.release()

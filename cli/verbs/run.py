@@ -1,0 +1,122 @@
+"""Segment a camera, a video or a folder as it comes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, wrote
+from edgeuda.errors import ConfigError
+from edgeuda.files import require_absent, sha256, write_json
+
+if TYPE_CHECKING:
+    from engines.sinks import Sink
+
+
+def run(
+    model: Annotated[
+        Path, typer.Option("--model", help="Bundle (.edgeuda), ONNX file or .engine.")
+    ],
+    out: options.Out,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Video, folder or list; camera's number or rtsp:// address."),
+    ] = None,
+    member: Annotated[
+        str | None, typer.Option(help="Model of the bundle; by default the best for --device.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Ed25519 public key that must have signed the bundle.")
+    ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Write overlay.mkv, which plays at true speed.")
+    ] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Write label maps as PNG.")] = False,
+    window: Annotated[
+        bool, typer.Option("--window", help="Show overlays; Q or Escape ends.")
+    ] = False,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Play a recording as a camera of this rate: late frames drop."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="End after so many segmented frames.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
+    ros2: Annotated[
+        str | None, typer.Option(help="Image topic: run as a ROS 2 node instead of --target.")
+    ] = None,
+    ros2_labels: Annotated[str, typer.Option(help="Topic of label images.")] = "/edgeuda/labels",
+    threads: options.Threads = None,
+    device: options.RunDevice = options.DeviceName.cpu,
+) -> None:
+    """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
+    require_absent(out)
+    if (target is None) is (ros2 is None):
+        msg = "Expected either --target or --ros2"
+        raise ConfigError(msg)
+    from engines.bundle_model import model_file
+    from engines.opening import open_runner
+
+    say = partial(console.print, markup=False, soft_wrap=True)
+    with model_file(model, device.value, member, public_key) as file:
+        checksum = sha256(file)
+        with open_runner(file, threads, device.value) as runner:
+            if ros2 is not None:
+                from engines.ros2 import spin
+
+                say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
+                return
+            from edgeuda.data.footage import Span, camera, footage
+            from engines.capture import Capture
+            from engines.live import Limits
+            from engines.live import run as segment_stream
+            from engines.sinks import LabelMaps, OverlayVideo, Window
+
+            assert target is not None
+            live = (target.isdecimal() or "://" in target) and not Path(target).exists()
+            source = (
+                partial(camera, int(target) if target.isdecimal() else target)
+                if live
+                else partial(footage, Path(target), Span(fps=fps or 30.0))
+            )
+            stop = threading.Event()
+            colors = runner.spec.label_space.colors()
+            sinks: list[Sink] = []
+            if video:
+                sinks.append(OverlayVideo(out / "overlay.mkv", fps or 30.0, colors))
+            if labels:
+                sinks.append(LabelMaps(out / "labels"))
+            if window:
+                sinks.append(Window(colors, stop.set))
+            for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
+                signal.signal(signal_, lambda *_: stop.set())
+            record = segment_stream(
+                runner,
+                Capture(source, live=live, fps=fps),
+                sinks,
+                lossless=not live and fps is None,
+                limits=Limits(frames, seconds),
+                stop=stop,
+                status=say,
+            )
+    record["model"] = {"file": str(model), "sha256": checksum}
+    record["source"] = target
+    path = out / "run.json"
+    write_json(path, record)
+    counted, memory = record["frames"], record["resident_mb"]
+    tail = list(record["latency_ms"]["percentiles"].items())
+    say(
+        f"{counted['segmented']} of {counted['received']} frames, {counted['dropped']} dropped, "
+        f"{record['reconnects']} reconnects; "
+        + ", ".join(f"p{name} {value:.1f} ms" for name, value in tail[:1] + tail[1:][-1:])
+        + f"; resident memory {memory['start']:.0f} to {memory['end']:.0f} MB"
+    )
+    written = [path for path in (out / "overlay.mkv", out / "labels") if path.exists()]
+    wrote(path, *written)

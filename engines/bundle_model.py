@@ -1,0 +1,76 @@
+"""The model file that a bundle has for a device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgeuda.errors import BundleError
+from engines.bundle import SUFFIX, Bundle, Member, open_bundle
+from engines.onnxruntime_session import Device
+
+_BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {
+    "cpu": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
+    "cuda": (("fp16", None), ("fp32", None), ("int8", "tensorrt")),
+    "tensorrt": (("int8", "tensorrt"), ("fp16", None), ("fp32", None)),
+}
+"""Precision and the runtime it was quantized for, best first."""
+
+
+@contextmanager
+def model_file(
+    path: Path, device: Device, member: str | None = None, public_key: Path | None = None
+) -> Iterator[Path]:
+    """Give a model's file: ``path`` itself, or what a bundle holds for the device.
+
+    Args:
+        path: ONNX file, engine, or bundle (``.edgeuda``), which is checked byte by byte.
+        device: Where it will run.
+        member: Name of the model in the bundle; None takes the best for the device: INT8 made for
+            it, then what is left.
+        public_key: Ed25519 key that must have signed the bundle.
+
+    Yields:
+        The file; one out of a bundle is gone afterwards.
+
+    Raises:
+        BundleError: If the bundle is damaged, unsigned, or has no such model.
+    """
+    if path.suffix != SUFFIX:
+        yield path
+        return
+    bundle = open_bundle(path, public_key)
+    chosen = choose_member(bundle, device, member)
+    with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
+        file = Path(folder) / Path(chosen.name).name
+        file.write_bytes(bundle.read(chosen.name))
+        yield file
+
+
+def choose_member(bundle: Bundle, device: Device, name: str | None = None) -> Member:
+    """Return the bundle's model for a device.
+
+    Raises:
+        BundleError: If it has none, or none of that name.
+    """
+    models = bundle.of("model")
+    if name is not None:
+        named = [m for m in models if name in (m.name, Path(m.name).name, Path(m.name).stem)]
+        if len(named) != 1:
+            msg = f"{bundle.path}: has no model {name!r}, only {_list(models)}"
+            raise BundleError(msg)
+        return named[0]
+    for precision, runtime in _BEST[device]:
+        for model in models:
+            about: dict[str, Any] = model.about
+            if about.get("precision") == precision and about.get("for") == runtime:
+                return model
+    msg = f"{bundle.path}: has no model for {device}, only {_list(models)}"
+    raise BundleError(msg)
+
+
+def _list(models: list[Member]) -> str:
+    return ", ".join(model.name for model in models) or "none"

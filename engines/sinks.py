@@ -1,0 +1,217 @@
+"""Where segmented frames go: overlay video, label maps, a window; each in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.data.footage import Frame
+from edgeuda.data.images import Image, LabelMap, paint, write_label
+from edgeuda.errors import DataError, DeviceError
+from engines.latest_queue import LatestQueue
+
+QUEUE = 4
+"""Results that wait for a sink."""
+LONGEST_GAP = 10.0
+"""Seconds of standing picture at most, where frames are missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A segmented frame.
+
+    Attributes:
+        frame: The frame.
+        seconds: When it came, since the beginning; None if every frame of a recording is shown.
+        labels: ``[H, W]`` uint8 class ids.
+        status: Frame rate and latency in words.
+    """
+
+    frame: Frame
+    seconds: float | None
+    labels: LabelMap
+    status: str
+
+
+class Sink(Protocol):
+    """Takes results, in order, in one thread."""
+
+    name: str
+
+    def write(self, result: Result) -> None:
+        """Take a result."""
+
+    def close(self) -> None:
+        """Finish what was written."""
+
+
+class SinkThread:
+    """Feeds a sink from a queue, so that it cannot hold up what produces results.
+
+    Args:
+        sink: The sink; opened, used and closed in the thread.
+        lossless: Whether `offer` waits for a slow sink instead of dropping the oldest result.
+    """
+
+    def __init__(self, sink: Sink, *, lossless: bool) -> None:
+        self.sink = sink
+        self.queue: LatestQueue[Result] = LatestQueue(QUEUE, lossless=lossless)
+        self.written = 0
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def offer(self, result: Result) -> None:
+        """Hand a result over.
+
+        Raises:
+            EdgeudaError: If the sink has failed.
+        """
+        self.queue.put(result)
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Wait until everything handed over is written."""
+        self.queue.close()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while not self.queue.finished:
+                result = self.queue.get(0.5)
+                if result is not None:
+                    self.sink.write(result)
+                    self.written += 1
+        except BaseException as err:
+            self.error = err
+            self.queue.close()
+        finally:
+            self.sink.close()
+
+
+def overlay(result: Result, colors: npt.NDArray[np.uint8]) -> Image:
+    """Return a frame with its classes painted over it and its status in a corner."""
+    picture = paint(result.frame.image, result.labels, colors)
+    scale = max(0.4, picture.shape[0] / 900)
+    place = (round(12 * scale), round(30 * scale))
+    for color, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.putText(
+            picture, result.status, place, cv2.FONT_HERSHEY_SIMPLEX, scale, color,
+            max(1, round(thickness * scale)), cv2.LINE_AA,
+        )  # fmt: skip
+    return picture
+
+
+class OverlayVideo:
+    """Writes overlays as a video that plays at the speed of what it shows.
+
+    Where frames were dropped the picture stands. The Matroska container can be read up to where
+    it was written, also after a power cut.
+
+    Args:
+        path: The video, ``.mkv``.
+        fps: Its frame rate.
+        colors: ``[256, 3]`` uint8 RGB by class id.
+    """
+
+    name = "overlay video"
+
+    def __init__(self, path: Path, fps: float, colors: npt.NDArray[np.uint8]) -> None:
+        self._path, self._fps, self._colors = path, fps, colors
+        self._writer: Any = None
+        self._size = (0, 0)
+        self._frames = 0
+
+    def write(self, result: Result) -> None:
+        """See `Sink`."""
+        picture = cv2.cvtColor(overlay(result, self._colors), cv2.COLOR_RGB2BGR)
+        if self._writer is None:
+            self._open(picture.shape[1], picture.shape[0])
+        if picture.shape[1::-1] != self._size:  # a video has one size
+            picture = cv2.resize(picture, self._size)
+        if result.seconds is None:
+            self._writer.write(picture)
+            return
+        due = round(result.seconds * self._fps)
+        if due - self._frames > LONGEST_GAP * self._fps:
+            self._frames = due
+        while self._frames <= due:
+            self._writer.write(picture)
+            self._frames += 1
+
+    def _open(self, width: int, height: int) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._size = (width, height)
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, self._size)
+        if not self._writer.isOpened():
+            msg = f"{self._path}: OpenCV cannot write this video; end its name in .mkv"
+            raise DataError(msg)
+
+    def close(self) -> None:
+        """See `Sink`."""
+        if self._writer is not None:
+            self._writer.release()
+
+
+class LabelMaps:
+    """Writes label maps as PNG, named after their frames.
+
+    Args:
+        folder: Where to.
+    """
+
+    name = "label maps"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, result: Result) -> None:
+        """See `Sink`."""
+        write_label(self._folder / f"{result.frame.name}.png", result.labels)
+
+    def close(self) -> None:
+        """See `Sink`."""
+
+
+class Window:
+    """Shows overlays on the screen.
+
+    Args:
+        colors: ``[256, 3]`` uint8 RGB by class id.
+        quit_: Called when the user presses Q or Escape.
+
+    Raises:
+        DeviceError: If there is no screen.
+    """
+
+    name = "window"
+
+    def __init__(self, colors: npt.NDArray[np.uint8], quit_: Callable[[], object]) -> None:
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            msg = "No display: --window needs a screen (DISPLAY is not set). Leave it out"
+            raise DeviceError(msg)
+        self._colors, self._quit = colors, quit_
+
+    def write(self, result: Result) -> None:
+        """See `Sink`."""
+        try:
+            cv2.imshow("edgeuda", cv2.cvtColor(overlay(result, self._colors), cv2.COLOR_RGB2BGR))
+            if cv2.waitKey(1) & 0xFF in (ord("q"), 27):
+                self._quit()
+        except cv2.error as err:
+            msg = f"OpenCV cannot open a window ({err.err}). Is opencv-python-headless installed?"
+            raise DeviceError(msg) from err
+
+    def close(self) -> None:
+        """See `Sink`."""
+        cv2.destroyAllWindows()
