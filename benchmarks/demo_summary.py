@@ -17,9 +17,11 @@ SCORED = "edgeuda.evaluation/1"
 
 def summary(demo: Path) -> dict[str, Any]:
     """Collect the scores, latencies and ratios of one demo folder."""
-    records = [read_json(path) for path in sorted((demo / "results").glob("*.json"))]
+    folders = (demo / "results", demo / "tradeoff" / "results")
+    records = [read_json(path) for folder in folders for path in sorted(folder.glob("*.json"))]
     scores = [Evaluation.from_record(record) for record in records if record["schema"] == SCORED]
-    bench = read_json(demo / "results" / "bench.json", "edgeuda.bench/2")
+    bench = read_json(demo / "tradeoff" / "results" / "bench.json", "edgeuda.bench/2")
+    tradeoff = read_json(demo / "tradeoff" / "tradeoff.json", "edgeuda.tradeoff/1")
     run = read_json(demo / "source" / "run.json", "edgeuda.run/1")
     return {
         "seed": run["seed"],
@@ -31,6 +33,15 @@ def summary(demo: Path) -> dict[str, Any]:
             model["name"]: model["stages"]["inference"]["percentiles"]["50"]
             for model in bench["models"]
         },
+        "total_ms": {row["name"]: row["total_ms"] for row in tradeoff["variants"]},
+        "miou_intervals": {row["name"]: row["accuracy"] for row in tradeoff["variants"]},
+        "int8_against_fp32": {
+            row["name"]: row["change_from_fp32"]
+            for row in tradeoff["variants"]
+            if row["change_from_fp32"] is not None
+        },
+        "choice": tradeoff["choice"],
+        "noise": bench["noise"],
         "ratios": bench["ratios"],
         "method": bench["method"],
         "machine": bench["machine"],

@@ -5,8 +5,9 @@ Every product is a file that appears whole, so an interrupted sweep goes on wher
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgeuda.data.images import LabelMap, read_image, write_label
 from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
 from edgeuda.files import read_json, sha256, sha256_of, write_atomic, write_json
+from edgeuda.labels import LabelSpace
 from engines.bench import SCHEMA as BENCH
 from engines.bench import bench
 from engines.opening import open_runner
@@ -29,8 +31,8 @@ from engines.runner import segment
 from engines.uncertainty import Estimate, miou_difference, miou_interval
 
 SCHEMA = "edgeuda.tradeoff/1"
-WORST = 4
-"""Frames shown of those on which the chosen variant is worst."""
+WORST, TYPICAL = 4, 2
+"""Frames shown: those on which the chosen variant is worst, and those around its median."""
 Say = Callable[[str], None]
 
 
@@ -78,8 +80,8 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
     accuracies = {row["name"]: row["accuracy"]["value"] for row in record["variants"]}
     taken = record["choice"]["name"] or max(accuracies, key=lambda name: accuracies[name])
     chosen = next(variant for variant in variants if variant.name == taken)
-    say("drawing the frames on which the choice is worst")
-    _draw_worst(chosen, files, scores, what, out)
+    say("drawing frames, the worst among them")
+    _draw_frames(chosen, files, scores, what, out)
     write_json(out / "tradeoff.json", record)
     return read_json(out / "tradeoff.json", SCHEMA)
 
@@ -268,64 +270,70 @@ def _record(
     }
 
 
-def worst_frames(images: npt.NDArray[np.int64], count: int = WORST) -> list[int]:
-    """Return the indices of the images with the least mIoU, worst first."""
-    scores = [miou_of(one) for one in images]
-    known = [index for index in range(len(images)) if not np.isnan(scores[index])]
-    return sorted(known, key=lambda index: scores[index])[:count]
+def telling_frames(images: npt.NDArray[np.int64]) -> dict[int, str]:
+    """Return images to look at, by index, and why: those with the least mIoU, worst first.
+
+    After them come some from the middle, so that nobody takes the worst for the usual.
+    """
+    scores = {i: miou_of(one) for i, one in enumerate(images)}
+    order = sorted((i for i in scores if not np.isnan(scores[i])), key=lambda i: scores[i])
+    middle = max(WORST, (len(order) - TYPICAL) // 2)
+    places = dict.fromkeys(order[:WORST], "among the worst")
+    places |= dict.fromkeys(order[middle : middle + TYPICAL], "typical")
+    return {i: f"{place}, mIoU {100 * scores[i]:.0f} %" for i, place in places.items()}
 
 
-def _draw_worst(
+def _draw_frames(
     chosen: Variant,
     files: Mapping[Variant, Path],
     scores: Mapping[Variant, Score],
     what: Sweep,
     out: Path,
 ) -> None:
-    """Write label maps of the worst frames by the choice, its FP32 form and each network."""
+    """Write label maps of telling frames: of the choice, its FP32 form, other networks, truth."""
     shown = list(dict.fromkeys([_reference(chosen, files), chosen]))
-    for network in what.networks:
+    for network in reversed(what.networks):
         forms = [one for one in files if one.network == network.name]
         if network.name != chosen.network:
             shown.insert(0, next((f for f in forms if f.size == chosen.size), forms[0]))
     paths = (
         list(what.frames) if what.labelled is None else [pair.image for pair in what.labelled.pairs]
     )
-    worst = worst_frames(scores[chosen].images)
-    for earlier in (out / "results").glob("worst-*"):  # of another choice
+    telling = telling_frames(scores[chosen].images)
+    for earlier in (out / "results").glob("frames-*"):  # of another choice
         shutil.rmtree(earlier)
     for number, variant in enumerate(shown):
-        folder = out / "results" / f"worst-{number}"
         with open_runner(files[variant], what.threads, variant.device) as runner:
-            entries = []
-            for index in worst:
-                label = folder / f"{index:06d}.png"
-                write_label(label, segment(runner, read_image(paths[index])))
-                entries.append({"frame": str(paths[index].resolve()), "labels": label.name})
+            labels = {index: segment(runner, read_image(paths[index])) for index in telling}
             space = runner.spec.label_space
-        _write_predictions(folder, variant.name, files[variant], space.to_record(), entries)
+        folder = out / "results" / f"frames-{number}"
+        _write_predictions(folder, variant.name, files[variant], space, labels, paths, telling)
     if what.labelled is not None:
-        folder = out / "results" / "worst-truth"
-        entries = []
-        for index in worst:
-            label = folder / f"{index:06d}.png"
-            write_label(label, what.labelled.read(index)[1])
-            entries.append({"frame": str(paths[index].resolve()), "labels": label.name})
-        _write_predictions(folder, "ground truth", None, what.labelled.space.to_record(), entries)
+        labels = {index: what.labelled.read(index)[1] for index in telling}
+        folder, space = out / "results" / "frames-truth", what.labelled.space
+        _write_predictions(folder, "ground truth", None, space, labels, paths, telling)
 
 
 def _write_predictions(
     folder: Path,
     name: str,
     model: Path | None,
-    space: dict[str, Any],
-    entries: list[dict[str, str]],
+    space: LabelSpace,
+    labels: Mapping[int, LabelMap],
+    paths: Sequence[Path],
+    notes: Mapping[int, str],
 ) -> None:
     file = {"file": "labels", "sha256": sha256_of([])}
     if model is not None:
         file = {"file": str(model), "sha256": sha256(model)}
+    entries = []
+    for index, label in labels.items():
+        path = folder / f"{index:06d}.png"
+        write_label(path, label)
+        frame = os.path.relpath(paths[index].resolve(), folder.resolve())
+        entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
     record = {
-        "schema": "edgeuda.predictions/1", "name": name, "model": file, "label_space": space,
-        "worst": True, "frames": entries,
+        "schema": "edgeuda.predictions/1", "name": name, "model": file,
+        "label_space": space.to_record(), "frames": entries,
     }  # fmt: skip
     write_json(folder / "predictions.json", record)

@@ -123,12 +123,12 @@ class Bench:
 
 @dataclass(frozen=True)
 class Predictions:
-    """An ``edgeuda.predictions/1`` record: label maps by the image file they belong to."""
+    """An ``edgeuda.predictions/1`` record: label maps and notes by image file."""
 
     name: str
     space: LabelSpace
     labels: Mapping[Path, Path]
-    worst: bool = False
+    notes: Mapping[Path, str] = field(default_factory=dict)
 
 
 SIGNALS: Mapping[str, tuple[str, float]] = {
@@ -365,14 +365,17 @@ def _timing(stage: dict[str, Any]) -> Timing:
 
 
 def _predictions(record: dict[str, Any], path: Path) -> Predictions:
-    labels = {}
+    labels, notes = {}, {}
     for entry in record["frames"]:
         frame = Path(entry["frame"])
         beside = path.parent / frame
-        labels[(beside if beside.exists() else frame).resolve()] = path.parent / entry["labels"]
+        found = (beside if beside.exists() else frame).resolve()
+        labels[found] = path.parent / entry["labels"]
+        if "note" in entry:
+            notes[found] = str(entry["note"])
     return Predictions(
         str(record["name"]), LabelSpace.from_record(record["label_space"]), labels,
-        bool(record.get("worst")),
+        notes,
     )  # fmt: skip
 
 

@@ -108,6 +108,7 @@ def _overlays(records: Records) -> Section | None:
     if not sets:
         return None
     counts: dict[Path, int] = {}
+    notes = {frame: note for s in sets for frame, note in s.notes.items()}
     for frame in (frame for s in sets for frame in s.labels):
         counts[frame] = counts.get(frame, 0) + 1
     shared = [frame for frame, count in counts.items() if count == max(counts.values())]
@@ -129,7 +130,8 @@ def _overlays(records: Records) -> Section | None:
                 continue
             alt = f"{frame.name} with the classes of {s.name}: {_content(label, s.space)}"
             pictures.append(Picture(s.name, plots.overlay(image, label, s.space), alt))
-        strips.append(Strip(frame.name, pictures))
+        title = f"{frame.name}: {notes[frame]}" if frame in notes else frame.name
+        strips.append(Strip(title, pictures))
     legend = dict.fromkeys(
         ("#" + bytes(color).hex(), name)
         for s in sets
@@ -138,8 +140,8 @@ def _overlays(records: Records) -> Section | None:
     text = [
         f"{len(strips)} of {len(counts)} frames, the same for every model"
         + (
-            ": those on which the chosen model is worst."
-            if any(s.worst for s in sets)
+            ": some on which the chosen model is worst, some typical ones."
+            if notes
             else ", spread over the list."
         )
         + " They illustrate; they do not measure. Choose one model to see it large; the arrow "

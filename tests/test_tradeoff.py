@@ -9,7 +9,7 @@ import pytest
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
 from calibration import tradeoff, variants
-from calibration.tradeoff import sweep, worst_frames
+from calibration.tradeoff import sweep, telling_frames
 from calibration.variants import Network, Sweep
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
@@ -221,16 +221,17 @@ def test_a_sweep_of_real_networks(what, tmp_path, footage):
         row = next(r for r in record["variants"] if r["name"] == evaluation["name"])
         assert row["accuracy"]["value"] == pytest.approx(evaluation["miou"])
         assert row["boundary_miou"] == pytest.approx(evaluation["boundary"]["miou"])
-    # the worst frames are shown by each network, the choice, its FP32 form, and the truth
-    shown = [read_json(p) for p in sorted(out.glob("results/worst-*/predictions.json"))]
+    # telling frames are shown by each network, the choice, its FP32 form, and the truth
+    shown = [read_json(p) for p in sorted(out.glob("results/frames-*/predictions.json"))]
     assert shown[-1]["name"] == "ground truth"
     assert record["choice"]["name"] in {one["name"] for one in shown}
-    assert all(len(one["frames"]) == 4 for one in shown)
+    assert all(len(one["frames"]) == 6 for one in shown)
     page, data, *_ = build_report([out], tmp_path / "report.html")
     report = json.loads(data.read_text())
     assert report["verdicts"][0]["headline"] == f"Take {record['choice']['name']}."
     assert report["notes"] == []
-    assert "those on which the chosen model is worst" in page.read_text()
+    assert "some on which the chosen model is worst" in page.read_text()
+    assert "among the worst, mIoU" in page.read_text()
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(what, tmp_path, monkeypatch):
@@ -309,9 +310,13 @@ def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
     assert len(list(tmp_path.rglob("*.ranges.npz"))) == 1
 
 
-def test_worst_frames():
-    images = counts(6)
+def test_telling_frames_are_the_worst_and_some_of_the_middle():
+    images = counts(21)
     images[2] = 0  # nothing is labelled there
-    found = worst_frames(images, 3)
-    scores = {i: miou_of(images[i]) for i in range(6) if i != 2}
-    assert found == sorted(scores, key=scores.get)[:3]
+    found = telling_frames(images)
+    order = sorted((i for i in range(21) if i != 2), key=lambda i: miou_of(images[i]))
+    assert list(found) == [*order[:4], *order[9:11]]
+    assert [note.split(",")[0] for note in found.values()] == ["among the worst"] * 4 + [
+        "typical"
+    ] * 2
+    assert list(telling_frames(images[:1])) == [0]

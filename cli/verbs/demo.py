@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,20 +12,20 @@ import typer
 
 from cli import options
 from cli.verbs.adapt import adapt
-from cli.verbs.bench import bench
 from cli.verbs.calibrate import Backend, calibrate
 from cli.verbs.evaluate import evaluate
-from cli.verbs.export import export
-from cli.verbs.predict import predict
 from cli.verbs.report import report
 from cli.verbs.shared import console
+from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
 from edgeuda.errors import ParityError
-from edgeuda.files import require_absent, sha256_of, write_json
+from edgeuda.files import require_absent
 
 SIZE = (256, 512)
 THREADS = 1
 """Of the benchmark: one core per network is what a vehicle's other work tends to leave."""
+BUDGET = "33ms"
+"""A camera of 30 frames per second."""
 
 
 def demo(
@@ -62,42 +61,27 @@ def demo(
     _say("Adapting to the camera, without its labels")
     adapt(runs, source, target, adapted, recipe, overrides, seed=seed, resume=resume)
 
-    models = {
-        name: out / f"{name.replace(' ', '-')}.onnx"
-        for name in ("source-only", "stage 2", "stage 2 INT8", "stage 2 INT8 for TensorRT")
-    }
-    before, fp32, int8, tensorrt = models.values()
-    _say("Exporting to ONNX")
-    _once(before, lambda path: export(runs, target, path))
-    _once(fp32, lambda path: export(adapted, target, path))
-    _say("Calibrating INT8 on target frames")
-    _once(int8, lambda path: _int8(fp32, target, path, Backend.ort_x86))
+    _say("Exporting, calibrating INT8 on target frames, scoring and timing, variants in turns")
+    names = ["source-only", "stage 2"]
+    tradeoff(
+        [runs, adapted], target, out / "tradeoff", test, name=names, samples=samples,
+        threads=THREADS, budget=BUDGET,
+    )  # fmt: skip
+    fp32 = next((out / "tradeoff" / "models").glob("stage-2-*-fp32.onnx"))
+    tensorrt = out / "stage-2-INT8-for-TensorRT.onnx"
     _once(tensorrt, lambda path: _int8(fp32, target, path, Backend.tensorrt))
-
+    _say("Scoring the stages between")
     results = out / "results"
-    _say("Scoring on held-out camera images")
-    stages = {"AdaBN": adapted / "adabn", "stage 1": adapted / "stage1"}
-    checkpoints = {name: folder for name, folder in stages.items() if folder.exists()}
-    for name, model in {**checkpoints, **models}.items():
-        _once(results / f"{name.replace(' ', '-')}.json", partial(_score, model, test, name))
-    _say("Measuring latency, models taking turns")
-    names = ["stage 2", "stage 2 INT8", "source-only"]
-    files = [models[name] for name in names]
-    _once(
-        results / "bench.json",
-        lambda path: bench(files, target, path, names, samples, threads=THREADS),
-    )
-    for name in ("source-only", "stage 2", "stage 2 INT8"):
-        folder = results / f"predictions-{name.replace(' ', '-')}"
-        if not (folder / "predictions.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            predict(models[name], test, folder, name, frames=4)
-    _truth(test, results / "truth.json")
+    scored = {
+        "AdaBN": adapted / "adabn", "stage 1": adapted / "stage1",
+        "stage 2 INT8 for TensorRT": tensorrt,
+    }  # fmt: skip
+    for name, model in scored.items():
+        if model.exists():
+            _once(results / f"{name.replace(' ', '-')}.json", partial(_score, model, test, name))
     html = out / "report.html"
-    for old in (html, html.with_suffix(".json"), html.with_suffix(".md")):
-        old.unlink(missing_ok=True)
     report(
-        [results, adapted / "adaptation.json", *out.glob("*.calibration.json")],
+        [out / "tradeoff", results, adapted / "adaptation.json", *out.glob("*.calibration.json")],
         html, "Demo: rendered simulator to rendered camera",
     )  # fmt: skip
     _say(f"Open {html.resolve().as_uri()}")
@@ -118,29 +102,6 @@ def _int8(model: Path, target: Path, out: Path, backend: Backend) -> None:
 
 def _score(model: Path, data: Path, name: str, out: Path) -> None:
     evaluate(model, data, out, name)
-
-
-def _truth(folder: Path, out: Path) -> None:
-    """Let the report show the rendered labels beside the predictions."""
-    from edgeuda.data.folders import labelled_folder
-
-    data = labelled_folder(folder)
-    write_json(
-        out,
-        {
-            "schema": "edgeuda.predictions/1",
-            "name": "ground truth",
-            "model": {"file": "labels", "sha256": sha256_of([])},
-            "label_space": data.space.to_record(),
-            "frames": [
-                {
-                    "frame": os.path.relpath(pair.image.resolve(), out.parent.resolve()),
-                    "labels": os.path.relpath(pair.label.resolve(), out.parent.resolve()),
-                }
-                for pair in data.pairs
-            ],
-        },
-    )
 
 
 def _say(text: str) -> None:
