@@ -61,9 +61,20 @@ def evidence(records: Records) -> list[Finding]:
 
 
 def _judged_here(records: Records) -> list[Int8Model]:
-    """Return the INT8 models that no sweep has judged beside all their alternatives."""
+    """Return the INT8 models that no sweep has judged beside all their alternatives.
+
+    Beside a sweep, one that was never timed has no say.
+    """
     swept = {row["name"] for record in records.tradeoffs for row in record["variants"]}
-    return [model for model in int8_models(records) if model.name not in swept]
+    return [
+        model
+        for model in int8_models(records)
+        if model.name not in swept and not (swept and _untimed(model))
+    ]
+
+
+def _untimed(model: Int8Model) -> bool:
+    return all(ratio is None for _, ratio in model.timings)
 
 
 def _label_free(records: Records) -> list[Finding]:
@@ -106,8 +117,11 @@ def unknowns(records: Records) -> list[str]:
             "Uncertainty of mIoU: a record holds one confusion matrix, so there is no interval. "
             f"By convention this report calls a change below {100 * MIOU_NOISE:.1f} points noise."
         )
-    if not int8_models(records):
+    models = int8_models(records)
+    if not models:
         found.append("INT8: no INT8 model was evaluated or benchmarked.")
+    if untimed := [model.name for model in models if _untimed(model)]:
+        found.append(f"Speed of {', '.join(untimed)}: not measured beside FP32.")
     if not records.benches:
         found.append("Latency: no benchmark is among the records.")
         return found

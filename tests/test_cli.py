@@ -60,9 +60,11 @@ def data(tmp_path_factory):
 
 
 def readme_commands():
+    """Every command of the README, in order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("<!-- commands -->")[1].split("```")[1]
-    return [shlex.split(line)[1:] for line in block.splitlines() if line.startswith("edgeuda ")]
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("edgeuda ")]
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +225,7 @@ def test_the_readme_shows_every_verb_but_demo():
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
     following = {"train": "adapt", "adapt": "export", "export": "calibrate", "calibrate": "bench",
-                 "bench": "report", "predict": "report", "evaluate": "report",
+                 "bench": "report", "tradeoff": "report", "predict": "report", "evaluate": "report",
                  "pseudo-label": "train", "import": "adapt"}  # fmt: skip
     for verb, text in json.loads((work / "printed.json").read_text()):
         written = re.findall(r"^wrote (\S+)$", text, re.MULTILINE)
