@@ -23,8 +23,8 @@ from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
 from edgeuda.files import read_json, sha256, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
-from engines.bench import SCHEMA as BENCH
 from engines.bench import bench
+from engines.bench_record import SCHEMA as BENCH
 from engines.opening import open_runner
 from engines.pareto import Budget, Candidate, choose, dominators
 from engines.runner import segment

@@ -16,7 +16,8 @@ import engines.load
 from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.files import read_json, sha256
 from engines import machine
-from engines.bench import MAX_FRAMES, bench, samples_path
+from engines.bench import MAX_FRAMES, bench
+from engines.bench_record import samples_path
 from engines.frame_path import STAGES
 from engines.load import Load, preset
 from engines.percentiles import (

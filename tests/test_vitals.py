@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engines import machine, vitals
-from engines.vitals import Monitor, Probe, Vitals, energy_per_frame, find_probes, parse_tegrastats
+from engines import machine
+from engines import probes as sources
+from engines.probes import Probe, find_probes, parse_tegrastats
+from engines.vitals import Monitor, Vitals, energy_per_frame
 
 
 def write(root, files):
@@ -60,7 +62,7 @@ def test_rapl_is_energy_over_time_and_wraps_around(tmp_path, monkeypatch):
         f"{zone}/max_energy_range_uj": "1000000",
     })  # fmt: skip
     now = [0]
-    monkeypatch.setattr(vitals, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(sources, "perf_counter_ns", lambda: now[0])
     found, _ = probes(tmp_path)
     read = found["RAPL"].read
     assert read() == {}  # a single count is no power
@@ -79,7 +81,7 @@ def test_rapl_that_only_root_may_read_is_said(tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(path)
 
-    monkeypatch.setattr(vitals, "_read_number", refuse)
+    monkeypatch.setattr(sources, "_read_number", refuse)
     _, missing = find_probes(tmp_path)
     assert "root only" in missing["power"]
     assert "energy_uj" in missing["power"]
@@ -137,8 +139,8 @@ def test_tegrastats_is_a_program_that_is_started_and_ended(tmp_path, monkeypatch
         "echo 'GR3D_FREQ 2%@200 VDD_IN 2000mW/1mW'\nexec sleep 60\n"
     )
     program.chmod(0o755)
-    monkeypatch.setattr(vitals.shutil, "which", lambda name: str(tmp_path / name))
-    probe = vitals._tegrastats()
+    monkeypatch.setattr(sources.shutil, "which", lambda name: str(tmp_path / name))
+    probe = sources._tegrastats()
     assert probe.units == {"load.GR3D": "%", "clock.GR3D": "MHz", "power.VDD_IN": "W"}
     for _ in range(100):
         if probe.read()["power.VDD_IN"] == 2:
@@ -208,10 +210,10 @@ def test_nvml_without_a_driver_or_without_the_package(monkeypatch, tmp_path):
 
 def test_other_load_is_what_others_take_of_our_cores(tmp_path, monkeypatch):
     clock = {"wall": 0, "own": 0.0}
-    monkeypatch.setattr(vitals, "perf_counter_ns", lambda: clock["wall"])
-    monkeypatch.setattr(vitals, "process_time", lambda: clock["own"])
-    monkeypatch.setattr(vitals.os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
-    monkeypatch.setattr(vitals.os, "sysconf", lambda _: 100)
+    monkeypatch.setattr(sources, "perf_counter_ns", lambda: clock["wall"])
+    monkeypatch.setattr(sources, "process_time", lambda: clock["own"])
+    monkeypatch.setattr(sources.os, "sched_getaffinity", lambda _: {0, 2}, raising=False)
+    monkeypatch.setattr(sources.os, "sysconf", lambda _: 100)
 
     def stat(first, second, third):
         rows = [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from engines.bench import BenchRecord
+    from engines.bench_record import BenchRecord
     from engines.load import Arrival as Pattern
 
 
@@ -90,7 +90,7 @@ def bench(
     require_absent(out)
     from edgeuda.data.folders import readable_frames
     from engines.bench import bench as run
-    from engines.bench import samples_path
+    from engines.bench_record import samples_path
     from engines.load import Load
     from engines.load import preset as rules_of
 
