@@ -256,14 +256,15 @@ def drop_curve(
     return svg(draw, 2.9, label)
 
 
-def convergence(shares: Sequence[float], label: str) -> str:
-    """Plot the share of the final ranges, 0 to 1, that 1, 2, ... frames show."""
+def convergence(shares: Sequence[float], label: str, title: str = "") -> str:
+    """Plot the share of the final ranges, 0 to 1, that 1, 2, ... frames show, under a title."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.plot(range(1, len(shares) + 1), 100 * np.asarray(shares), color=COLORS[0], lw=1.4)
         axes.set_xlabel("frames")
         axes.set_ylabel("% of the final ranges")
+        axes.set_title(short(title, 44), loc="left", fontsize=10)
         axes.set_ylim(top=101)
         axes.grid(visible=True)
 

@@ -14,6 +14,8 @@ from engines.report_text import (
     signed,
 )
 
+LOAD = ("arrival", "fps", "cameras", "late_frames", "batch")
+"""What of the method must be the same for latencies to be compared."""
 DRAWN = 4
 """Models whose latency is drawn over time; more would be a knot."""
 
@@ -221,6 +223,8 @@ def side_by_side(records: Records) -> Section | None:
 
 
 def _reading(first: Bench, base: Timed, bench: Bench, model: Timed) -> str:
+    if any(first.method.get(key) != bench.method.get(key) for key in LOAD):
+        return "another load: not compared"
     a, b = base.end_to_end, model.end_to_end
     ratio = b.median / a.median
     noise = max((x for x in (first.noise, bench.noise) if x is not None), default=0.0)

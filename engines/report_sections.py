@@ -271,7 +271,28 @@ def _calibration(records: Records) -> Section | None:
         "Agreement is the share of pixels on which INT8 and FP32 give the same class. "
         "It needs no labels and is not accuracy."
     ]
-    return Section("calibration", "INT8 calibration", text, grids=grids)
+    svgs = [svg for name, record in named for svg in _calibration_curves(name, record)]
+    if svgs:
+        text.append(
+            "The curves show how much of the final ranges the first frames show, and what mixed "
+            "precision loses at each share of INT8."
+        )
+    return Section("calibration", "INT8 calibration", text, svgs=svgs, grids=grids)
+
+
+def _calibration_curves(name: str, record: dict[str, Any]) -> list[str]:
+    """Return plots of what the ranges and the budget of a calibration came to."""
+    found = []
+    if len(shares := record.get("convergence") or ()) > 1:
+        label = f"Share of the final ranges that the first frames of {name} show"
+        found.append(plots.convergence(shares, label, name))
+    if len(curve := (record.get("assignment") or {}).get("curve") or ()) > 1:
+        points = [(100 * float(s["int8_share"]), 100 * float(s["drop"])) for s in curve]
+        chosen = record["assignment"]
+        label = f"Drop of {name} against its INT8 share"
+        budget = 100 * float(chosen["max_drop"])
+        found.append(plots.drop_curve(points, budget, str(chosen["measure"]), label))
+    return found
 
 
 def _calibration_row(name: str, record: dict[str, Any]) -> list[str]:

@@ -42,9 +42,10 @@ class Runner(Protocol):
     def parts(self) -> Mapping[str, int]:
         """Where the last call's time went, in nanoseconds.
 
-        ``copy_in``, ``inference``, ``upsample`` (from what the graph returns to labels) by the
-        host's clock; ``gpu`` and its parts ``gpu_upload``, ``gpu_execute``, ``gpu_download`` by
-        CUDA events, within ``inference``. What a runtime does not tell apart is absent.
+        By the host's clock ``copy_in``, ``inference``, ``upsample`` (from what the graph returns to
+        labels) and ``copy_out``; by CUDA events ``gpu`` and its parts ``gpu_upload``,
+        ``gpu_execute``, ``gpu_download``, all within ``inference``. What a runtime does not tell
+        apart is absent.
         """
 
     def __call__(self, images: Images) -> Labels:

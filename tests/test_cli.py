@@ -402,6 +402,58 @@ def test_the_report_shows_both_models(work):
     assert (work / "report.md").exists()
 
 
+def test_a_trade_off_is_decided_on_the_first_page(work):
+    record = json.loads((work / "tradeoff" / "tradeoff.json").read_text())
+    assert record["budget"]["latency_ms"] == 33
+    html = (work / "decision.html").read_text()
+    assert html.index(f"Take {record['choice']['name']}.") < html.index("<h2>")
+    assert [row["precision"] for row in record["variants"]] == ["fp32", "int8"] * 2
+    arguments = ("tradeoff", "--target", work / "frames", "--out", work / "other")
+    model = ("--model", work / "adapted")
+    for extra, words in (
+        (("--budget", "soon"), "--budget: expected a duration"),
+        (("--name", "a", "--name", "b"), "--name: expected 1 names"),
+        (("--size", "wide"), "--size: expected HEIGHTxWIDTH"),
+    ):
+        assert words in message(edgeuda(*arguments, *model, *extra, code=4))
+    assert not (work / "other").exists()
+
+
+def test_a_rate_has_a_deadline_and_runs_go_side_by_side(work):
+    record = json.loads((work / "results" / "rate.json").read_text())
+    assert (record["method"]["arrival"], record["method"]["fps"]) == ("frame rate", 30)
+    assert record["models"][0]["deadline"]["limit_ms"] == pytest.approx(1000 / 30)
+    again = work / "again"
+    edgeuda("bench", "--model", work / "adapted-int8.onnx", "--target", work / "frames", "--out",
+            again / "bench.json", "--samples", "33", "--deadline", "5ms")  # fmt: skip
+    edgeuda("report", work / "results/bench.json", again / "bench.json", "--out", again / "r.html")
+    html = (again / "r.html").read_text()
+    assert "Machines and dates side by side" in html
+    assert "reference" in html
+    assert "deadline 5 ms" in html
+
+
+def test_a_drive_is_segmented_as_it_comes(work):
+    record = json.loads((work / "drive" / "run.json").read_text())
+    assert record["frames"]["segmented"] == record["frames"]["received"] == 3
+    assert record["precision"] == "int8"  # a bundle gives what is best on a CPU
+    assert len(list((work / "drive" / "labels").glob("*.png"))) == 3
+    video = cv2.VideoCapture(str(work / "drive" / "overlay.mkv"))
+    assert [video.read()[0] for _ in range(4)] == [True] * 3 + [False]
+    bundle = ("run", "--model", work / "vehicle.edgeuda", "--out", work / "none")
+    text = message(edgeuda(*bundle, code=4))
+    assert "either --target or --ros2" in text
+    assert (
+        "camera 99: cannot be opened" in message(edgeuda(*bundle, "--target", "99", code=3)).lower()
+    )
+    assert "ROS 2 is not available" in message(edgeuda(*bundle, "--ros2", "/image", code=7))
+    video = ("--target", work / "DRIVE.avi")
+    assert "has no model 'x'" in message(edgeuda(*bundle, *video, "--member", "x", code=11))
+    env = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    assert "needs a screen" in message(edgeuda(*bundle, *video, "--window", code=10, env=env))
+    assert not (work / "none").exists()
+
+
 def test_help_lists_the_verbs_and_imports_nothing_heavy():
     text = edgeuda("--help")
     for verb in ("train", "adapt", "evaluate", "export", "calibrate", "bench", "report",

@@ -146,6 +146,11 @@ def everything(folder: Path) -> None:
             "schema": "edgeuda.calibration/1", "model_sha256": STAGE2, "rule": "percentile",
             "agreement": 0.98, "frames": [{"name": f"{i}.png", "sha256": ""} for i in range(20)],
             "ranges": {f"tensor{i}": [0, i] for i in range(30)},
+            "convergence": [0.7, 0.8, 0.9],
+            "assignment": {
+                "max_drop": 0.01, "measure": "mIoU", "kept_float": ["layer1"],
+                "curve": [{"int8_share": 1.0, "drop": 0.03}, {"int8_share": 0.9, "drop": 0.008}],
+            },
         },
         {
             "schema": "edgeuda.adaptation/1",
@@ -233,8 +238,8 @@ def test_a_complete_report_names_every_model_class_and_chapter(tmp_path: Path) -
     assert not data["notes"]
     images = [a for tag, a in page.elements if tag == "img"]
     assert len(images) == 6 * 3  # six frames: camera, ground truth, stage 2
-    # trade-off, classes, latency three times, training
-    assert [tag for tag, _ in page.elements].count("svg") == 6
+    # trade-off, classes, latency three times, training, calibration twice
+    assert [tag for tag, _ in page.elements].count("svg") == 8
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
@@ -372,6 +377,15 @@ def test_machines_side_by_side(
     rows = section.grids[0].rows
     assert [row[-1] for row in rows] == ["reference", reading]
     assert ["Test CPU" in rows[0][1], "Other CPU" in rows[1][1]] == [True, True]
+
+
+def test_other_loads_are_not_compared(tmp_path: Path) -> None:
+    other = later(2.0)
+    other["method"] = {**other["method"], "arrival": "frame rate", "fps": 30.0}
+    write_json(tmp_path / "a.json", bench())
+    write_json(tmp_path / "b.json", other)
+    section = next(s for s in sections_of(read_records([tmp_path])) if s.anchor == "runs")
+    assert section.grids[0].rows[1][-1] == "another load: not compared"
 
 
 def test_the_table_for_spreadsheets_joins_scores_and_latencies(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_events_tell_the_devices_time(path, graphs):
         assert len(device.events) == 4
     assert device.events == []
     split = {"gpu_upload": 1e6, "gpu_execute": 1e6, "gpu_download": 1e6, "gpu": 3e6}
-    host = {"copy_in", "inference", "upsample"}
+    host = {"copy_in", "inference", "upsample", "copy_out"}
     assert {k: v for k, v in first.items() if k not in host} == split
     # a captured sequence is launched as one
     assert {k: v for k, v in second.items() if k not in host} == ({"gpu": 1e6} if graphs else split)
