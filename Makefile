@@ -15,7 +15,7 @@ test: lint
 
 # The report's tests in a browser skip where there is none.
 browser:
-	command -v chromium google-chrome >/dev/null || \
+	command -v chromium || command -v google-chrome || \
 		{ apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || \
 		echo "No Chromium: the tests of the report in a browser will be skipped"
 

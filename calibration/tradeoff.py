@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,7 +28,7 @@ from engines.bench import bench
 from engines.bench_record import SCHEMA as BENCH
 from engines.opening import open_runner
 from engines.pareto import Budget, Candidate, choose, dominators
-from engines.runner import segment
+from engines.runner import Runner, segment
 from engines.uncertainty import Estimate, miou_difference, miou_interval
 
 SCHEMA = "edgeuda.tradeoff/1"
@@ -41,7 +42,8 @@ class Score:
     """What a variant says of the images.
 
     Attributes:
-        images: ``[N, K, K]`` confusion matrices, rows truth or, without labels, FP32.
+        images: ``[N, K, K]`` confusion matrices, rows truth or, without labels, what FP32 of the
+            network's largest size says.
         boundary: Boundary mIoU, 0 to 1; None without labels.
         agreement: Share of pixels with FP32's class; None where FP32 was not measured.
     """
@@ -124,10 +126,9 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
     reference = _reference(variant, files)
     images: list[Confusion] = []
     equal: list[float] = []
-    with (
-        open_runner(path, what.threads, variant.device) as runner,
-        open_runner(files[reference], what.threads, reference.device) as fp32,
-    ):
+    with ExitStack() as stack:
+        runner = stack.enter_context(_opened(variant, files, what))
+        fp32 = stack.enter_context(_opened(reference, files, what))
         spec = runner.spec
         classes = len(spec.label_space)
 
@@ -139,7 +140,8 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
 
         outlines = None
         if what.labelled is None:
-            pairs = ((image, segment(fp32, image)) for image in map(read_image, what.frames))
+            truth = stack.enter_context(_opened(_stand_in(variant, files), files, what))
+            pairs = ((image, segment(truth, image)) for image in map(read_image, what.frames))
             evaluate(predict, pairs, classes, each=images.append)
         else:
             outlines = BoundaryCounts(classes, CITYSCAPES_RATIO)
@@ -180,6 +182,18 @@ def _reference(variant: Variant, files: Mapping[Variant, Path]) -> Variant:
     ]
     order = [one for one in same if one.head in ("labels", "logits", "scores")] or same
     return order[0] if order else variant
+
+
+def _stand_in(variant: Variant, files: Mapping[Variant, Path]) -> Variant:
+    """Return what counts as the truth without labels: FP32 of the network at its largest size."""
+    same = [one for one in files if one.network == variant.network]
+    sizes = {one.size for one in same if one.precision == "fp32"} or {one.size for one in same}
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    return _reference(next(one for one in same if one.size == largest), files)
+
+
+def _opened(variant: Variant, files: Mapping[Variant, Path], what: Sweep) -> Runner:
+    return open_runner(files[variant], what.threads, variant.device)
 
 
 def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str, Any]:
@@ -303,7 +317,7 @@ def _draw_frames(
     for earlier in (out / "results").glob("frames-*"):  # of another choice
         shutil.rmtree(earlier)
     for number, variant in enumerate(shown):
-        with open_runner(files[variant], what.threads, variant.device) as runner:
+        with _opened(variant, files, what) as runner:
             labels = {index: segment(runner, read_image(paths[index])) for index in telling}
             space = runner.spec.label_space
         folder = out / "results" / f"frames-{number}"

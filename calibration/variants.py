@@ -126,6 +126,12 @@ class Sweep:
                 f"found {len(found)} of {', '.join(names) or 'no network'}"
             )
             raise ConfigError(msg)
+        if self.labelled is None and len(names) > 1:
+            msg = (
+                f"Sweep: expected labelled images to tell the networks {', '.join(names)} apart: "
+                "without them each is held against itself. Give labels, or one network"
+            )
+            raise ConfigError(msg)
         return found
 
     def plan(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
 from edgeuda.data.footage import Frame
@@ -95,6 +95,9 @@ class Capture:
                     self._stop.wait(max(0.0, begin + number / self._fps - time.perf_counter()))
                 if self._stop.is_set():
                     return
+                if self._live:  # a camera that is opened again counts from 0
+                    name = f"camera_{self.received:09d}"
+                    frame = replace(frame, index=self.received, name=name)
                 self.received += 1
                 if not self.queue.put(Arrived(frame, perf_counter_ns())):
                     return

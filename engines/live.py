@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda.errors import EdgeudaError
 from engines.capture import Capture
 from engines.percentiles import supported
 from engines.runner import Runner, segment
@@ -119,11 +120,11 @@ def run(
         status: Told frame rate, latency and drops about once a second.
 
     Returns:
-        The record: frames, drops, latencies, memory.
+        The record: frames, drops, latencies, memory. If the source or a sink failed on the way, its
+        ``error`` says how; what was segmented before is counted and written.
 
     Raises:
-        DataError: If the source cannot be read.
-        EdgeudaError: If a sink fails.
+        EdgeudaError: If not even one frame was segmented.
     """
     limits, stop = limits or Limits(), stop or threading.Event()
     threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
@@ -132,6 +133,7 @@ def run(
     begin_memory, begin, created = resident_mb(), time.perf_counter(), _now()
     first_ns: int | None = None
     frames, said = 0, 0.0
+    error: EdgeudaError | None = None
 
     def elapsed() -> float:
         return time.perf_counter() - begin
@@ -161,12 +163,18 @@ def run(
                     said = elapsed()
                     status(f"{words}, {frames} frames, {capture.queue.dropped} dropped")
             capture.raise_error()
+        except EdgeudaError as err:
+            error = err
         finally:
             for thread in threads:
                 thread.close()
     for thread in threads:
-        if thread.error is not None:
+        if isinstance(thread.error, EdgeudaError):
+            error = thread.error
+        elif thread.error is not None:
             raise thread.error
+    if error is not None and not frames:
+        raise error
     took = elapsed()
     return {
         "schema": SCHEMA,
@@ -181,6 +189,7 @@ def run(
             "per_second": round(frames / took, 3),
         },
         "reconnects": capture.reconnects,
+        "error": None if error is None else str(error),
         "latency_ms": {
             "from": "the decoded frame" if lossless else "the frame's arrival",
             "to": "its label map",

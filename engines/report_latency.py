@@ -11,6 +11,7 @@ from engines.report_text import (
     as_ms,
     as_time,
     distinct,
+    flatten,
     signed,
 )
 
@@ -237,6 +238,23 @@ def _reading(first: Bench, base: Timed, bench: Bench, model: Timed) -> str:
     if overlap or abs(ratio - 1) <= noise:
         return f"{ratio:.3f} times: difference within noise"
     return f"{ratio:.3f} times: {'slower' if ratio > 1 else 'faster'}"
+
+
+def drives(records: Records) -> Section | None:
+    """Return the chapter on what `edgeuda run` segmented."""
+    if not records.drives:
+        return None
+    grids = []
+    for name, record in records.drives:
+        hidden = {"schema", "course"}
+        facts = flatten({key: value for key, value in record.items() if key not in hidden})
+        rows = [[key.replace("_", " "), value] for key, value in facts.items()]
+        grids.append(Grid(f"Drive {name}", ["fact", "value"], rows))
+    text = [
+        "Frames as they came. A camera is never held up: what could not be segmented in time was "
+        "dropped and counted. Latency goes from a frame's arrival to its label map."
+    ]
+    return Section("drives", "Drives", text, grids=grids)
 
 
 def machines(records: Records) -> Section | None:

@@ -165,6 +165,7 @@ class Records:
     predictions: list[Predictions] = field(default_factory=list)
     trainings: list[Training] = field(default_factory=list)
     tradeoffs: list[dict[str, Any]] = field(default_factory=list)
+    drives: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -256,6 +257,9 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
         records.trainings.extend([_training(stage, record) for stage in record["stages"]])
     elif schema == "edgeuda.tradeoff/1":
         records.tradeoffs.append(_tradeoff(record))
+    elif schema == "edgeuda.live/1":
+        _ = record["frames"]["segmented"], record["latency_ms"]["percentiles"]
+        records.drives.append((str(path), record))
     else:
         return False
     return True

@@ -15,7 +15,7 @@ from edgeuda.labels import LabelSpace
 from engines import plots
 from engines.report_choice import tradeoff
 from engines.report_findings import adaptation_pairs, int8_models
-from engines.report_latency import machine_state, machines, side_by_side, timings
+from engines.report_latency import drives, machine_state, machines, side_by_side, timings
 from engines.report_parts import Grid, Picture, Section, Strip
 from engines.report_records import SIGNALS, Records, stage_rank
 from engines.report_text import (
@@ -36,7 +36,7 @@ MAX_FRAMES = 6
 def sections_of(records: Records) -> list[Section]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
-        tradeoff, _accuracy, timings, side_by_side, _overlays, _adaptation, _label_free,
+        tradeoff, _accuracy, timings, side_by_side, drives, _overlays, _adaptation, _label_free,
         _calibration, machine_state, machines,
     )  # fmt: skip
     found = [section for make in makers if (section := make(records)) is not None]

@@ -440,6 +440,7 @@ def test_a_drive_is_segmented_as_it_comes(work):
     assert len(list((work / "drive" / "labels").glob("*.png"))) == 3
     video = cv2.VideoCapture(str(work / "drive" / "overlay.mkv"))
     assert [video.read()[0] for _ in range(4)] == [True] * 3 + [False]
+    assert video.get(cv2.CAP_PROP_FPS) == 10  # as the recording
     bundle = ("run", "--model", work / "vehicle.edgeuda", "--out", work / "none")
     text = message(edgeuda(*bundle, code=4))
     assert "either --target or --ros2" in text

@@ -122,10 +122,14 @@ def test_a_lost_camera_is_opened_again(monkeypatch, caplog):
             raise DataError(msg)
         yield from frames(3, 0.01, start=10 * number)
 
+    seen = []
     with Capture(flaky, live=True) as source:
         while len(opened) < 5:
-            source.queue.get(0.01)
+            if (item := source.queue.get(0.01)) is not None:
+                seen.append(item.frame)
             time.sleep(0.001)
+    assert len({frame.name for frame in seen}) == len(seen)  # label maps are named after them
+    assert [frame.index for frame in seen] == sorted({frame.index for frame in seen})
     assert source.reconnects >= 4
     assert source.received >= 6
     assert "The camera is lost" in caplog.text
@@ -389,19 +393,23 @@ def test_a_stop_from_elsewhere_finishes_what_was_written(tmp_path):
     assert len(read_video(tmp_path / "o.mkv")) > 3
 
 
-def test_a_failing_sink_and_a_failing_source_end_the_run():
-    with pytest.raises(DataError, match="the disk is full"):
-        run(FakeRunner(), Capture(lambda: frames(50), live=False), [Slow(fail_at=3)], lossless=True)
+def test_what_fails_on_the_way_is_recorded_with_what_was_done():
+    source = Capture(lambda: frames(50), live=False)
+    record = run(FakeRunner(), source, [Slow(fail_at=3)], lossless=True)
+    assert record["error"] == "the disk is full"
+    assert record["sinks"]["slow"]["written"] == 3
 
-    def broken():
-        yield from frames(2)
+    def broken(count):
+        yield from frames(count)
         msg = "x.mp4: cut off"
         raise DataError(msg)
 
     sink = Slow()
-    with pytest.raises(DataError, match="cut off"):
-        run(FakeRunner(), Capture(broken, live=False), [sink], lossless=True)
+    record = run(FakeRunner(), Capture(lambda: broken(2), live=False), [sink], lossless=True)
+    assert (record["error"], record["frames"]["segmented"]) == ("x.mp4: cut off", 2)
     assert (sink.seen, sink.closed) == ([0, 1], True)  # what came before is written
+    with pytest.raises(DataError, match="cut off"):
+        run(FakeRunner(), Capture(lambda: broken(0), live=False), [], lossless=True)
 
 
 def test_memory_stays_as_it_is(tmp_path):

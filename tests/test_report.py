@@ -709,6 +709,12 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
         {"schema": "edgeuda.adaptation/1", "stages": []},
         {"schema": "edgeuda.bench/2", "models": []},
         {
+            "schema": "edgeuda.live/1",
+            "frames": {"segmented": 5, "dropped": 2},
+            "latency_ms": {"percentiles": {}},
+            "course": {"rows": []},
+        },
+        {
             "schema": "edgeuda.bench/2",
             "models": [{"name": "m", "stages": {"x": {"n": 1, "percentiles": {"50": 1}}}}],
         },

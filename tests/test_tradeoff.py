@@ -271,16 +271,18 @@ def test_networks_may_be_added_but_nothing_else_changed(what, tmp_path, footage)
     assert len(sweep(more, out, Budget())["variants"]) == 2
     assert (out / "results" / "bench-earlier.json").exists()
     with pytest.raises(OutputExistsError, match="labels_sha256"):
-        sweep(replace(more, labelled=None), out, Budget())
+        sweep(replace(small, labelled=None), out, Budget())
     with pytest.raises(OutputExistsError, match="other files"):
         sweep(more, footage[0][0].parent, Budget())
 
 
 def test_without_labels_variants_are_held_against_fp32(what, tmp_path):
     made, _ = what
-    bare = replace(made, networks=made.networks[:1], sizes=[], labelled=None)
+    bare = replace(made, networks=made.networks[:1], labelled=None)
     record = sweep(bare, tmp_path / "sweep", Budget())
-    fp32, int8 = record["variants"]
+    fp32, int8, small, small_int8 = record["variants"]
+    assert small["accuracy"]["value"] < 1  # held against the larger input
+    assert 0.5 < small_int8["agreement_with_fp32"] < 1  # and INT8 against its own size
     assert record["measure"] == "mean IoU with FP32"
     assert fp32["accuracy"] == {"value": 1, "low": 1, "high": 1}
     assert int8["accuracy"]["value"] < 1
@@ -296,6 +298,8 @@ def test_sweeps_that_make_no_sense(what):
     for change in ({"networks": []}, {"rows": 3}, {"networks": [made.networks[0]] * 2}):
         with pytest.raises(ConfigError, match="Sweep: expected"):
             replace(made, **change).variants()
+    with pytest.raises(ConfigError, match="labelled images to tell the networks a b, c apart"):
+        replace(made, labelled=None).variants()
 
 
 def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):

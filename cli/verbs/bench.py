@@ -78,8 +78,9 @@ def bench(
         str | None, typer.Option(help="Longest latency, 33ms; by default the camera's period.")
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Times all is opened and measured anew; 3 tell the noise.")
-    ] = 3,
+        int | None,
+        typer.Option(min=1, help="Times all is opened and measured anew: 3, with a preset 1."),
+    ] = None,
     graphs: Annotated[
         bool, typer.Option(help="Replay CUDA graphs; without, copies are told apart.")
     ] = True,
@@ -99,6 +100,8 @@ def bench(
     else:
         pattern = Arrival.rate if fps is not None else arrival
         load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras, drop=drop, batch=batch)
+    if repeats is None:
+        repeats = 3 if preset is None else 1
     if samples is not None:
         load = replace(load, samples=samples)
     if seconds is not None:

@@ -12,7 +12,7 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import require_absent, sha256, write_json
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(
 
                 say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
                 return
-            from edgeuda.data.footage import Span, camera, footage
+            from edgeuda.data.footage import Span, camera, footage, frame_rate
             from engines.capture import Capture
             from engines.live import Limits
             from engines.live import run as segment_stream
@@ -81,16 +81,17 @@ def run(
 
             assert target is not None
             live = (target.isdecimal() or "://" in target) and not Path(target).exists()
+            rate = fps or (None if live else frame_rate(Path(target))) or 30.0
             source = (
                 partial(camera, int(target) if target.isdecimal() else target)
                 if live
-                else partial(footage, Path(target), Span(fps=fps or 30.0))
+                else partial(footage, Path(target), Span(fps=rate))
             )
             stop = threading.Event()
             colors = runner.spec.label_space.colors()
             sinks: list[Sink] = []
             if video:
-                sinks.append(OverlayVideo(out / "overlay.mkv", fps or 30.0, colors))
+                sinks.append(OverlayVideo(out / "overlay.mkv", rate, colors))
             if labels:
                 sinks.append(LabelMaps(out / "labels"))
             if window:
@@ -99,7 +100,7 @@ def run(
                 signal.signal(signal_, lambda *_: stop.set())
             record = segment_stream(
                 runner,
-                Capture(source, live=live, fps=fps),
+                Capture(source, live=live, fps=None if live else fps),
                 sinks,
                 lossless=not live and fps is None,
                 limits=Limits(frames, seconds),
@@ -120,3 +121,5 @@ def run(
     )
     written = [path for path in (out / "overlay.mkv", out / "labels") if path.exists()]
     wrote(path, *written)
+    if record["error"] is not None:
+        raise DataError(record["error"])

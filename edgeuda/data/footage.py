@@ -252,6 +252,17 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
         )
 
 
+def frame_rate(path: Path) -> float | None:
+    """Return a video's frames per second; None if it is no video, or does not say."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return None
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return float(capture.get(cv2.CAP_PROP_FPS)) or None
+    finally:
+        capture.release()
+
+
 def camera(source: int | str) -> Iterator[Frame]:
     """Read a camera, by number or address (``rtsp://...``), until it ends or is closed.
 
