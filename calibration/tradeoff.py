@@ -5,9 +5,7 @@ Every product is a file that appears whole, so an interrupted sweep goes on wher
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -17,23 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration.telling_frames import draw_frames
 from calibration.variants import PLAN, Sweep, Variant, make
 from edgeuda.boundary import CITYSCAPES_RATIO, BoundaryCounts
-from edgeuda.data.images import LabelMap, read_image, write_label
+from edgeuda.data.images import LabelMap, read_image
 from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
-from edgeuda.files import read_json, sha256, sha256_of, write_atomic, write_json
-from edgeuda.labels import LabelSpace
+from edgeuda.files import read_json, sha256, write_atomic, write_json
 from engines.bench import bench
 from engines.bench_record import SCHEMA as BENCH
+from engines.bench_record import samples_path
 from engines.opening import open_runner
 from engines.pareto import Budget, Candidate, choose, dominators
 from engines.runner import Runner, segment
 from engines.uncertainty import Estimate, miou_difference, miou_interval
 
 SCHEMA = "edgeuda.tradeoff/1"
-WORST, TYPICAL = 4, 2
-"""Frames shown: those on which the chosen variant is worst, and those around its median."""
 Say = Callable[[str], None]
 
 
@@ -83,7 +80,8 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
     taken = record["choice"]["name"] or max(accuracies, key=lambda name: accuracies[name])
     chosen = next(variant for variant in variants if variant.name == taken)
     say("drawing frames, the worst among them")
-    _draw_frames(chosen, files, scores, what, out)
+    shown = [(one.name, files[one], one.device) for one in _beside(chosen, files, what)]
+    draw_frames(shown, scores[chosen].images, what, out / "results")
     write_json(out / "tradeoff.json", record)
     return read_json(out / "tradeoff.json", SCHEMA)
 
@@ -192,6 +190,16 @@ def _stand_in(variant: Variant, files: Mapping[Variant, Path]) -> Variant:
     return _reference(next(one for one in same if one.size == largest), files)
 
 
+def _beside(chosen: Variant, files: Mapping[Variant, Path], what: Sweep) -> list[Variant]:
+    """Return what is shown: a form of each other network, the choice's FP32 form, the choice."""
+    shown = []
+    for network in what.networks:
+        forms = [one for one in files if one.network == network.name]
+        if network.name != chosen.network:
+            shown.append(next((f for f in forms if f.size == chosen.size), forms[0]))
+    return list(dict.fromkeys([*shown, _reference(chosen, files), chosen]))
+
+
 def _opened(variant: Variant, files: Mapping[Variant, Path], what: Sweep) -> Runner:
     return open_runner(files[variant], what.threads, variant.device)
 
@@ -208,8 +216,10 @@ def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str,
         enough = earlier["method"]["samples"] >= what.load.samples
         if same and enough and earlier["method"]["complete"]:
             return earlier
-        kept = path.with_name("bench-earlier.json")
-        path.rename(kept)  # nothing measured is lost
+        kept = out / ".earlier" / f"{len(list(out.glob('.earlier/*'))) + 1}"
+        kept.mkdir(parents=True)
+        for file in (path, samples_path(path)):  # nothing measured is lost
+            file.rename(kept / file.name)
     bench(
         list(files.values()), what.frames, path, load=what.load, threads=what.threads,
         device=[variant.device for variant in files], repeats=what.repeats, names=names,
@@ -282,72 +292,3 @@ def _record(
         "intervals": "95 %, block bootstrap over the images in their order; they do not cover "
         "another drive or another training",
     }
-
-
-def telling_frames(images: npt.NDArray[np.int64]) -> dict[int, str]:
-    """Return images to look at, by index, and why: those with the least mIoU, worst first.
-
-    After them come some from the middle, so that nobody takes the worst for the usual.
-    """
-    scores = {i: miou_of(one) for i, one in enumerate(images)}
-    order = sorted((i for i in scores if not np.isnan(scores[i])), key=lambda i: scores[i])
-    middle = max(WORST, (len(order) - TYPICAL) // 2)
-    places = dict.fromkeys(order[:WORST], "among the worst")
-    places |= dict.fromkeys(order[middle : middle + TYPICAL], "typical")
-    return {i: f"{place}, mIoU {100 * scores[i]:.0f} %" for i, place in places.items()}
-
-
-def _draw_frames(
-    chosen: Variant,
-    files: Mapping[Variant, Path],
-    scores: Mapping[Variant, Score],
-    what: Sweep,
-    out: Path,
-) -> None:
-    """Write label maps of telling frames: of the choice, its FP32 form, other networks, truth."""
-    shown = list(dict.fromkeys([_reference(chosen, files), chosen]))
-    for network in reversed(what.networks):
-        forms = [one for one in files if one.network == network.name]
-        if network.name != chosen.network:
-            shown.insert(0, next((f for f in forms if f.size == chosen.size), forms[0]))
-    paths = (
-        list(what.frames) if what.labelled is None else [pair.image for pair in what.labelled.pairs]
-    )
-    telling = telling_frames(scores[chosen].images)
-    for earlier in (out / "results").glob("frames-*"):  # of another choice
-        shutil.rmtree(earlier)
-    for number, variant in enumerate(shown):
-        with _opened(variant, files, what) as runner:
-            labels = {index: segment(runner, read_image(paths[index])) for index in telling}
-            space = runner.spec.label_space
-        folder = out / "results" / f"frames-{number}"
-        _write_predictions(folder, variant.name, files[variant], space, labels, paths, telling)
-    if what.labelled is not None:
-        labels = {index: what.labelled.read(index)[1] for index in telling}
-        folder, space = out / "results" / "frames-truth", what.labelled.space
-        _write_predictions(folder, "ground truth", None, space, labels, paths, telling)
-
-
-def _write_predictions(
-    folder: Path,
-    name: str,
-    model: Path | None,
-    space: LabelSpace,
-    labels: Mapping[int, LabelMap],
-    paths: Sequence[Path],
-    notes: Mapping[int, str],
-) -> None:
-    file = {"file": "labels", "sha256": sha256_of([])}
-    if model is not None:
-        file = {"file": str(model), "sha256": sha256(model)}
-    entries = []
-    for index, label in labels.items():
-        path = folder / f"{index:06d}.png"
-        write_label(path, label)
-        frame = os.path.relpath(paths[index].resolve(), folder.resolve())
-        entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
-    record = {
-        "schema": "edgeuda.predictions/1", "name": name, "model": file,
-        "label_space": space.to_record(), "frames": entries,
-    }  # fmt: skip
-    write_json(folder / "predictions.json", record)

@@ -27,7 +27,7 @@ from engines.bench_record import (
 )
 from engines.frame_path import FramePath, Shot, read_shot
 from engines.load import (
-    WARMUP_LIMIT,
+    WARMUP_LIMITS,
     WARMUP_TOLERANCE,
     WARMUP_WINDOW,
     Load,
@@ -84,7 +84,8 @@ def bench(
         device: Where ONNX files run, see `open_session`; one for all, or one for each.
         repeats: Times everything is opened, warmed up and measured anew; samples are shared out.
         deadline_ms: Longest ``total`` allowed; by default the camera's period, if there is one.
-        warmup_seconds: Shortest warm-up; it goes on until the medians settle, up to ten times this.
+        warmup_seconds: Shortest warm-up; it goes on until the medians settle, within
+            `engines.load.WARMUP_LIMITS`.
         names: Names of the models, by default their files' names without suffix.
         graphs: Whether engines replay CUDA graphs; without, copies are told from execution.
         progress: Called between frames with those done and those to do.
@@ -174,7 +175,8 @@ def bench(
         else "one model after the other",
         warmup=f"at least {warmup_seconds:g} s, until the median inference time of "
         f"{WARMUP_WINDOW} rounds is within {WARMUP_TOLERANCE:.0%} of that of the "
-        f"{WARMUP_WINDOW} before, at most {WARMUP_LIMIT * warmup_seconds:g} s",
+        f"{WARMUP_WINDOW} before, at most {WARMUP_LIMITS[0] * warmup_seconds:g} s "
+        f"({WARMUP_LIMITS[1] * warmup_seconds:g} s if those rounds take longer)",
         warmup_rounds=[rounds for rounds, _, _ in warmups],
         warmup_seconds=[round(seconds, 3) for _, seconds, _ in warmups],
         warmup_stable=all(stable for _, _, stable in warmups),

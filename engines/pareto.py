@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engines.report_text import signed
 from engines.uncertainty import Estimate
 
 WITHIN_NOISE = 0.005
@@ -148,7 +149,7 @@ def _about_int8(
         return (
             f"INT8 is worth it: {taken.name} takes "
             f"{taken.latency_ms / rival.latency_ms:.2f} of the time of {rival.name} and "
-            f"changes accuracy by {100 * (taken.accuracy - rival.accuracy):+.1f} points."
+            f"changes accuracy by {signed(100 * (taken.accuracy - rival.accuracy))} points."
         )
     rival = max(
         int8, key=lambda one: (budget.allows(one), one.network == taken.network, one.accuracy)

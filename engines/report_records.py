@@ -234,12 +234,16 @@ def stage_rank(name: str) -> int:
 def _json_files(inputs: Sequence[Path]) -> Iterable[Path]:
     for path in inputs:
         if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*.json")) if not p.name.startswith("."))
+            yield from (p for p in sorted(path.rglob("*.json")) if not _hidden(p, path))
         elif path.is_file():
             yield path
         else:
             msg = f"{path}: expected a JSON record or a folder of them, found no such file"
             raise DataError(msg)
+
+
+def _hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(below).parts)
 
 
 def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:

@@ -9,7 +9,8 @@ import pytest
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
 from calibration import tradeoff, variants
-from calibration.tradeoff import sweep, telling_frames
+from calibration.telling_frames import telling_frames
+from calibration.tradeoff import sweep
 from calibration.variants import Network, Sweep
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
@@ -269,7 +270,10 @@ def test_networks_may_be_added_but_nothing_else_changed(what, tmp_path, footage)
     assert len(sweep(small, out, Budget())["variants"]) == 1
     more = replace(small, networks=made.networks)
     assert len(sweep(more, out, Budget())["variants"]) == 2
-    assert (out / "results" / "bench-earlier.json").exists()
+    kept = read_json(out / ".earlier" / "1" / "bench.json")  # nothing measured is lost
+    assert sha256(out / ".earlier" / "1" / kept["samples"]["file"]) == kept["samples"]["sha256"]
+    _, data, *_ = build_report([out], tmp_path / "report.html")
+    assert len([r for r in json.loads(data.read_text())["records"] if "bench" in r["file"]]) == 1
     with pytest.raises(OutputExistsError, match="labels_sha256"):
         sweep(replace(small, labelled=None), out, Budget())
     with pytest.raises(OutputExistsError, match="other files"):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from calibration.variants import Network
     from edgeuda.data.images import Image
+    from edgeuda.spec import ModelSpec
 
 
 class PrecisionName(str, Enum):
@@ -81,6 +82,7 @@ def tradeoff(
     from calibration.variants import Sweep
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
     from edgeuda.data.images import read_image
+    from edgeuda.models.checkpoint import load_model
     from engines.load import Load
     from engines.pareto import Budget
 
@@ -91,7 +93,16 @@ def tradeoff(
         raise ConfigError(msg)
     footage = readable_frames(target)
     parity = [read_image(path) for path in spread(footage, 4)]
-    networks = [_network(path, title, parity) for path, title in zip(model, names, strict=True)]
+    loaded = [load_model(path) for path in model]
+    space = loaded[0][1].label_space
+    for path, (_, spec) in zip(model, loaded, strict=True):
+        if spec.label_space.classes != space.classes:
+            msg = f"{path}: has other classes than {model[0]}; networks of a sweep share theirs"
+            raise ConfigError(msg)
+    networks = [
+        _network(path, title, *pair, parity)
+        for path, title, pair in zip(model, names, loaded, strict=True)
+    ]
     what = Sweep(
         networks=networks,
         sizes=[parse_size("--size", text) for text in size or ()],
@@ -103,7 +114,7 @@ def tradeoff(
         labelled=None
         if data is None
         else labelled_folder(
-            data, _space(model[0]), space_or_none(label_space), ignore_unmapped=ignore_unmapped
+            data, space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
         ),
         load=Load(samples=samples),
         repeats=repeats,
@@ -118,22 +129,15 @@ def tradeoff(
     wrote(out / "tradeoff.json", then=f"edgeuda report {out} --out report.html")
 
 
-def _space(model: Path) -> Any:
-    from edgeuda.models.checkpoint import load_model
-
-    return load_model(model)[1].label_space
-
-
-def _network(path: Path, name: str, frames: list[Image]) -> Network:
+def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[Image]) -> Network:
     from dataclasses import replace
 
     from calibration.variants import Network
     from edgeuda.files import sha256
-    from edgeuda.models.checkpoint import load_model, model_file
+    from edgeuda.models.checkpoint import model_file
     from engines.export import export_onnx
     from engines.metadata import Head as HeadName
 
-    network, spec = load_model(path)
     own = spec.preprocessing
 
     def export(out: Path, size: tuple[int, int], head: HeadName) -> None:

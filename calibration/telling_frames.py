@@ -1,0 +1,93 @@
+"""Frames that show what a chosen variant does: its worst, and some typical ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.variants import Sweep
+from edgeuda.data.images import LabelMap, read_image, write_label
+from edgeuda.evaluation import miou_of
+from edgeuda.files import sha256, sha256_of, write_json
+from edgeuda.labels import LabelSpace
+from engines.onnxruntime_session import Device
+from engines.opening import open_runner
+from engines.runner import segment
+
+WORST, TYPICAL = 4, 2
+"""Frames shown: those on which the chosen variant is worst, and those around its median."""
+
+
+def telling_frames(images: npt.NDArray[np.int64]) -> dict[int, str]:
+    """Return images to look at, by index, and why: those with the least mIoU, worst first.
+
+    After them come some from the middle, so that nobody takes the worst for the usual.
+    """
+    scores = {i: miou_of(one) for i, one in enumerate(images)}
+    order = sorted((i for i in scores if not np.isnan(scores[i])), key=lambda i: scores[i])
+    middle = max(WORST, (len(order) - TYPICAL) // 2)
+    places = dict.fromkeys(order[:WORST], "among the worst")
+    places |= dict.fromkeys(order[middle : middle + TYPICAL], "typical")
+    return {i: f"{place}, mIoU {100 * scores[i]:.0f} %" for i, place in places.items()}
+
+
+def draw_frames(
+    shown: Sequence[tuple[str, Path, Device]],
+    images: npt.NDArray[np.int64],
+    what: Sweep,
+    out: Path,
+) -> None:
+    """Write label maps of telling frames by some variants, and the truth.
+
+    Args:
+        shown: Name, file and device of each variant.
+        images: ``[N, K, K]`` counts of the variant that says which frames are telling.
+        what: The sweep.
+        out: Folder; what an earlier choice had drawn there is removed.
+    """
+    paths = (
+        list(what.frames) if what.labelled is None else [pair.image for pair in what.labelled.pairs]
+    )
+    telling = telling_frames(images)
+    for earlier in out.glob("frames-*"):
+        shutil.rmtree(earlier)
+    for number, (name, file, device) in enumerate(shown):
+        with open_runner(file, what.threads, device) as runner:
+            labels = {index: segment(runner, read_image(paths[index])) for index in telling}
+            space = runner.spec.label_space
+        folder = out / f"frames-{number}"
+        _write_predictions(folder, name, file, space, labels, paths, telling)
+    if what.labelled is not None:
+        labels = {index: what.labelled.read(index)[1] for index in telling}
+        folder, space = out / "frames-truth", what.labelled.space
+        _write_predictions(folder, "ground truth", None, space, labels, paths, telling)
+
+
+def _write_predictions(
+    folder: Path,
+    name: str,
+    model: Path | None,
+    space: LabelSpace,
+    labels: Mapping[int, LabelMap],
+    paths: Sequence[Path],
+    notes: Mapping[int, str],
+) -> None:
+    file = {"file": "labels", "sha256": sha256_of([])}
+    if model is not None:
+        file = {"file": str(model), "sha256": sha256(model)}
+    entries = []
+    for index, label in labels.items():
+        path = folder / f"{index:06d}.png"
+        write_label(path, label)
+        frame = os.path.relpath(paths[index].resolve(), folder.resolve())
+        entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
+    record = {
+        "schema": "edgeuda.predictions/1", "name": name, "model": file,
+        "label_space": space.to_record(), "frames": entries,
+    }  # fmt: skip
+    write_json(folder / "predictions.json", record)
