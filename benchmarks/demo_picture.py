@@ -33,7 +33,7 @@ def main() -> None:
     typical = [
         index for index, entry in enumerate(sets[0][1]["frames"]) if "typical" in entry["note"]
     ][:ROWS]
-    figure = Figure(figsize=(13, 3.9), layout="constrained", dpi=110)
+    figure = Figure(figsize=(13, 2.9), layout="constrained", dpi=110)
     grid = figure.add_gridspec(ROWS, len(sets) + 3)
     for row, index in enumerate(typical):
         beside, record = sets[0]

@@ -114,7 +114,9 @@ def latency_ecdf(samples: Mapping[str, Values], label: str, limit: float | None 
             at = kept.astype(int)
             axes.step(
                 ordered[at], 100 * (at + 1) / n, where="post", lw=1.8, label=short(name),
-                ls=LINES[index % len(LINES)], color=COLORS[index % len(COLORS)],
+                # After one round of colours, other lines go with them.
+                ls=LINES[(index + index // len(COLORS)) % len(LINES)],
+                color=COLORS[index % len(COLORS)],
             )  # fmt: skip
         everything = np.concatenate([np.asarray(v, np.float64) for v in samples.values()])
         if everything.min() > 0 and everything.max() > 8 * everything.min():
