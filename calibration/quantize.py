@@ -8,7 +8,6 @@ import platform
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from calibration.record import CalibrationRecord, Frame, Layer, record_path
 from calibration.source import adapted_model, load_fp32, miou
 from calibration.work import Cache, Quantized, Tune, Work
 from edgeuda.errors import ConfigError, DataError, require
-from edgeuda.files import require_absent, sha256, write_atomic
+from edgeuda.files import now_utc, require_absent, sha256, write_atomic
 from edgeuda.spec import ModelSpec
 from engines.metadata import QUANTIZATION_KEY
 
@@ -126,7 +125,7 @@ def calibrate(
             "python": platform.python_version(),
             **{n: require(n, "quantize").__version__ for n in ("numpy", "onnx", "onnxruntime")},
         },
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now_utc(),
         transforms=(*first, *made.transforms),
         convergence=made.convergence,
         acceptance=acceptance,

@@ -15,7 +15,7 @@ import numpy as np
 from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
 from edgeuda.errors import DataError, Interrupted
-from edgeuda.files import write_atomic
+from edgeuda.files import write_npz
 from engines.onnxruntime_session import Device
 
 if TYPE_CHECKING:
@@ -134,12 +134,7 @@ class RangeFile:
             arrays["begun_counts"] = self.begun.counts
 
         arrays["notes"] = np.array(json.dumps(notes))
-
-        def save(name: Path) -> None:
-            with name.open("wb") as stream:
-                np.savez_compressed(stream, **arrays)
-
-        write_atomic(self.path, save)
+        write_npz(self.path, arrays)
 
     def collect(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from edgeuda.boundary import CITYSCAPES_RATIO, BoundaryCounts
 from edgeuda.data.images import LabelMap, read_image
 from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
-from edgeuda.files import read_json, sha256, write_atomic, write_json
+from edgeuda.files import now_utc, read_json, sha256, write_json, write_npz
 from engines.bench import bench
 from engines.bench_record import SCHEMA as BENCH
 from engines.bench_record import samples_path
@@ -110,11 +109,12 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
 def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> Score:
     """Return a variant's scores, counted unless an earlier sweep has."""
     path = files[variant]
+    checksum = sha256(path)
     record_path = out / "results" / f"{variant.stem}-{variant.backend}.json"
     counts_path = record_path.with_suffix(".images.npz")
     if counts_path.exists():
         with np.load(counts_path, allow_pickle=False) as saved:
-            if str(saved["sha256"]) == sha256(path):
+            if str(saved["sha256"]) == checksum:
                 boundary, same = (float(saved[key]) for key in ("boundary", "agreement"))
                 return Score(
                     saved["images"],
@@ -153,21 +153,15 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
     if what.labelled is not None:
         assert outlines is not None
         evaluation = Evaluation(
-            variant.name, str(path), sha256(path), "onnx", precision, str(what.labelled.root),
+            variant.name, str(path), checksum, "onnx", precision, str(what.labelled.root),
             len(what.labelled), what.labelled.labels_sha256(), what.labelled.space,
             score.images.sum(0), boundary=outlines.to_record(what.labelled.space),
         )  # fmt: skip
         write_json(record_path, evaluation.to_record())
 
-    def write(name: Path) -> None:
-        figures = (score.boundary, score.agreement)
-        boundary, same = (np.float64(np.nan if v is None else v) for v in figures)
-        with name.open("wb") as file:
-            np.savez_compressed(
-                file, images=score.images, boundary=boundary, agreement=same, sha256=sha256(path)
-            )
-
-    write_atomic(counts_path, write)
+    figures = {"boundary": score.boundary, "agreement": score.agreement}
+    numbers = {key: np.array(np.nan if v is None else v) for key, v in figures.items()}
+    write_npz(counts_path, {"images": score.images, "sha256": np.array(checksum), **numbers})
     return score
 
 
@@ -279,7 +273,7 @@ def _record(
         )
     return {
         "schema": SCHEMA,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": now_utc(),
         "measure": measure,
         "data": None
         if what.labelled is None

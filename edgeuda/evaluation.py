@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import cv2
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ class Evaluation:
     confusion: Confusion
     protocol: str = DEPLOYED
     boundary: dict[str, Any] | None = None
-    created: str = field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
-    )
+    created: str = field(default_factory=now_utc)
 
     def __post_init__(self) -> None:
         size = len(self.label_space)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def sha256(path: Path) -> str:
@@ -56,6 +60,22 @@ def short_name(stem: str, limit: int = 150) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_atomic(path, lambda name: name.write_text(text, encoding="utf-8"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays by name atomically, compressed, as ``numpy.load`` reads them."""
+    import numpy as np  # the command line imports this module, and starts without NumPy
+
+    def save(name: Path) -> None:
+        with name.open("wb") as stream:  # a file, as NumPy would append a suffix to a name
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+    write_atomic(path, save)
+
+
+def now_utc() -> str:
+    """Return the time in UTC as records carry it, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import sha256, write_atomic, write_json
+from edgeuda.files import now_utc, sha256, write_json, write_npz
 from engines.bench_record import (
     BenchRecord,
     Deadline,
@@ -110,7 +109,7 @@ def bench(
     shots = [read_shot(path) for path in spread(frames, MAX_FRAMES)]
     machine = identity()
     threads = threads or usable_cores()
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    created = now_utc()
     devices: list[Device] = [device] * len(models) if isinstance(device, str) else list(device)
     placed = list(zip(models, devices, strict=True))
     turns = [placed] if load.arrival == "closed loop" else [[one] for one in placed]
@@ -349,10 +348,5 @@ def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict
         for name, values in one.arrays().items()
     }
     columns |= {f"state.{name}": values for name, values in vitals.arrays().items()}
-
-    def write(name: Path) -> None:
-        with name.open("wb") as file:
-            np.savez_compressed(file, **columns)  # type: ignore[arg-type]
-
-    write_atomic(path, write)
+    write_npz(path, columns)
     return {"file": path.name, "sha256": sha256(path)}

@@ -16,13 +16,12 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgeuda import __version__
 from edgeuda.errors import BundleError, require
-from edgeuda.files import require_absent, sha256, write_atomic
+from edgeuda.files import now_utc, require_absent, sha256, write_atomic
 
 SCHEMA = "edgeuda.bundle/1"
 SUFFIX = ".edgeuda"
@@ -161,7 +160,7 @@ def write_bundle(
     manifest = {
         "schema": SCHEMA,
         "edgeuda": __version__,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": now_utc(),
         **facts,
         "files": [asdict(member) for _, member in members.values()],
     }

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from edgeuda import __version__
 from edgeuda.errors import DeviceError, EdgeudaError
 from engines.cuda_driver import gpu_title
+from engines.machine import text_of
 from engines.tensorrt_library import load_tensorrt
 
 SCHEMA = "edgeuda.doctor/1"
@@ -94,7 +95,7 @@ def to_record(checks: list[Check]) -> dict[str, Any]:
 def _release(root: Path) -> list[Check]:
     """Say which JetPack's Linux or DRIVE OS this is; neither on other machines."""
     found = []
-    l4t = _text(root / "etc/nv_tegra_release")
+    l4t = text_of(root / "etc/nv_tegra_release")
     match = re.search(r"R(\d+).*?REVISION: ([\d.]+)", l4t)
     if match:
         major = int(match[1])
@@ -102,21 +103,14 @@ def _release(root: Path) -> list[Check]:
         name = jetpack.get(major, "unknown JetPack")
         found.append(Check("release", "note", f"Jetson Linux {major}.{match[2]} ({name})"))
     for name in ("etc/nvidia/version-ubuntu-rootfs.txt", "etc/nvidia/version-pdk.txt"):
-        text = _text(root / name).strip()
+        text = text_of(root / name)
         if text:
             found.append(Check("release", "note", f"DRIVE OS {text.splitlines()[0]}"))
             break
-    model = _text(root / "proc/device-tree/model").strip("\0 \n")
+    model = text_of(root / "proc/device-tree/model")
     if model:
         found.append(Check("board", "note", model))
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _driver() -> Check:
@@ -133,7 +127,7 @@ def _power(root: Path) -> list[Check]:
     if mode:
         name = next((line for line in mode.splitlines() if "Power Mode" in line), mode)
         found.append(Check("power mode", "note", name.strip(), "sudo nvpmodel -m 0, jetson_clocks"))
-    governor = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    governor = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor:
         fix = "" if governor == "performance" else "sudo cpupower frequency-set -g performance"
         found.append(Check("CPU governor", "note", governor, fix))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import (
     Image,
+    LabelMap,
     decode_image,
     intact_bytes,
     paint,
@@ -62,8 +63,12 @@ class FramePath:
         self.runner = runner
         self._colors = runner.spec.label_space.colors()
 
-    def labels(self, images: list[Image]) -> dict[str, int]:
-        """Segment frames as one batch; returns nanoseconds by stage, ``total`` among them."""
+    def labels(self, images: list[Image]) -> tuple[dict[str, int], list[LabelMap]]:
+        """Segment frames as one batch.
+
+        Returns:
+            Nanoseconds by stage, ``total`` among them, and the label maps.
+        """
         size = self.runner.spec.preprocessing
         start = perf_counter_ns()
         resized = [resize_image(image, size.height, size.width) for image in images]
@@ -71,7 +76,7 @@ class FramePath:
         before = perf_counter_ns()
         small = self.runner(batch)
         inferred = perf_counter_ns()
-        self.last = [
+        labels = [
             resize_label(one, *image.shape[:2]) for one, image in zip(small, images, strict=True)
         ]
         end = perf_counter_ns()
@@ -80,16 +85,16 @@ class FramePath:
         rest = inferred - before - sum(v for k, v in parts.items() if not k.startswith("gpu"))
         parts["inference"] = parts.get("inference", 0) + rest
         parts["upsample"] = parts.get("upsample", 0) + end - inferred
-        return {"resize": before - start, **parts, "total": end - start}
+        return {"resize": before - start, **parts, "total": end - start}, labels
 
     def whole(self, shot: Shot) -> dict[str, int]:
         """Decode, segment and paint a frame; returns nanoseconds by stage."""
         start = perf_counter_ns()
         image = decode_image(shot.encoded)
         decoded = perf_counter_ns()
-        stages = self.labels([image])
+        stages, labels = self.labels([image])
         labelled = perf_counter_ns()
-        paint(image, self.last[0], self._colors)
+        paint(image, labels[0], self._colors)
         end = perf_counter_ns()
         return {
             "decode": decoded - start,

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import EdgeudaError
+from edgeuda.files import now_utc
 from engines.capture import Capture
 from engines.percentiles import supported
 from engines.runner import Runner, segment
@@ -130,7 +130,7 @@ def run(
     threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
     latencies, course = LatencyHistogram(), Course()
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
-    begin_memory, begin, created = resident_mb(), time.perf_counter(), _now()
+    begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
     first_ns: int | None = None
     frames, said = 0, 0.0
     error: EdgeudaError | None = None
@@ -228,7 +228,3 @@ def _status(recent: Sequence[tuple[int, float]]) -> str:
     span = (recent[-1][0] - recent[0][0]) / 1e9
     rate = f"{(len(recent) - 1) / span:.1f} frames/s, " if span > 0 else ""
     return f"{rate}{latency:.1f} ms"
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

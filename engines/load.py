@@ -175,13 +175,18 @@ def closed_loop(
     order = random.Random(run)
     begin = perf_counter_ns()
     done = 0
-    while done < load.samples or perf_counter_ns() - begin < load.seconds * 1e9:
+    while _goes_on(load, begin, done):
         for turn, start, stages in _round(paths, shots[done % len(shots)], order):
             state.series[turn].add(start - state.origin_ns, stages, run)
         done += 1
         state.tick()
     for one in state.series:
         one.busy_s += sum(one.stages["total"][-done:]) / 1e3
+
+
+def _goes_on(load: Load, begin_ns: int, done: int) -> bool:
+    """Whether a repeat still lacks samples or time."""
+    return done < load.samples or perf_counter_ns() - begin_ns < load.seconds * 1e9
 
 
 def _round(
@@ -211,7 +216,7 @@ def at_frame_rate(
     next_frame = [0] * load.cameras
     begin = perf_counter_ns()
     done = 0
-    while done < load.samples or perf_counter_ns() - begin < load.seconds * 1e9:
+    while _goes_on(load, begin, done):
         camera = done % load.cameras
         number = next_frame[camera]
         newest = int((perf_counter_ns() - begin) // period)
@@ -223,7 +228,7 @@ def at_frame_rate(
         due = begin + round(number * period)
         _sleep_until(due)
         start = perf_counter_ns()
-        stages = path.labels([shots[(number + camera) % len(shots)].image])
+        stages, _ = path.labels([shots[(number + camera) % len(shots)].image])
         stages["waiting"] = start - due
         stages["total"] += stages["waiting"]
         series.add(due - state.origin_ns, stages, run, camera)
@@ -243,11 +248,11 @@ def offline(
     """Segment batches back to back."""
     begin = perf_counter_ns()
     done = 0
-    while done < load.samples or perf_counter_ns() - begin < load.seconds * 1e9:
+    while _goes_on(load, begin, done):
         first = done * load.batch
         images = [shots[(first + i) % len(shots)].image for i in range(load.batch)]
         start = perf_counter_ns()
-        series.add(start - state.origin_ns, path.labels(images), run)
+        series.add(start - state.origin_ns, path.labels(images)[0], run)
         done += 1
         state.tick()
     series.busy_s += (perf_counter_ns() - begin) / 1e9
@@ -268,7 +273,7 @@ def warm_up(
         first = len(inference[0]) * batch
         images = [shots[(first + i) % len(shots)].image for i in range(batch)]
         for history, path in zip(inference, paths, strict=True):
-            history.append(path.labels(images)["inference"])
+            history.append(path.labels(images)[0]["inference"])
         elapsed = (perf_counter_ns() - start) / 1e9
         stable = all(map(_settled, inference))
         judged = len(inference[0]) >= 2 * WARMUP_WINDOW

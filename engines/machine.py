@@ -92,11 +92,16 @@ def _proc_table(path: Path) -> dict[str, str]:
     return table
 
 
-def _read(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return a small file of the kernel or the system, stripped; empty if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8").strip("\0\n ") or UNKNOWN
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
-        return UNKNOWN
+        return ""
+
+
+def _read(path: Path) -> str:
+    return text_of(path) or UNKNOWN
 
 
 def _mhz(name: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from engines.report_text import signed
 from engines.uncertainty import Estimate
@@ -82,6 +83,20 @@ def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
         next((i for i, (a, b) in enumerate(points) if a <= x and b >= y and (a, b) != (x, y)), None)
         for x, y in points
     ]
+
+
+Standing = Literal["chosen", "too slow", "too inaccurate", "on the front", "dominated"]
+
+
+def standing(row: Mapping[str, Any], chosen: str | None) -> Standing:
+    """Return where a variant of an ``edgeuda.tradeoff/1`` record stands, the gravest first."""
+    if row["name"] == chosen:
+        return "chosen"
+    if not row["keeps_deadline"]:
+        return "too slow"
+    if not row["accurate_enough"]:
+        return "too inaccurate"
+    return "on the front" if row["dominated_by"] is None else "dominated"
 
 
 Difference = Callable[[str, str], Estimate | None]

@@ -15,6 +15,7 @@ from time import perf_counter_ns, process_time
 from typing import Any
 
 from edgeuda.errors import DependencyError, require
+from engines.machine import text_of
 
 INTERVAL = 0.1
 """Seconds between readings."""
@@ -78,16 +79,9 @@ def _files(read: Mapping[str, tuple[Path, float]], title: str, unit: str) -> Pro
     return Probe(title, dict.fromkeys(usable, unit), values)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
-
-
 def _thermal_zones(root: Path) -> Probe | None:
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    named = {f"temperature.{_text(z / 'type') or z.name}": (z / "temp", 1e-3) for z in zones}
+    named = {f"temperature.{text_of(z / 'type') or z.name}": (z / "temp", 1e-3) for z in zones}
     return _files(named, "thermal zones", "°C")
 
 
@@ -141,8 +135,8 @@ def _rapl(root: Path, missing: dict[str, str]) -> Probe | None:
         except (OSError, ValueError):
             continue
         else:
-            largest = _text(zone / "max_energy_range_uj")
-            name = _text(zone / "name") or zone.name
+            largest = text_of(zone / "max_energy_range_uj")
+            name = text_of(zone / "name") or zone.name
             if f"power.{name}" in counters:
                 name = f"{name} {zone.name}"
             counters[f"power.{name}"] = path, float(largest or 2**32)
@@ -167,14 +161,14 @@ def _ina3221(root: Path) -> Probe | None:
     """Jetson's power monitor: rails with volts and amperes."""
     rails = {}
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if _text(chip / "name") != "ina3221":
+        if text_of(chip / "name") != "ina3221":
             continue
         for label in sorted(chip.glob("in[1-3]_label")):
             number = label.name[2]
             pair = chip / f"in{number}_input", chip / f"curr{number}_input"
             with suppress(OSError, ValueError):
                 _ = [_read_number(path) for path in pair]
-                rails[f"power.{_text(label)}"] = pair
+                rails[f"power.{text_of(label)}"] = pair
     if not rails:
         return None
 

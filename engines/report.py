@@ -8,14 +8,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgeuda import __version__
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.files import read_json, write_json, write_text
-from engines.report_choice import choice_plots, choice_verdicts
+from edgeuda.files import now_utc, read_json, write_json, write_text
+from engines.report_choice import choice_verdicts
 from engines.report_findings import SIGNS, Finding, evidence, unknowns, verdicts
 from engines.report_parts import Section
 from engines.report_records import REPORT_SCHEMA, read_records
@@ -56,7 +55,6 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
         figures,
         unknown,
         records.notes,
-        hero=choice_plots(records)[:1],
         table=as_csv(records),
     )
     merged = {
@@ -87,11 +85,8 @@ class Page:
     evidence: Sequence[Finding] = ()
     unknown: Sequence[str] = ()
     notes: Sequence[str] = ()
-    hero: Sequence[str] = ()
     table: str = ""
-    created: str = field(
-        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
-    )
+    created: str = field(default_factory=now_utc)
 
 
 def write_page(page: Page, merged: dict[str, Any], paths: Sequence[Path]) -> list[Path]:
@@ -118,7 +113,7 @@ def write_page(page: Page, merged: dict[str, Any], paths: Sequence[Path]) -> lis
         "notes": page.notes,
         "data_file": paths[1].name,
         "data": _embedded(merged),
-        "hero": page.hero,
+        "hero": [svg for section in page.sections for svg in section.hero],
         "table_file": table.name if page.table else "",
         "script": script,
         "script_hash": f"sha256-{digest}",

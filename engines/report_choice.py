@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from engines import latency_plots as plots
-from engines.pareto import dominators
+from engines.pareto import dominators, standing
 from engines.report_findings import Finding
 from engines.report_parts import Grid, Section
 from engines.report_records import Records
@@ -28,13 +28,9 @@ def choice_verdicts(records: Records) -> list[Finding]:
     return found
 
 
-def choice_plots(records: Records) -> list[str]:
-    """Return the trade-off plots; the first belongs on the first screen."""
-    return [_sweep_plot(record) for record in records.tradeoffs] or _joined(records)[0]
-
-
 def tradeoff(records: Records) -> Section | None:
     """Return the chapter on accuracy against latency."""
+    svgs = [_sweep_plot(record) for record in records.tradeoffs]
     grids = [_sweep_grid(record) for record in records.tradeoffs]
     text = [
         "A filled marker lies on the Pareto front: no other model is faster and at least as "
@@ -47,18 +43,20 @@ def tradeoff(records: Records) -> Section | None:
             f"ones are 95 % intervals of {measure}: {records.tradeoffs[0]['intervals']}."
         )
     else:
-        _, grids, names = _joined(records)
+        if not (records.evaluations and records.benches):
+            return None
+        svgs, grids, names = _joined(records)
         text[:0] = ["Models are joined by the checksum of their file."]
         if names:
             text.append(
                 "Not shown, because no file of that checksum was both evaluated and benchmarked: "
                 f"{', '.join(dict.fromkeys(names))}."
             )
-        if not (records.evaluations and records.benches):
-            return None
-    text.append("The first plot is on the first screen.")
-    svgs = choice_plots(records)[1:]
-    return Section("tradeoff", "Accuracy against latency", text, svgs=svgs, grids=grids)
+    if svgs:
+        text.append("The first plot is on the first screen.")
+    return Section(
+        "tradeoff", "Accuracy against latency", text, svgs=svgs[1:], grids=grids, hero=svgs[:1]
+    )
 
 
 def _sweep_plot(record: dict[str, Any]) -> str:
@@ -87,17 +85,12 @@ def _sweep_grid(record: dict[str, Any]) -> Grid:
     rows = []
     for row in record["variants"]:
         accuracy, total, change = row["accuracy"], row["total_ms"], row["change_from_fp32"]
-        verdict = (
-            "chosen"
-            if row["name"] == choice
-            else f"misses the deadline at p{tail}"
-            if not row["keeps_deadline"]
-            else "not accurate enough"
-            if not row["accurate_enough"]
-            else "on the front"
-            if row["dominated_by"] is None
-            else f"{row['dominated_by']} is better"
-        )
+        where = standing(row, choice)
+        words = {
+            "too slow": f"misses the deadline at p{tail}",
+            "too inaccurate": "not accurate enough",
+            "dominated": f"{row['dominated_by']} is better",
+        }
         rows.append(
             [
                 row["name"], f"{row['width']:g}", row["precision"], row["head"], row["backend"],
@@ -108,7 +101,7 @@ def _sweep_grid(record: dict[str, Any]) -> Grid:
                 if change is None
                 else as_points(change["value"])
                 + (" (noise)" if change["low"] <= 0 <= change["high"] else ""),
-                as_ms(total["50"]), as_ms(total[tail]), verdict,
+                as_ms(total["50"]), as_ms(total[tail]), words.get(where, where),
             ]
         )  # fmt: skip
     columns = [

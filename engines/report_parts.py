@@ -51,7 +51,8 @@ class Section:
     """A chapter of the report; ``lead`` are small tables that belong to the text.
 
     With ``selector``, readers choose which of a strip's pictures they see; with ``slider``, indices
-    of two pictures, they draw one over the other.
+    of two pictures, they draw one over the other. ``hero`` are plots for the first screen, not for
+    the chapter.
     """
 
     anchor: str
@@ -64,6 +65,7 @@ class Section:
     legend: Sequence[tuple[str, str]] = ()
     selector: bool = True
     slider: tuple[int, int] | None = None
+    hero: Sequence[str] = ()
 
     @property
     def views(self) -> list[str]:

@@ -11,12 +11,11 @@ import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
-from edgeuda.files import sha256, write_atomic
+from edgeuda.files import now_utc, sha256, write_atomic
 from engines.graphs import load_graph, metadata_of
 from engines.metadata import export_of, spec_of
 from engines.opset import lower_opset
@@ -340,7 +339,7 @@ def _record(
         "seconds": round(seconds, 3),
         "plan_bytes": len(plan),
         "plan_sha256": hashlib.sha256(plan).hexdigest(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": now_utc(),
     }
 
 

@@ -152,27 +152,19 @@ def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[
 def _table(record: dict[str, Any]) -> Table:
     from rich.table import Table
 
+    from engines.pareto import standing
+
     tail = record["tail"]
     table = Table(title="Trade-off")
     for column in ("variant", f"{record['measure']} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
         table.add_column(column, justify="left" if column in ("variant", "verdict") else "right")
     for row in record["variants"]:
         estimate, total = row["accuracy"], row["total_ms"]
-        verdict = (
-            "chosen"
-            if row["name"] == record["choice"]["name"]
-            else "too slow"
-            if not row["keeps_deadline"]
-            else "too inaccurate"
-            if not row["accurate_enough"]
-            else "on the front"
-            if row["dominated_by"] is None
-            else ""
-        )
+        where = standing(row, record["choice"]["name"])
         table.add_row(
             row["name"],
             f"{100 * estimate['value']:.1f} "
             rf"\[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]",
-            f"{total['50']:.2f}", f"{total[tail]:.2f}", verdict,
+            f"{total['50']:.2f}", f"{total[tail]:.2f}", "" if where == "dominated" else where,
         )  # fmt: skip
     return table
