@@ -43,7 +43,7 @@ def build_report(inputs: Sequence[Path], out: Path, *, title: str | None = None)
     if out.suffix != ".html":
         msg = f"{out}: expected a name that ends in .html"
         raise ConfigError(msg)
-    _require_replaceable(paths)
+    _require_replaceable([*paths, out.with_suffix(".csv")])
     records = read_records(inputs, skip=paths[1])
     decisions = [*choice_verdicts(records), *verdicts(records)]
     figures, unknown = evidence(records), unknowns(records)

@@ -763,6 +763,10 @@ def test_only_an_earlier_report_is_replaced(tmp_path: Path) -> None:
     assert not data["notes"]
     with pytest.raises(ConfigError, match=r"\.html"):
         build_report([tmp_path], tmp_path / "report.pdf")
+    (tmp_path / "own.csv").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputExistsError, match=r"own\.csv"):
+        build_report([tmp_path / "eval.json"], tmp_path / "own.html")
+    assert (tmp_path / "own.csv").read_text(encoding="utf-8") == "mine"
 
 
 def decode(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
