@@ -31,7 +31,7 @@ AROUND = ("decode", "overlay")
 
 
 def measure(height: int, columns: int, threads: int, samples: int) -> dict:
-    spec = ModelSpec("bisenet-r18", 1.0, SPACES["cityscapes-19"], Preprocessing(height, columns))
+    spec = ModelSpec("bisenet", 1.0, SPACES["cityscapes-19"], Preprocessing(height, columns))
     net = network(spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -32,7 +32,7 @@ HEADS = ("labels", "scores", "labels_low")
 
 
 def latency(width: float, height: int, columns: int, threads: list[int], runs: int) -> dict:
-    spec = ModelSpec("bisenet-r18", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
+    spec = ModelSpec("bisenet", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
     net = network(spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -79,7 +79,7 @@ def in_turns(
 def measure(
     width: float, height: int, columns: int, threads: list[int], runs: int, photos: list[Path]
 ):
-    spec = ModelSpec("bisenet-r18", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
+    spec = ModelSpec("bisenet", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frames = photos or smooth_files(folder, 8, height, columns)

@@ -200,7 +200,7 @@ def main() -> None:
 
     results = []
     for height, width, count in options.size:
-        spec = ModelSpec("bisenet-r18", 1.0, SPACES["cityscapes-19"], Preprocessing(height, width))
+        spec = ModelSpec("bisenet", 1.0, SPACES["cityscapes-19"], Preprocessing(height, width))
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "model.onnx"
             export_onnx(network(spec), spec, model, frames=smooth_images(1, height, width))

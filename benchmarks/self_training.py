@@ -117,9 +117,7 @@ def main() -> None:
     }
 
     height, width = arguments.size
-    spec = ModelSpec(
-        "bisenet-r18", arguments.width, SPACES["camvid-11"], Preprocessing(height, width)
-    )
+    spec = ModelSpec("bisenet", arguments.width, SPACES["camvid-11"], Preprocessing(height, width))
     torch.manual_seed(0)
     teacher = Teacher(BiSeNet(11, arguments.width), half=in_half("auto"))
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,8 @@ from edgeuda.labels import LabelSpace
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_RENAMED = {f"bisenet-r18{gate}": f"bisenet{gate}" for gate in ("", "-paper-gate", "-relu-gate")}
+"""Names in files that were written when ResNet-18 was the only trunk."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,18 @@ class ModelSpec:
     """Identity of a segmentation model, stored in checkpoints and in ONNX metadata.
 
     Attributes:
-        architecture: Registered name, for example ``"bisenet-r18"``.
+        architecture: Registered name, for example ``"bisenet"``.
         width: Width multiplier of all channels, 1.0 as published.
         label_space: What the output ids mean.
         preprocessing: How frames are fed.
+        encoder: Trunk of the context path of a BiSeNet; other networks have one of their own.
     """
 
     architecture: str
     width: float
     label_space: LabelSpace
     preprocessing: Preprocessing
+    encoder: str = "resnet18"
 
     def to_json(self) -> str:
         """Serialise to one line of JSON."""
@@ -64,6 +68,7 @@ class ModelSpec:
             "schema": "edgeuda.model/1",
             "architecture": self.architecture,
             "width": self.width,
+            "encoder": self.encoder,
             "label_space": {key: space[key] for key in ("name", "classes", "palette")},
             "preprocessing": asdict(self.preprocessing),
         }
@@ -82,12 +87,13 @@ class ModelSpec:
                 raise KeyError(record["schema"])
             space, pre = record["label_space"], record["preprocessing"]
             return cls(
-                architecture=str(record["architecture"]),
+                architecture=_RENAMED.get(record["architecture"], str(record["architecture"])),
                 width=float(record["width"]),
                 label_space=LabelSpace.from_record(space),
                 preprocessing=Preprocessing(
                     int(pre["height"]), int(pre["width"]), _triple(pre["mean"]), _triple(pre["std"])
                 ),
+                encoder=str(record.get("encoder", "resnet18")),
             )
         except (ConfigError, KeyError, TypeError, ValueError) as err:
             msg = (

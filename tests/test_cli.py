@@ -263,7 +263,7 @@ def test_recipes_tell_what_they_need_and_what_was_published(work):
 
 def test_import_says_what_matched_and_adapts(work, data, tmp_path):
     text = message(dict(json.loads((work / "printed.json").read_text()))["import"])
-    assert "CoinCheung/BiSeNet V1, as bisenet-r18" in text
+    assert "CoinCheung/BiSeNet V1, as bisenet" in text
     assert "input: mean 0.3257 0.3690 0.3223, std 0.2112 0.2148 0.2115" in text
     assert "left out: none" in text
     theirs = tmp_path / "theirs.safetensors"

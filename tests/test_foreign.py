@@ -79,7 +79,7 @@ def test_coincheung(old, tmp_path):
     torch.save(state, tmp_path / "model_final_v1_city.pth")
     found = assert_same(
         foreign, theirs(frame(), *CITY), tmp_path / "model_final_v1_city.pth",
-        "bisenet-r18-paper-gate" if old else "bisenet-r18", 3,
+        "bisenet-paper-gate" if old else "bisenet", 3,
     )  # fmt: skip
     assert found.spec.preprocessing.mean == CITY[0]
     assert found.left_out == ("cp.resnet.fc.weight",)
@@ -93,7 +93,7 @@ def test_mmsegmentation_with_its_wrapping(tmp_path):
     state = {f"module.{key}": value for key, value in foreign.state_dict().items()}
     torch.save({"meta": {"epoch": 3}, "state_dict": state}, tmp_path / "mmseg.pth")
     found = assert_same(
-        foreign, theirs(frame(), *IMAGENET), tmp_path / "mmseg.pth", "bisenet-r18-relu-gate", 3,
+        foreign, theirs(frame(), *IMAGENET), tmp_path / "mmseg.pth", "bisenet-relu-gate", 3,
         SPACES["camvid-11"],
     )  # fmt: skip
     assert found.spec.label_space == SPACES["camvid-11"]

@@ -113,7 +113,7 @@ def test_a_space_of_ones_own_from_a_file(tmp_path):
 
 
 def test_spec_survives_json_and_damage_is_named():
-    spec = ModelSpec("bisenet-r18", 0.5, SPACES["camvid-11"], Preprocessing(64, 128))
+    spec = ModelSpec("bisenet", 0.5, SPACES["camvid-11"], Preprocessing(64, 128))
     assert ModelSpec.from_json(spec.to_json(), "x") == spec
     record = json.loads(spec.to_json())
     del record["preprocessing"]

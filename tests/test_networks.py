@@ -115,7 +115,7 @@ def trunk_state():
 
 
 def bisenet(width=1.0):
-    return build(ModelSpec("bisenet-r18", width, SPACES["carla-3"], PRE))
+    return build(ModelSpec("bisenet", width, SPACES["carla-3"], PRE))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -15,7 +15,7 @@ from edgeuda.models.network import Logits
 from edgeuda.models.predictor import ScorePredictor, TestTime, normalise, to_tensor, windows
 from edgeuda.spec import ModelSpec, Preprocessing
 
-SPEC = ModelSpec("bisenet-r18", 0.125, SPACES["carla-3"], Preprocessing(64, 96))
+SPEC = ModelSpec("bisenet", 0.125, SPACES["carla-3"], Preprocessing(64, 96))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
 from engines.metadata import Head
 
-SPEC = ModelSpec("bisenet-r18", 0.125, SPACES["camvid-11"], Preprocessing(64, 128))
+SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 128))
 
 
 def random_network(spec: ModelSpec = SPEC, seed: int = 0) -> nn.Module:

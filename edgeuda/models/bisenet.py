@@ -1,4 +1,4 @@
-"""BiSeNet V1 on ResNet-18 with standard batch norm and ReLU, made to export and to fuse for INT8.
+"""BiSeNet V1 with standard batch norm and ReLU, made to export and to fuse for INT8.
 
 Structure: Yu et al., "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
 ECCV 2018, with the feature fusion module of later public versions (one 1x1 convolution, batch norm
@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeuda.models.encoders import RESNET18, load_encoder, make_encoder
 from edgeuda.models.network import Logits, Network, scaled
-from edgeuda.models.pretrained import load_resnet
-from edgeuda.models.resnet import resnet18
 
 
 class ConvBnRelu(nn.Sequential):
@@ -50,17 +49,17 @@ class AttentionRefinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """ResNet-18 with attention refinement and global context."""
+    """A pretrained trunk with attention refinement and global context."""
 
-    def __init__(self, width: float) -> None:
+    def __init__(self, width: float, encoder: str) -> None:
         super().__init__()
-        self.trunk = resnet18(width)
+        self.trunk, (c16, c32) = make_encoder(encoder, width)
         c = scaled(128, width)
-        self.arm16 = AttentionRefinement(scaled(256, width), c)
-        self.arm32 = AttentionRefinement(scaled(512, width), c)
+        self.arm16 = AttentionRefinement(c16, c)
+        self.arm32 = AttentionRefinement(c32, c)
         self.head16 = ConvBnRelu(c, c, 3)
         self.head32 = ConvBnRelu(c, c, 3)
-        self.context = ConvBnRelu(scaled(512, width), c, 1)
+        self.context = ConvBnRelu(c32, c, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the context features at 1/8 and 1/16, ``[N, 128 * width, ...]``."""
@@ -142,12 +141,14 @@ class Head(nn.Module):
 
 
 class BiSeNet(Network):
-    """BiSeNet V1 with a ResNet-18 context path.
+    """BiSeNet V1 over a trunk of choice.
 
     Args:
         classes: Number of classes K.
-        width: Multiplier of every channel count; 1.0 is the published network (13.3 M parameters
-            for inference at K = 19), 0.5 a quarter of its work.
+        width: Multiplier of every channel count but those of an encoder that has its own; 1.0 with
+            ResNet-18 is the published network (13.3 M parameters for inference at K = 19), 0.5 a
+            quarter of its work.
+        encoder: Trunk of the context path, see `edgeuda.models.encoders.make_encoder`.
     """
 
     heads: ClassVar = ("main", "aux8", "aux16")
@@ -155,18 +156,20 @@ class BiSeNet(Network):
     trunk: ClassVar = ("context.trunk", "spatial")
     gate: ClassVar = staticmethod(normalised_gate)
 
-    def __init__(self, classes: int, width: float = 1.0) -> None:
+    def __init__(self, classes: int, width: float = 1.0, encoder: str = RESNET18) -> None:
         super().__init__()
         c = scaled(128, width)
         self.channels = 2 * c
-        self.context = ContextPath(width)
+        self.encoder = encoder
+        self.context = ContextPath(width, encoder)
         self.spatial = SpatialPath(width)
         self.fusion = FeatureFusion(width, self.gate)
         self.main = Head(2 * c, 2 * c, classes, 8)
         self.aux8 = Head(c, c // 2, classes, 8)
         self.aux16 = Head(c, c // 2, classes, 16)
+        own = set() if encoder == RESNET18 else set(self.context.trunk.modules())
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module not in own:  # timm's are initialised
                 nn.init.kaiming_normal_(module.weight, a=1.0)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -181,8 +184,8 @@ class BiSeNet(Network):
         return Logits(main, (self.aux8(c8, upsample), self.aux16(c16, upsample)), features)
 
     def load_pretrained(self, weights: str) -> None:
-        """Fill the context path's ResNet-18, see `load_resnet`."""
-        load_resnet(self.context.trunk, weights, "resnet18-f37072fd.pth")
+        """Fill the context path's trunk, see `load_encoder`."""
+        load_encoder(self.context.trunk, self.encoder, weights)
 
 
 class BiSeNetPaperGate(BiSeNet):

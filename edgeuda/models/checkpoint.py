@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,10 +21,10 @@ from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 
 MODEL_FILE = "model.safetensors"
-ARCHITECTURES: dict[str, Callable[[int, float], Network]] = {
-    "bisenet-r18": BiSeNet,
-    "bisenet-r18-paper-gate": BiSeNetPaperGate,
-    "bisenet-r18-relu-gate": BiSeNetReluGate,
+ARCHITECTURES: dict[str, type[Network]] = {
+    "bisenet": BiSeNet,
+    "bisenet-paper-gate": BiSeNetPaperGate,
+    "bisenet-relu-gate": BiSeNetReluGate,
     "deeplabv2-r101": DeepLabV2,
     "deeplabv2-r101-multi": MultiLevelDeepLabV2,
     "deeplabv2-r101-multi-caffe": CaffeMultiLevelDeepLabV2,
@@ -42,7 +41,10 @@ def build(spec: ModelSpec) -> Network:
     if spec.architecture not in ARCHITECTURES:
         msg = f"Unknown architecture {spec.architecture!r}; known: {', '.join(ARCHITECTURES)}"
         raise ConfigError(msg)
-    return ARCHITECTURES[spec.architecture](len(spec.label_space), spec.width)
+    kind = ARCHITECTURES[spec.architecture]
+    if issubclass(kind, BiSeNet):
+        return kind(len(spec.label_space), spec.width, spec.encoder)
+    return kind(len(spec.label_space), spec.width)
 
 
 def save_model(model: nn.Module, spec: ModelSpec, path: Path) -> None:

@@ -301,7 +301,7 @@ SHIFT = (
 ORIGINS: tuple[Origin, ...] = (
     Origin(
         "CoinCheung/BiSeNet V1",
-        "bisenet-r18",
+        "bisenet",
         ("cp.resnet.conv1.weight", "ffm.conv.weight", "ffm.bn.weight", "conv_out.conv_out.weight"),
         (),
         _coincheung,
@@ -311,7 +311,7 @@ ORIGINS: tuple[Origin, ...] = (
     ),
     Origin(
         "CoinCheung/BiSeNet V1 with the published gate",
-        "bisenet-r18-paper-gate",
+        "bisenet-paper-gate",
         ("cp.resnet.conv1.weight", "ffm.conv2.weight", "conv_out.conv_out.weight"),
         ("ffm.bn.weight",),
         _coincheung,
@@ -322,7 +322,7 @@ ORIGINS: tuple[Origin, ...] = (
     ),
     Origin(
         "MMSegmentation BiSeNetV1",
-        "bisenet-r18-relu-gate",
+        "bisenet-relu-gate",
         ("backbone.context_path.backbone.conv1.weight", "decode_head.conv_seg.weight"),
         (),
         _mmseg,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -63,8 +64,8 @@ def read_weights(weights: str, hub_file: str) -> dict[str, Tensor]:
             'there, name a file in model.pretrained, or set it to "none"'
         )
         raise ModelError(msg)
-    digits = hub_file.removesuffix(".pth").split("-")[1]
-    if path.name == hub_file and not sha256(path).startswith(digits):
+    digits = hub_file.removesuffix(".pth").rsplit("-", 1)[-1]
+    if path.name == hub_file and re.fullmatch("[0-9a-f]{8}", digits) and not sha256(path).startswith(digits):
         msg = f"{path}: SHA-256 does not begin with {digits}; the download is damaged"
         raise ModelError(msg)
     return _read(path)

@@ -183,6 +183,7 @@ def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
         raise ModelError(msg)
     own = {
         "architecture": spec.architecture,
+        "encoder": spec.encoder,
         "width": spec.width,
         "mean": pre.mean,
         "std": pre.std,

@@ -50,6 +50,8 @@ class ModelSection(Section):
 
     Attributes:
         architecture: Registered name.
+        encoder: Trunk of a BiSeNet's context path: ``"resnet18"``, or another model of timm with
+            features at 1/8, 1/16 and 1/32.
         width: Multiplier of the channel counts.
         input: Rows and columns of the network's input, multiples of 32.
         pretrained: ``"none"``, ``"imagenet"`` (torch's hub cache) or a file of trunk weights.
@@ -57,7 +59,8 @@ class ModelSection(Section):
         std: Input statistics, RGB in [0, 1].
     """
 
-    architecture: str = "bisenet-r18"
+    architecture: str = "bisenet"
+    encoder: str = "resnet18"
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     input: tuple[Positive, Positive] = (512, 1024)
     pretrained: str = "imagenet"
@@ -477,7 +480,7 @@ class Recipe(Section):
         """Return the spec of the network this recipe trains for a label space."""
         section = self.model
         pre = Preprocessing(*section.input, mean=section.mean, std=section.std)
-        return ModelSpec(section.architecture, section.width, space, pre)
+        return ModelSpec(section.architecture, section.width, space, pre, section.encoder)
 
     def crop(self) -> tuple[int, int]:
         """Return rows and columns of the training crop."""
