@@ -19,6 +19,7 @@ from edgeuda.labels import IGNORE, SPACES
 
 TRUSTED = 0.968
 """Confidence from which a pseudo-label counts towards an image's trust, as in DACS."""
+Trust = Literal["share", "confidence", "none"]
 ALPHA = 0.8
 """Opacity of soft pasting, as in DSP."""
 
@@ -38,6 +39,9 @@ class MixSettings:
         boundary: Width in pixels of the band around the mask's border that weighs double; 0: none.
         adaptive: Whether hard classes, those with low thresholds, are more often the long-tail
             ones; if not, two are drawn uniformly.
+        trust: Weight of an image's pseudo-labels: ``"share"`` of them that is at least as sure as
+            ``trusted``, their mean ``"confidence"``, or ``"none"``: 1.
+        trusted: See ``trust``.
     """
 
     mode: Literal["single", "dual-soft"] = "single"
@@ -45,6 +49,8 @@ class MixSettings:
     related: bool = False
     boundary: int = 0
     adaptive: bool = True
+    trust: Trust = "share"
+    trusted: float = TRUSTED
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Mixed:
     Attributes:
         images: ``[M, 3, H, W]``, M a multiple of N.
         terms: Labels ``[M, H, W]`` int64, each with weights ``[M, H, W]``.
-        trust: ``[N]`` share of trusted pseudo-labels in each target image.
+        trust: ``[N]`` weight of the pseudo-labels of each target image.
     """
 
     images: Tensor
@@ -88,7 +94,11 @@ def mix(
         crop: Source of long-tail classes; None pastes none.
         generators: One per pair of images.
     """
-    trust = (confidence >= TRUSTED).float().mean((1, 2))
+    trust = torch.ones_like(confidence[:, 0, 0])
+    if settings.trust == "share":
+        trust = (confidence >= settings.trusted).float().mean((1, 2))
+    elif settings.trust == "confidence":
+        trust = confidence.mean((1, 2))
     pick = _Picker(settings, thresholds.float().cpu(), related.to(source_label.device), crop)
     paste = _single if settings.mode == "single" else _dual_soft
     return paste(source, source_label, target, pseudo_label, trust, settings, pick, generators)

@@ -27,12 +27,15 @@ class Supervised(Method):
         weights: ``[K]`` class weights.
         chain: Colour augmentation of the images, or None.
         style: How source images are given the look of target images, where there are any.
+        hard_steps: Steps after which ``"ohem"`` gives way to plain cross-entropy, None for never.
+            Hard examples alone teach a network no confidence above OHEM's threshold.
     """
 
     loss: Literal["ohem", "ce"]
     weights: Tensor
     chain: ColourChain | None = SOURCE
     style: Style = "none"
+    hard_steps: int | None = None
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the loss of the source images, target images only lend their look."""
@@ -45,13 +48,13 @@ class Supervised(Method):
         outputs = model(x, aux=True, upsample=False)
         size = (images.shape[2], images.shape[3])
         weights = self.weights.to(images)
+        hard = self.loss == "ohem" and (self.hard_steps is None or batch.step < self.hard_steps)
         terms = {}
         for name, head_weight, logits in zip(
             model.heads, model.head_weights, outputs.heads(), strict=True
         ):
             full = upsample(logits.float().contiguous(), size)  # faster than in half precision
             loss = cross_entropy_map(full, batch.source_label, weights)
-            hard = self.loss == "ohem"
             averaged = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
             terms[name] = head_weight * averaged
         return Losses(terms)

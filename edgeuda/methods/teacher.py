@@ -26,6 +26,8 @@ class Teacher:
         scales: Sizes at which a target image is looked at, probabilities averaged.
         flip: Whether its mirror image is looked at too.
         half: Whether it computes in bfloat16.
+        temperature: Divides the logits, so that confidence means accuracy; see
+            `edgeuda.models.reliability.fit_temperature`.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Teacher:
         scales: tuple[float, ...] = (1.0,),
         flip: bool = False,
         half: bool = False,
+        temperature: float = 1.0,
     ) -> None:
         self.model = copy.deepcopy(student).eval().requires_grad_(False)
         self.decay, self.scales, self.flip, self.half = decay, scales, flip, half
+        self.temperature = temperature
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
@@ -76,7 +80,8 @@ class Teacher:
             for mirrored in (False, True)[: 1 + self.flip]:
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
                     low = self.model(scaled.flip(3) if mirrored else scaled, upsample=False).main
-                logits = upsample(low.float().contiguous(), (size[0], size[1]))
+                low = low.float().contiguous() / self.temperature
+                logits = upsample(low, (size[0], size[1]))
                 probability = (logits.flip(3) if mirrored else logits).softmax(1)
                 total = total + _resize(probability, [height, width])
         return total / (len(self.scales) * (1 + self.flip))

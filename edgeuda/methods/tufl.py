@@ -51,6 +51,8 @@ class TuflSettings:
         style: How source images are given the look of target images.
         rigid: See `draw_affine`.
         batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
+        source_weight: Weight of the supervised term at the start.
+        source_fade: Step at which it has fallen to 0, linearly; None lets it stay.
     """
 
     modulator: Modulator = "one-minus-q"
@@ -65,6 +67,14 @@ class TuflSettings:
     style: Style = "none"
     rigid: bool = True
     batch_norm: BatchNorm = "frozen"
+    source_weight: float = 1.0
+    source_fade: int | None = None
+
+    def weight_of_source(self, step: int) -> float:
+        """Return the weight of the supervised term in a step, from 0."""
+        if self.source_fade is None:
+            return self.source_weight
+        return self.source_weight * max(0.0, 1 - step / max(1, self.source_fade))
 
 
 class Tufl(Method):
@@ -127,7 +137,7 @@ class Tufl(Method):
             cross_entropy_map(upsample(head, size), batch.source_label, weights).mean()
             for head in source_heads
         )
-        terms = {"supervised": supervised}
+        terms = {"supervised": settings.weight_of_source(batch.step) * supervised}
         figures: dict[str, Tensor] = {}
         if settings.target_weight:
             target_loss, kept = self._target_loss(

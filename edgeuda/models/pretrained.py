@@ -65,7 +65,11 @@ def read_weights(weights: str, hub_file: str) -> dict[str, Tensor]:
         )
         raise ModelError(msg)
     digits = hub_file.removesuffix(".pth").rsplit("-", 1)[-1]
-    if path.name == hub_file and re.fullmatch("[0-9a-f]{8}", digits) and not sha256(path).startswith(digits):
+    if (
+        path.name == hub_file
+        and re.fullmatch("[0-9a-f]{8}", digits)
+        and not sha256(path).startswith(digits)
+    ):
         msg = f"{path}: SHA-256 does not begin with {digits}; the download is damaged"
         raise ModelError(msg)
     return _read(path)

@@ -27,6 +27,7 @@ from edgeuda.files import read_json, sha256_of, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
+from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.recipe import Recipe, load_recipe, merged
 from edgeuda.training.stages import run_source, run_stage
@@ -232,6 +233,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         chain[0].mkdir(parents=True, exist_ok=True)
         run_source(recipe, domains, Job(chain[0], key, fabric, workers))
     model, _ = load_model(chain[0])
+    domains = replace(domains, temperature=temperature_of(chain[0]))
     for stage in recipe.stages:
         settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
         few = domains.labelled if stage == "ass" else None

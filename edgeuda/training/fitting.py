@@ -41,6 +41,7 @@ STAGE_NAMES: dict[StageName, str] = {
     "adabn": "AdaBN",
     "stage1": "stage 1",
     "stage2": "stage 2",
+    "distil": "distil",
     "entropy": "entropy",
     "adversarial": "adversarial",
     "ass": "ASS",
@@ -57,6 +58,7 @@ STREAMS: dict[StageName, int] = {
     "ass": 5,
     "hiast": 6,
     "lse": 7,
+    "distil": 6,
 }
 """Stages draw from streams of their own, so that none depends on those before it."""
 
@@ -71,6 +73,7 @@ class Domains:
         space: Label space of the source labels.
         counts: ``[M, K]`` int64 pixels of each class in each source image.
         labelled: Target images of which some may be used with their labels, or None.
+        temperature: By which the networks' confidence is read, see `edgeuda.training.confidence`.
     """
 
     source: Images
@@ -78,6 +81,7 @@ class Domains:
     space: LabelSpace
     counts: npt.NDArray[np.int64]
     labelled: LabelledFolder | None = None
+    temperature: float = 1.0
 
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:

@@ -82,6 +82,23 @@ class Images:
                 yield label
 
 
+class Chosen(Images):
+    """Some of a domain's images.
+
+    Args:
+        images: The domain.
+        indices: Which.
+    """
+
+    def __init__(self, images: Images, indices: Sequence[int]) -> None:
+        self.names = tuple(images.names[index] for index in indices)
+        self._images, self._indices = images, indices
+        self._cache = None
+
+    def _read(self, index: int) -> tuple[Image, LabelMap | None]:
+        return self._images[self._indices[index]]
+
+
 class PseudoLabelled(Images):
     """Target frames with offline pseudo-labels; the label is ``[H, W, 2]``: class, confidence.
 

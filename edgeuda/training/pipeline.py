@@ -26,6 +26,7 @@ from edgeuda.files import read_json, require_absent, sha256, sha256_of, write_js
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
 from edgeuda.spec import ModelSpec
+from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
 from edgeuda.training.recipe import AdaBNSection, Recipe, Stage
 from edgeuda.training.stages import run_source, run_stage
@@ -39,6 +40,7 @@ METHOD_NAMES: dict[Stage, str] = {
     "entropy": "entropy minimisation",
     "stage1": "TUFL",
     "stage2": "TUFL + CIM",
+    "distil": "distillation from a teacher",
     "adversarial": "output-space adversary",
     "ass": "semantic-level adversary, a few target labels",
     "hiast": "instance-adaptive self-training",
@@ -146,6 +148,7 @@ def adapt(
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
     domains = load_domains(folder, frames, recipe.model.input)
+    domains = replace(domains, temperature=temperature_of(init))
     if "ass" in recipe.stages:
         domains = replace(domains, labelled=labelled_frames(target, spec.label_space, stored))
     data = {

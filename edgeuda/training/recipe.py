@@ -17,10 +17,11 @@ from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.adversarial import AdversarialSettings
+from edgeuda.methods.distil import DistilSettings
 from edgeuda.methods.entropy import EntropySettings
 from edgeuda.methods.hiast import HiastSettings
 from edgeuda.methods.lse import LseSettings
-from edgeuda.methods.mixing import MixSettings
+from edgeuda.methods.mixing import TRUSTED, MixSettings, Trust
 from edgeuda.methods.thresholds import ThresholdRule
 from edgeuda.methods.tufl import TuflSettings
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
@@ -128,10 +129,16 @@ class SourceSection(Optimisation):
 
     Attributes:
         loss: ``"ohem"`` or ``"ce"``.
+        tail: Share of the steps, at the end, in which ``"ohem"`` gives way to plain cross-entropy,
+            without which the network's confidence stays low.
+        held: Share of the source images that is kept from this stage; on them a temperature is
+            fitted, by which later stages read the network's confidence.
         augment: Whether source images pass the colour chain of their branch.
     """
 
     loss: Literal["ohem", "ce"] = "ohem"
+    tail: Share = 0.0
+    held: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     augment: bool = True
 
 
@@ -180,6 +187,8 @@ class MixSection(Section):
     long_tail: Share = 0.0
     related: bool = False
     boundary: Annotated[int, Field(ge=0)] = 0
+    trust: Trust = "share"
+    trusted: Share = TRUSTED
 
 
 class TeacherSection(Section):
@@ -199,7 +208,12 @@ class TeacherSection(Section):
 
 
 class TuflSection(Optimisation):
-    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`."""
+    """Stage 1 or 2; see `edgeuda.methods.tufl.TuflSettings`.
+
+    Attributes:
+        source_weight: See `edgeuda.methods.tufl.TuflSettings`.
+        source_fade: Share of the steps over which it falls to 0; 0 lets it stay.
+    """
 
     modulator: Literal["one-minus-q", "difference", "none"] = "one-minus-q"
     gamma: Weight = 2.0
@@ -210,6 +224,8 @@ class TuflSection(Optimisation):
     mix_weighted: bool = True
     rigid: bool = True
     batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
+    source_weight: Weight = 1.0
+    source_fade: Share = 0.0
     threshold: ThresholdSection = ThresholdSection()
     mix: MixSection = MixSection()
     teacher: TeacherSection = TeacherSection()
@@ -229,7 +245,60 @@ class TuflSection(Optimisation):
             style=self.style,
             rigid=self.rigid,
             batch_norm=self.batch_norm,
+            source_weight=self.source_weight,
+            source_fade=round(self.source_fade * self.steps) if self.source_fade else None,
         )
+
+
+class LargeSection(Section):
+    """The large network of stage ``distil``; see `ModelSection`.
+
+    Attributes:
+        architecture: See `ModelSection`.
+        encoder: See `ModelSection`.
+        width: See `ModelSection`.
+        pretrained: See `ModelSection`.
+        lr: Its learning rate beside the small network.
+        adabn: Whether its batch-norm statistics are those of the target before it teaches.
+    """
+
+    architecture: str = "bisenet"
+    encoder: str = "resnet18"
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    pretrained: str = "imagenet"
+    lr: Annotated[float, Field(gt=0)] = 5e-3
+    adabn: bool = True
+
+
+class DistilSection(Optimisation):
+    """Learning from a teacher; see `edgeuda.methods.distil.DistilSettings`.
+
+    Attributes:
+        teacher: ``"large"``: the moving average of a large network that is first trained on
+            source; ``"self"``: of the network itself; else the run folder or model file of an
+            adapted network, which stays as it is.
+        large: The large network.
+        labels: How the teacher labels; its ``decay`` is that of the moving average.
+    """
+
+    teacher: str = "large"
+    large: LargeSection = LargeSection()
+    labels: TeacherSection = TeacherSection(decay=0.99)
+    source_weight: Weight = 1.0
+    mix: Share = 1.0
+    mask: Share = 0.0
+    block: Positive = 32
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    hard: bool = False
+    disagreement: Weight = 1.0
+    quality: Literal["none", "image", "pixel"] = "none"
+    alone: Share = 0.5
+    batch_norm: Literal["frozen", "joint", "domain"] = "domain"
+
+    def settings(self) -> DistilSettings:
+        """Return the method's parameters."""
+        names = {field.name for field in dataclasses.fields(DistilSettings)}
+        return DistilSettings(**self.model_dump(include=names))
 
 
 class AdversarialSection(Optimisation):
@@ -394,12 +463,15 @@ class MonitorSection(Section):
     keep_all: bool = False
 
 
-Stage = Literal["adabn", "entropy", "stage1", "stage2", "adversarial", "ass", "hiast", "lse"]
+Stage = Literal[
+    "adabn", "entropy", "stage1", "stage2", "distil", "adversarial", "ass", "hiast", "lse"
+]
 StageName = Stage | Literal["source"]
 StageSection = (
     AdaBNSection
     | EntropySection
     | TuflSection
+    | DistilSection
     | AdversarialSection
     | AssSection
     | HiastSection
@@ -442,6 +514,7 @@ class Recipe(Section):
         entropy: Entropy minimisation.
         stage1: Unsupervised focal loss.
         stage2: The same with cross-domain mixing, pseudo-labelled by a teacher.
+        distil: Learning from a large teacher.
         adversarial: Adversarial adaptation in output space.
         ass: The same with a few labelled target images.
         hiast: Self-training on instance-adaptive pseudo-labels.
@@ -465,6 +538,7 @@ class Recipe(Section):
     entropy: EntropySection | None = None
     stage1: TuflSection | None = None
     stage2: TuflSection | None = None
+    distil: DistilSection | None = None
     adversarial: AdversarialSection | None = None
     ass: AssSection | None = None
     hiast: HiastSection | None = None

@@ -52,15 +52,15 @@ def run_hiast(
     spec, target = recipe.spec(domains.space), domains.target
     assert target is not None
     half = in_half(recipe.precision)
-    labeller = Teacher(model, half=half)
+    labeller = Teacher(model, half=half, temperature=domains.temperature)
     for number, factor in enumerate(section.factors, 1):
         at = dataclasses.replace(job, folder=job.folder / f"round{number}")
-        teacher = Teacher(model, section.teacher_decay, half=half)
+        teacher = Teacher(model, section.teacher_decay, half=half, temperature=domains.temperature)
         if not (at.folder / TEACHER_FILE).exists():
             _hiast_round(recipe, section, model, teacher, labeller, domains, at, number, factor)
         model.load_state_dict(load_model(at.folder)[0].state_dict())
         teacher.model.load_state_dict(load_model(at.folder / TEACHER_FILE)[0].state_dict())
-        labeller = Teacher(teacher.model, half=half)
+        labeller = Teacher(teacher.model, half=half, temperature=domains.temperature)
     _finish(model, spec, job, len(section.factors))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,10 +14,11 @@ from torch import Tensor
 from edgeuda.data.folders import labelled_subset
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError
-from edgeuda.files import write_text
+from edgeuda.files import sha256_of, write_text
 from edgeuda.methods.adabn import adapt_batch_norm
 from edgeuda.methods.adversarial import Adversarial
 from edgeuda.methods.base import Method
+from edgeuda.methods.distil import Distil, LargeStudent
 from edgeuda.methods.entropy import EntropyMinimisation
 from edgeuda.methods.mixing import related_classes
 from edgeuda.methods.supervised import Supervised
@@ -24,14 +27,17 @@ from edgeuda.methods.tufl import Tufl
 from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
+from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import Domains, Job, fit_stage, stage_weights, stream
 from edgeuda.training.loader import PSEUDO_PLANES, Images, PseudoLabelled, sample, to_unit
 from edgeuda.training.recipe import (
     AdaBNSection,
     AdversarialSection,
     AssSection,
+    DistilSection,
     EntropySection,
     HiastSection,
+    LargeSection,
     LseSection,
     Optimisation,
     Recipe,
@@ -39,7 +45,7 @@ from edgeuda.training.recipe import (
     TuflSection,
 )
 from edgeuda.training.rounds import run_hiast, run_lse
-from edgeuda.training.trainer import in_half
+from edgeuda.training.trainer import in_half, make_optimizer
 from edgeuda.training.views import SOURCE
 
 logger = logging.getLogger(__name__)
@@ -59,9 +65,14 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
         stage_weights(recipe, section, domains),
         SOURCE if section.augment else None,
         section.style,
+        section.steps - round(section.tail * section.steps),
     )
     target = domains.target if section.style != "none" else None
-    fit_stage(model, spec, method, domains, section, recipe, job, "source", target=target)
+    taught, held = hold_out(domains, section.held)
+    fit_stage(model, spec, method, taught, section, recipe, job, "source", target=target)
+    if len(held) and job.fabric.is_global_zero:
+        write_reliability(model, spec, held, job.folder)
+    job.fabric.barrier()
 
 
 def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, job: Job) -> None:
@@ -89,6 +100,8 @@ def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, jo
         run_hiast(recipe, section, model, domains, job)
     elif isinstance(section, LseSection):
         run_lse(recipe, section, model, domains, job)
+    elif isinstance(section, DistilSection):
+        _distil(recipe, section, model, domains, job)
     else:
         _tufl(recipe, section, stage, model, domains, job)
 
@@ -119,12 +132,93 @@ def _tufl(
     if stage == "stage2":
         settings = section.teacher
         half = in_half(recipe.precision)
-        teacher = Teacher(model, settings.decay, settings.scales, settings.flip, half)
+        teacher = Teacher(
+            model, settings.decay, settings.scales, settings.flip, half, domains.temperature
+        )
         if settings.offline:
             target = _pseudo_labels(teacher, target, recipe.spec(domains.space), job)
     weights = stage_weights(recipe, section, domains)
     method = Tufl(section.settings(), weights, related_classes(domains.space.classes), teacher)
     _fit(method, recipe, stage, model, domains, job, target)
+
+
+def _distil(
+    recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
+) -> None:
+    half = in_half(recipe.precision)
+    labels = section.labels
+    spec, large = recipe.spec(domains.space), None
+    if section.teacher == "self":
+        teacher = Teacher(
+            model, labels.decay, labels.scales, labels.flip, half, domains.temperature
+        )
+    elif section.teacher == "large":
+        big = large_recipe(recipe, section.large)
+        network = _large(big, section.large, domains, job)
+        spec = big.spec(domains.space)
+        teacher = Teacher(network, labels.decay, labels.scales, labels.flip, half)
+        optimisation = section.model_copy(update={"lr": section.large.lr})
+        device = job.fabric.device
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        large = LargeStudent(
+            network,
+            spec.preprocessing,
+            teacher,
+            make_optimizer(network, optimisation),
+            section.batch_norm,
+            half,
+        )
+    else:
+        network, spec = load_model(Path(section.teacher))
+        if spec.label_space.classes != domains.space.classes:
+            msg = (
+                f"{section.teacher}: expected a teacher for the classes of {domains.space.name!r}, "
+                f"found one for those of {spec.label_space.name!r}"
+            )
+            raise ConfigError(msg)
+        teacher = Teacher(network, 1.0, labels.scales, labels.flip, half)
+    method = Distil(
+        section.settings(),
+        stage_weights(recipe, section, domains),
+        teacher,
+        spec.preprocessing,
+        section.steps,
+        large,
+    )
+    _fit(method, recipe, "distil", model, domains, job)
+
+
+def large_recipe(recipe: Recipe, large: LargeSection) -> Recipe:
+    """Return the recipe with the large network in the place of its own."""
+    own = large.model_dump(include={"architecture", "encoder", "width", "pretrained"})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=own)})
+
+
+def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) -> Network:
+    """Return the large network, trained on source and with the target's statistics.
+
+    It lies beside the stage's folder, named by what it depends on: stages that need the same share
+    it.
+    """
+    spec = recipe.spec(domains.space)
+    assert domains.target is not None
+    frames = domains.target.names if recipe.source.style != "none" or section.adabn else ()
+    key = sha256_of(
+        [
+            "large", spec.to_json(), recipe.model.pretrained, recipe.source.model_dump_json(),
+            recipe.geometry.model_dump_json(), recipe.precision, str(recipe.class_weights),
+            str(recipe.seed), *domains.source.names, *frames,
+        ]
+    )  # fmt: skip
+    folder = job.folder.parent / f"large-{key[:12]}"
+    at = replace(job, folder=folder / "source", digest=key)
+    if not (at.folder / MODEL_FILE).exists():
+        at.folder.mkdir(parents=True, exist_ok=True)
+        run_source(recipe, domains, at)
+    model, _ = load_model(at.folder)
+    if section.adabn:
+        run_stage(recipe, "adabn", model, domains, replace(job, folder=folder / "adabn"))
+    return model
 
 
 def _adversarial(

@@ -1,0 +1,192 @@
+"""What a network's confidence means: calibration error, the worth of confident labels, temperature.
+
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, for expected calibration
+error and temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
+from edgeuda.errors import DataError
+from edgeuda.labels import IGNORE
+from edgeuda.models.network import Network
+from edgeuda.models.predictor import normalise, to_tensor
+from edgeuda.spec import ModelSpec
+
+BINS = 50
+PIXELS = 4000
+"""Pixels of each image from which the temperature is fitted."""
+KEPT = (0.5, 0.8, 0.9, 0.95, 0.968)
+"""Confidences at which the share and accuracy of the labels above are recorded."""
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Pixels by predicted class and confidence, of those whose true class is known.
+
+    Attributes:
+        pixels: ``[K, BINS]`` int64; bin b holds confidences from ``b / BINS`` on.
+        correct: ``[K, BINS]`` int64, those that are right.
+        confidence: ``[K, BINS]`` float64, sum of their confidences.
+    """
+
+    pixels: Counts
+    correct: Counts
+    confidence: npt.NDArray[np.float64]
+
+    def error(self) -> float:
+        """Return the expected calibration error, 0 to 1: mean of |accuracy - confidence| by bin."""
+        gaps = np.abs(self.correct.sum(0) - self.confidence.sum(0))
+        return float(gaps.sum() / self.pixels.sum())
+
+    def kept(self, threshold: float) -> tuple[float, float]:
+        """Return the share of the pixels at least as sure, and the share of those that is right.
+
+        The accuracy is nan where no pixel is.
+        """
+        above = slice(math.ceil(threshold * BINS - 1e-9), None)
+        count = int(self.pixels[:, above].sum())
+        right = int(self.correct[:, above].sum())
+        return count / int(self.pixels.sum()), right / count if count else math.nan
+
+    def to_record(self, classes: Iterable[str]) -> dict[str, Any]:
+        """Return the figures, shares from 0 to 1, by class where a class is predicted at all."""
+        total = int(self.pixels.sum())
+        by_class = {
+            name: {
+                "share": _rounded(count / total),
+                "accuracy": _rounded(right / count if count else math.nan),
+                "confidence": _rounded(sure / count if count else math.nan),
+            }
+            for name, count, right, sure in zip(
+                classes,
+                self.pixels.sum(1).tolist(),
+                self.correct.sum(1).tolist(),
+                self.confidence.sum(1).tolist(),
+                strict=True,
+            )
+        }
+        return {
+            "calibration_error": _rounded(self.error()),
+            "confidence": _rounded(float(self.confidence.sum()) / total),
+            "accuracy": _rounded(int(self.correct.sum()) / total),
+            "kept": [
+                {
+                    "above": t,
+                    "share": _rounded(self.kept(t)[0]),
+                    "accuracy": _rounded(self.kept(t)[1]),
+                }
+                for t in KEPT
+            ],
+            "by_class": by_class,
+        }
+
+
+@torch.inference_mode()
+def reliability(
+    model: Network,
+    spec: ModelSpec,
+    pairs: Iterable[tuple[Image, LabelMap]],
+    temperature: float = 1.0,
+) -> Reliability:
+    """Hold a network's confidence against labels, at the network's input size.
+
+    Args:
+        model: The network, in eval mode.
+        spec: Its spec.
+        pairs: Images with label maps.
+        temperature: Divides the logits.
+
+    Raises:
+        DataError: If no pixel has a label.
+    """
+    classes = len(spec.label_space)
+    pixels, correct = (np.zeros((classes, BINS), np.int64) for _ in range(2))
+    confidence = np.zeros((classes, BINS))
+    for logits, label in _logits(model, spec, pairs):
+        sure, winner = (logits / temperature).softmax(0).max(0)
+        known = label != IGNORE
+        cell = winner[known] * BINS + (sure[known] * BINS).long().clamp(max=BINS - 1)
+        cells = cell.numpy()
+        shape = (classes, BINS)
+        pixels += np.bincount(cells, minlength=classes * BINS).reshape(shape)
+        right = (winner == label)[known].double().numpy()
+        correct += np.bincount(cells, right, classes * BINS).reshape(shape).astype(np.int64)
+        weights = sure[known].double().numpy()
+        confidence += np.bincount(cells, weights, classes * BINS).reshape(shape)
+    if not pixels.any():
+        msg = "Expected at least one labelled pixel to hold confidence against, found none"
+        raise DataError(msg)
+    return Reliability(pixels, correct, confidence)
+
+
+@torch.inference_mode()
+def fit_temperature(
+    model: Network, spec: ModelSpec, pairs: Iterable[tuple[Image, LabelMap]], seed: int = 0
+) -> float:
+    """Return the temperature that makes the labels of some images most likely, 0.1 to 10.
+
+    The negative log-likelihood is convex in the inverse temperature, so a search by sections finds
+    its minimum.
+
+    Args:
+        model: The network, in eval mode.
+        spec: Its spec.
+        pairs: Images with label maps that the network was not trained on.
+        seed: Of the choice of pixels.
+
+    Raises:
+        DataError: If no pixel has a label.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows, truths = [], []
+    for logits, label in _logits(model, spec, pairs):
+        known = (label != IGNORE).flatten().nonzero()[:, 0]
+        chosen = known[torch.randperm(len(known), generator=generator)[:PIXELS]]
+        rows.append(logits.flatten(1)[:, chosen].T)
+        truths.append(label.flatten()[chosen])
+    if not sum(map(len, truths)):
+        msg = "Expected at least one labelled pixel to fit a temperature to, found none"
+        raise DataError(msg)
+    scores, truth = torch.cat(rows), torch.cat(truths)
+
+    def surprise(inverse: float) -> float:
+        return float(F.cross_entropy(scores * inverse, truth))
+
+    low, high = 0.1, 10.0
+    for _ in range(40):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        if surprise(left) < surprise(right):
+            high = right
+        else:
+            low = left
+    return 2 / (low + high)
+
+
+def _logits(
+    model: Network, spec: ModelSpec, pairs: Iterable[tuple[Image, LabelMap]]
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Yield logits ``[K, H, W]`` and labels ``[H, W]`` int64 at network size, on the CPU."""
+    pre = spec.preprocessing
+    device = next(model.parameters()).device
+    for image, label in pairs:
+        x = to_tensor(resize_image(image, pre.height, pre.width))[None].to(device)
+        logits = model(normalise(x, pre)).main[0].float().cpu()
+        yield logits, torch.from_numpy(resize_label(label, pre.height, pre.width)).long()
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

@@ -1,0 +1,80 @@
+"""The temperature by which a network's confidence is read: fitted, written, found again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from edgeuda.data.folders import spread
+from edgeuda.data.images import Image, LabelMap
+from edgeuda.files import read_json, write_json
+from edgeuda.models.network import Network
+from edgeuda.models.reliability import fit_temperature, reliability
+from edgeuda.spec import ModelSpec
+from edgeuda.training.fitting import Domains
+from edgeuda.training.loader import Chosen, Images
+
+logger = logging.getLogger(__name__)
+
+RELIABILITY_FILE = "reliability.json"
+SCHEMA = "edgeuda.reliability/1"
+
+
+def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:
+    """Keep some source images, evenly spread, from training; returns what stays and what is kept.
+
+    Args:
+        domains: Both domains.
+        share: Of the source images; at least one is kept unless it is 0.
+    """
+    count = len(domains.source)
+    kept = set(spread(range(count), max(1, round(share * count)))) if share else set()
+    taught = [index for index in range(count) if index not in kept]
+    held = Chosen(domains.source, sorted(kept))
+    if not kept:
+        return domains, held
+    source = Chosen(domains.source, taught)
+    return replace(domains, source=source, counts=domains.counts[taught]), held
+
+
+def write_reliability(model: Network, spec: ModelSpec, held: Images, folder: Path) -> None:
+    """Fit a temperature on held-out source images and write it beside the network."""
+    temperature = fit_temperature(model, spec, labelled(held))
+    names = spec.label_space.classes
+    write_json(
+        folder / RELIABILITY_FILE,
+        {
+            "schema": SCHEMA,
+            "images": list(held.names),
+            "temperature": round(temperature, 4),
+            "as it is": reliability(model, spec, labelled(held)).to_record(names),
+            "calibrated": reliability(model, spec, labelled(held), temperature).to_record(names),
+        },
+    )
+
+
+def temperature_of(run: Path) -> float:
+    """Return the temperature beside a network, 1 where none was fitted, which is said.
+
+    Args:
+        run: Run folder, or a model file in it.
+    """
+    path = (run if run.is_dir() else run.parent) / RELIABILITY_FILE
+    if not path.exists():
+        logger.info(
+            "%s: no temperature was fitted (source.held = 0, or weights of others); confidence is "
+            "taken as it is",
+            run,
+        )
+        return 1.0
+    return float(read_json(path, SCHEMA)["temperature"])
+
+
+def labelled(images: Images) -> Iterator[tuple[Image, LabelMap]]:
+    """Yield images with their label maps."""
+    for index in range(len(images)):
+        image, label = images[index]
+        assert label is not None
+        yield image, label
