@@ -80,7 +80,12 @@ def _untimed(model: Int8Model) -> bool:
 def _label_free(records: Records) -> list[Finding]:
     """Say how far the networks agree with themselves, where no labels say more."""
     taken = [(t, line) for t in records.trainings for line in t.signals if line["chosen"]]
-    alarms = [
+    idle = [
+        Finding("Self-training that hardly trains", "bad", f"{t.name}: {remark}")
+        for t in records.trainings
+        for remark in t.remarks
+    ]
+    alarms = idle + [
         Finding("Collapse alarm", "bad", f"{t.name}, step {line['step']}: {line['alarm']}")
         for t in records.trainings
         for line in t.signals

@@ -153,6 +153,7 @@ class Training:
     signals: Sequence[Mapping[str, Any]]
     classes: Sequence[str]
     source_shares: Sequence[float]
+    remarks: Sequence[str] = ()
 
 
 @dataclass
@@ -417,4 +418,5 @@ def _training(stage: dict[str, Any], record: dict[str, Any]) -> Training:
         ],
         [str(name) for name in record.get("classes", [])],
         [float(share) for share in record.get("source_shares", [])],
+        [str(remark) for remark in stage.get("remarks", [])],
     )  # fmt: skip

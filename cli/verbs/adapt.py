@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,13 @@ def adapt(
             "them. Their label maps lie in 'labels' beside 'images'."
         ),
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="Adapted run or model file, of any of our networks, that labels the target frames "
+            "in stage 'distil' and stays as it is. Without it the recipe says who teaches."
+        ),
+    ] = None,
     seed: options.Seed = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
@@ -36,13 +44,22 @@ def adapt(
     if target_labels is not None:
         wanted = target_labels if target_labels.isdecimal() else json.dumps(target_labels)
         overrides = [*(overrides or []), f"ass.labels={wanted}"]
+    if teacher is not None:
+        overrides = [*(overrides or []), f"distil.teacher={json.dumps(str(teacher))}"]
     settings = resolved_recipe(recipe, overrides, seed)
+    if teacher is not None and "distil" not in settings.stages:
+        msg = (
+            f"--teacher: recipe {recipe!r} has no stage 'distil', which is what learns from a "
+            "teacher. Add it to stages, or take a recipe that has it"
+        )
+        raise ConfigError(msg)
     if target_labels is not None and "ass" not in settings.stages:
         msg = (
             f"--target-labels: recipe {recipe!r} has no stage 'ass', which is what uses labelled "
             "target images. Add it to stages"
         )
         raise ConfigError(msg)
+    from edgeuda.files import read_json
     from edgeuda.training.pipeline import ADAPTATION_FILE, Options
     from edgeuda.training.pipeline import adapt as run
 
@@ -54,6 +71,9 @@ def adapt(
         Options(out, resume, workers, ignore_unmapped),
         space_or_none(label_space),
     )
+    for stage in read_json(out / ADAPTATION_FILE)["stages"]:
+        for remark in stage["remarks"]:
+            typer.echo(f"{stage['name']}: {remark}")
     wrote(
         adapted,
         out / ADAPTATION_FILE,

@@ -30,7 +30,7 @@ from edgeuda.models.scoring import score
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.recipe import Recipe, load_recipe, merged
-from edgeuda.training.stages import run_source, run_stage
+from edgeuda.training.stages import run_source, run_stage, teacher_sha256
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -237,8 +237,9 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     for stage in recipe.stages:
         settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
         few = domains.labelled if stage == "ass" else None
+        teacher = teacher_sha256(recipe) if stage == "distil" else []
         drawn_from = [] if few is None else [str(pair.image) for pair in few.pairs]
-        key = sha256_of([*common, key, stage, *settings, *frames, *drawn_from])
+        key = sha256_of([*common, key, stage, *settings, *frames, *drawn_from, *teacher])
         chain.append(out / f"{stage}-{key[:12]}")
         run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
     return chain

@@ -29,7 +29,8 @@ from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
 from edgeuda.training.recipe import AdaBNSection, Recipe, Stage
-from edgeuda.training.stages import run_source, run_stage
+from edgeuda.training.remarks import remarks
+from edgeuda.training.stages import run_source, run_stage, teacher_sha256
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -142,7 +143,12 @@ def adapt(
     )
     frames = readable_frames(target)
     digest = sha256_of(
-        [recipe.digest(), sha256(model_file(init)), *_names(source, folder, target, frames)]
+        [
+            recipe.digest(),
+            *teacher_sha256(recipe),
+            sha256(model_file(init)),
+            *_names(source, folder, target, frames),
+        ]
     )
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
@@ -293,6 +299,7 @@ def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, 
                 "recipe_sha256": recipe.digest(),
                 "curve": curve,
                 "signals": read_signals(out / stage),
+                "remarks": remarks(stage, log),
             }
         )
     return {

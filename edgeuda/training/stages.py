@@ -14,7 +14,7 @@ from torch import Tensor
 from edgeuda.data.folders import labelled_subset
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError
-from edgeuda.files import sha256_of, write_text
+from edgeuda.files import sha256, sha256_of, write_text
 from edgeuda.methods.adabn import adapt_batch_norm
 from edgeuda.methods.adversarial import Adversarial
 from edgeuda.methods.base import Method
@@ -24,11 +24,11 @@ from edgeuda.methods.mixing import related_classes
 from edgeuda.methods.supervised import Supervised
 from edgeuda.methods.teacher import Teacher
 from edgeuda.methods.tufl import Tufl
-from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, save_model
+from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
-from edgeuda.training.fitting import Domains, Job, fit_stage, stage_weights, stream
+from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, fit_stage, stage_weights, stream
 from edgeuda.training.loader import PSEUDO_PLANES, Images, PseudoLabelled, sample, to_unit
 from edgeuda.training.recipe import (
     AdaBNSection,
@@ -42,10 +42,12 @@ from edgeuda.training.recipe import (
     Optimisation,
     Recipe,
     Stage,
+    StageSection,
     TuflSection,
 )
+from edgeuda.training.remarks import remarks
 from edgeuda.training.rounds import run_hiast, run_lse
-from edgeuda.training.trainer import in_half, make_optimizer
+from edgeuda.training.trainer import in_half, make_optimizer, read_log
 from edgeuda.training.views import SOURCE
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,20 @@ def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, jo
     job.folder.mkdir(parents=True, exist_ok=True)
     assert domains.target is not None
     section = recipe.section(stage)
+    _run(recipe, stage, section, model, domains, job)
+    for remark in remarks(stage, read_log(job.folder)):
+        logger.warning("%s: %s", STAGE_NAMES[stage], remark)
+
+
+def _run(
+    recipe: Recipe,
+    stage: Stage,
+    section: StageSection,
+    model: Network,
+    domains: Domains,
+    job: Job,
+) -> None:
+    assert domains.target is not None
     if isinstance(section, AdaBNSection):
         _adabn(model, recipe.spec(domains.space), domains.target, section, recipe.seed, job)
     elif isinstance(section, EntropySection):
@@ -186,6 +202,14 @@ def _distil(
         large,
     )
     _fit(method, recipe, "distil", model, domains, job)
+
+
+def teacher_sha256(recipe: Recipe) -> list[str]:
+    """Return the checksum of the network that teaches in stage ``distil``, if it is a file."""
+    section = recipe.distil
+    if section is None or "distil" not in recipe.stages or section.teacher in ("large", "self"):
+        return []
+    return [sha256(model_file(Path(section.teacher)))]
 
 
 def large_recipe(recipe: Recipe, large: LargeSection) -> Recipe:
