@@ -142,14 +142,8 @@ def adapt(
         source, spec.label_space, stored, ignore_unmapped=options.ignore_unmapped
     )
     frames = readable_frames(target)
-    digest = sha256_of(
-        [
-            recipe.digest(),
-            *teacher_sha256(recipe),
-            sha256(model_file(init)),
-            *_names(source, folder, target, frames),
-        ]
-    )
+    networks = [*teacher_sha256(recipe), sha256(model_file(init))]
+    digest = sha256_of([recipe.digest(), *networks, *_names(source, folder, target, frames)])
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE

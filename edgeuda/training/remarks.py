@@ -11,25 +11,20 @@ LEAST = 0.05
 MOST = 0.99
 """Above this share a threshold selects nothing: it keeps everything."""
 
+_SURE = "source.tail and source.held, which make confidence mean something"
 _SHARES = {
     "keep": (
-        "its threshold",
-        "{stage}.threshold.initial and {stage}.threshold.keep, or source.tail and source.held, which "
-        "make confidence mean something",
+        "The threshold",
+        f"{{stage}}.threshold.initial and {{stage}}.threshold.keep, or {_SURE}",
     ),
-    "labelled": ("its selection", "hiast.selection.initial and hiast.selection.keep"),
+    "labelled": ("The selection", "hiast.selection.initial and hiast.selection.keep"),
     "trust": (
-        "the trust in its pseudo-labels",
-        '{stage}.mix.trust ("confidence" needs no absolute threshold), or source.tail and '
-        "source.held, which make confidence mean something",
+        "The trust in pseudo-labels",
+        f'{{stage}}.mix.trust ("confidence" needs no absolute threshold), or {_SURE}',
     ),
 }
-_TERMS = {
-    "target": "{stage}.target_weight",
-    "mix": "{stage}.mix_weight",
-    "distil": "{stage}.source_weight",
-    "pseudo": "hiast.selection.keep",
-}
+"""Figures of the log: what they belong to, and the keys that change them."""
+_TERMS = {"target": "{stage}.target_weight", "mix": "{stage}.mix_weight"}
 
 
 def remarks(stage: str, log: Sequence[dict[str, Any]]) -> list[str]:
@@ -41,29 +36,27 @@ def remarks(stage: str, log: Sequence[dict[str, Any]]) -> list[str]:
 
     Returns:
         Sentences with the mean figure over the stage and the keys to turn; empty if all is well.
+
+    Example:
+        >>> remarks("stage2", [{"step": 10, "trust": 0.006}])[0][:26]
+        'The trust in pseudo-labels'
     """
     found = []
     for figure, (what, keys) in _SHARES.items():
         values = [float(line[figure]) for line in log if figure in line]
-        if not values:
-            continue
-        mean = statistics.mean(values)
+        mean = statistics.mean(values) if values else 0.5
         if mean < LEAST or (mean > MOST and figure == "keep"):
-            does = "lets nearly nothing through" if mean < LEAST else "holds nothing back"
-            found.append(
-                f"{what.removeprefix('its ').capitalize()} {does}: {figure} is {mean:.1%} on "
-                f"average. Turn {keys.format(stage=stage)}"
-            )
+            does = "lets next to nothing through" if mean < LEAST else "holds nothing back"
+            turn = keys.format(stage=stage)
+            found.append(f"{what} {does}: {figure} is {mean:.1%} on average. Turn {turn}")
     for term, keys in _TERMS.items():
-        pairs = [
-            (line[term], line["supervised"]) for line in log if {term, "supervised"} <= set(line)
-        ]
-        if not pairs:
+        lines = [line for line in log if term in line and line.get("supervised")]
+        if not lines:
             continue
-        share = sum(abs(a) for a, _ in pairs) / max(1e-12, sum(abs(b) for _, b in pairs))
+        share = sum(abs(line[term]) for line in lines) / sum(line["supervised"] for line in lines)
         if share < LEAST:
             found.append(
-                f"Term {term!r} is {share:.2%} of the supervised term: the stage hardly learns from "
-                f"target images. Raise {keys.format(stage=stage)}"
+                f"The {term} term is {share:.2%} of the supervised term: the stage hardly learns "
+                f"from target images. Raise {keys.format(stage=stage)}"
             )
     return found
