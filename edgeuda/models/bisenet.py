@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgeuda.models.encoders import RESNET18, load_encoder, make_encoder
+from edgeuda.models.encoders import RESNET18, first_modules, load_encoder, make_encoder
 from edgeuda.models.network import Logits, Network, scaled
 
 
@@ -182,6 +182,11 @@ class BiSeNet(Network):
         if not aux:
             return Logits(main)
         return Logits(main, (self.aux8(c8, upsample), self.aux16(c16, upsample)), features)
+
+    def freeze(self, stride: int) -> None:
+        """Let the context path's trunk down to a stride be; its batch norms keep counting."""
+        for module in first_modules(self.context.trunk, stride) if stride else ():
+            module.requires_grad_(False)
 
     def load_pretrained(self, weights: str) -> None:
         """Fill the context path's trunk, see `load_encoder`."""

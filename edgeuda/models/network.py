@@ -8,6 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeuda.errors import ConfigError
+
 
 class Logits(NamedTuple):
     """Class scores, ``[N, K, h, w]`` each.
@@ -55,6 +57,16 @@ class Network(nn.Module):
     def load_pretrained(self, weights: str) -> None:
         """Fill the trunk with pretrained weights, see `edgeuda.models.pretrained.read_weights`."""
         raise NotImplementedError
+
+    def freeze(self, stride: int) -> None:
+        """Let the trunk's weights down to a stride of ``stride`` be: they train no more.
+
+        Raises:
+            ConfigError: If ``stride`` is not 0 and the network has no such part.
+        """
+        if stride:
+            msg = f"{type(self).__name__} has no trunk that can be frozen; set model.freeze = 0"
+            raise ConfigError(msg)
 
     def weigh(self, losses: Iterable[Tensor]) -> Tensor:
         """Return the average of one loss per head, by `head_weights`."""

@@ -226,7 +226,13 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     ]
     styled = recipe.source.style != "none"
     key = sha256_of(
-        [*common, recipe.source.model_dump_json(), recipe.model.pretrained, *(frames * styled)]
+        [
+            *common,
+            recipe.source.model_dump_json(),
+            recipe.model.pretrained,
+            str(recipe.model.freeze),
+            *(frames * styled),
+        ]
     )
     chain = [out / f"source-{key[:12]}"]
     if not (chain[0] / MODEL_FILE).exists():

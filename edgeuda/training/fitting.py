@@ -162,6 +162,7 @@ def fit_stage(
         steps: Length; by default the section's.
         number: Of the round, 0 in stages that have none.
     """
+    model.freeze(recipe.model.freeze)
     if steps is not None:
         section = section.model_copy(update={"steps": steps})
     rare = None

@@ -56,6 +56,8 @@ class ModelSection(Section):
         width: Multiplier of the channel counts.
         input: Rows and columns of the network's input, multiples of 32.
         pretrained: ``"none"``, ``"imagenet"`` (torch's hub cache) or a file of trunk weights.
+        freeze: The trunk's layers down to this stride (4: to a quarter of the input's size) do not
+            train; 0 trains all. What they learned on ImageNet holds in both domains.
         mean: Input statistics, RGB in [0, 1].
         std: Input statistics, RGB in [0, 1].
     """
@@ -65,6 +67,7 @@ class ModelSection(Section):
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     input: tuple[Positive, Positive] = (512, 1024)
     pretrained: str = "imagenet"
+    freeze: Literal[0, 2, 4, 8, 16, 32] = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
