@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgeuda.errors import ConfigError
 from edgeuda.models.pretrained import read_weights, require_full_width, take
@@ -134,8 +134,12 @@ def first_modules(trunk: nn.Module, stride: int) -> list[nn.Module]:
         stride: Power of two.
     """
     shapes: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, _: object, output: Tensor) -> None:
+        shapes.setdefault(module, output.shape[2])
+
     hooks = [
-        module.register_forward_hook(lambda m, _, out: shapes.setdefault(m, out.shape[2]))
+        module.register_forward_hook(note)
         for module in trunk.modules()
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
     ]

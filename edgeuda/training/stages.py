@@ -229,7 +229,8 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
     frames = domains.target.names if recipe.source.style != "none" or section.adabn else ()
     key = sha256_of(
         [
-            "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze), recipe.source.model_dump_json(),
+            "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),
+            recipe.source.model_dump_json(),
             recipe.geometry.model_dump_json(), recipe.precision, str(recipe.class_weights),
             str(recipe.seed), *domains.source.names, *frames,
         ]
