@@ -24,7 +24,8 @@ class Batch:
         pseudo_label: ``[N, H, W]`` int64 pseudo-labels of the target images where they were made
             beforehand, 255 ignored, or None.
         pseudo_confidence: ``[N, H, W]`` float confidence of the pseudo-labels, or None.
-        labelled: Labelled target images ``[N, 3, H, W]`` and their labels ``[N, H, W]``, or None.
+        labelled: More labelled images ``[N, 3, H, W]`` and their labels ``[N, H, W]``, or None: a
+            few of the target with ASS, those of the source in rounds on pseudo-labels.
         generators: One per pair of images, on the CPU: all further draws come from them.
         names: Files of the images, for messages.
         crop: Draws a source crop that holds a class, see `edgeuda.methods.mixing.Crop`.

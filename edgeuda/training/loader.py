@@ -275,7 +275,7 @@ class StepData(Dataset[Arrays]):
         accumulate: Batches per step.
         rare: How source images are drawn; None takes each once per epoch.
         crop: Crops for long-tail pasting; None if there is none.
-        labelled: Labelled target images, or None.
+        labelled: More labelled images, or None.
         augment: Changes a labelled image and its label before the geometric views, or None.
     """
 
@@ -293,7 +293,9 @@ class StepData(Dataset[Arrays]):
         labelled: Images | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.domains = tuple(d for d in (source, target, labelled) if d is not None)
+        roles = {"source": source, "target": target, "labelled": labelled}
+        self.roles = tuple(role for role, images in roles.items() if images is not None)
+        self.domains = tuple(images for images in roles.values() if images is not None)
         self.augment = augment
         self.batch, self.views, self.seed = batch, views, seed
         self.steps, self.accumulate = steps, accumulate
@@ -345,19 +347,20 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
         return None if planes is None else planes.to(device, torch.int64, non_blocking=True)
 
     for item, (domains, names) in zip(items, loader, strict=True):
-        (source, source_label), *others = domains
+        (source, source_label), *rest = domains
+        others = dict(zip(data.roles[1:], rest, strict=True))
         known = label(source_label)
         assert known is not None
         target, pseudo, confidence, labelled = None, None, None, None
-        if others:
-            target = to_unit(others[0][0], device)
-            pseudo = label(others[0][1])
+        if "target" in others:
+            target = to_unit(others["target"][0], device)
+            pseudo = label(others["target"][1])
             if pseudo is not None and pseudo.ndim == 4:
                 pseudo, confidence = pseudo[..., 0], pseudo[..., 1].float() / 255
-        if len(others) == 2:
-            theirs = label(others[1][1])
+        if "labelled" in others:
+            theirs = label(others["labelled"][1])
             assert theirs is not None
-            labelled = to_unit(others[1][0], device), theirs
+            labelled = to_unit(others["labelled"][0], device), theirs
         yield Batch(
             step=item // data.accumulate,
             source=to_unit(source, device),

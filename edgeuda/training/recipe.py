@@ -375,6 +375,7 @@ class HiastSection(Optimisation):
             frames; 0 is the student itself (IAST).
         hard_share: Share of the classes that are pasted as hard, see `HardPaste`; 0 pastes none.
         donors: See `HardPaste.most`.
+        source_weight: See `edgeuda.methods.hiast.HiastSettings`.
         selection: Pseudo-labels.
     """
 
@@ -387,6 +388,7 @@ class HiastSection(Optimisation):
     normaliser: Literal["pixel-class", "pixel"] = "pixel-class"
     strong: bool = True
     batch_norm: Literal["frozen", "joint"] = "joint"
+    source_weight: Weight = 0.0
     hard_share: Share = 0.74
     donors: Positive = 1
     selection: SelectionSection = SelectionSection()
@@ -456,6 +458,8 @@ class MonitorSection(Section):
         on_collapse: What follows when a class vanishes or swallows the rest: ``"rollback"`` ends
             the stage with the last healthy network, ``"stop"`` ends the run with an error,
             ``"continue"`` only warns.
+        guard: Signal by which a stage's result must be at least as good as the network that the
+            stage began with; else that network is kept. ``"none"`` takes the result as it is.
         keep_all: Whether the network of every measurement is kept.
     """
 
@@ -463,6 +467,7 @@ class MonitorSection(Section):
     every: Positive = 100
     select: str = "last"
     on_collapse: Literal["rollback", "stop", "continue"] = "rollback"
+    guard: str = "none"
     keep_all: bool = False
 
 
@@ -660,6 +665,12 @@ def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) ->
         msg = (
             f"{origin}: monitor.select: expected 'last' or one of {', '.join(RANKED)}, "
             f"found {recipe.monitor.select!r}"
+        )
+        raise ConfigError(msg)
+    if recipe.monitor.guard not in ("none", *RANKED):
+        msg = (
+            f"{origin}: monitor.guard: expected 'none' or one of {', '.join(RANKED)}, "
+            f"found {recipe.monitor.guard!r}"
         )
         raise ConfigError(msg)
     return recipe

@@ -123,6 +123,7 @@ def _hiast_round(
         recipe,
         job,
         "hiast",
+        labelled=domains.source if section.source_weight else None,
         augment=augment,
         number=number,
     )

@@ -17,7 +17,7 @@ from edgeuda.files import write_text
 from edgeuda.models.checkpoint import save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
-from edgeuda.training.monitor import Probe, Signals, choose, collapse
+from edgeuda.training.monitor import RANKED, Probe, Signals, choose, collapse
 from edgeuda.training.recipe import MonitorSection
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,14 @@ class Measurement:
         signals: What it says of itself.
         alarm: What is wrong if it has collapsed.
         chosen: Whether it is the stage's result.
+        refused: Why the stage's own result was not taken, in the line of the network it began with.
     """
 
     step: int
     signals: Signals
     alarm: str | None = None
     chosen: bool = False
+    refused: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -49,12 +51,13 @@ class Measurement:
             **self.signals.to_record(),
             "alarm": self.alarm,
             "chosen": self.chosen,
+            **({"refused": self.refused} if self.refused else {}),
         }
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Measurement:
         """Read `to_record`'s form."""
-        own = ("step", "alarm", "chosen")
+        own = ("step", "alarm", "chosen", "refused")
         fields = {key: value for key, value in record.items() if key not in own}
         signals = Signals(**{**fields, "histogram": tuple(fields["histogram"])})
         return cls(record["step"], signals, record["alarm"], record["chosen"])
@@ -136,8 +139,13 @@ class Watch:
         return True
 
     def choose(self, model: Network) -> None:
-        """Load the chosen network into ``model``."""
+        """Load the chosen network into ``model``: the start's, if that is to be kept."""
         best = self._best()
+        why = self._refusal(best)
+        if why is not None:
+            logger.warning("%s: %s", self.folder.name, why)
+            best = self.history[0]
+            best.refused = why
         best.chosen = True
         self._write()
         model.load_state_dict(load_file(self._snapshot(best.step)))
@@ -157,13 +165,26 @@ class Watch:
             return healthy[-1]
         return healthy[choose([found.signals for found in healthy], self.settings.select)]
 
+    def _refusal(self, best: Measurement) -> str | None:
+        """Say why the network that a stage began with is better than its result, if it seems so."""
+        by = self.settings.guard
+        if by == "none":
+            return None
+        before, after = (float(getattr(m.signals, by)) for m in (self.history[0], best))
+        if (after >= before) if RANKED[by] else (after <= before):
+            return None
+        return (
+            f"{by} went from {before:.1%} to {after:.1%}, so the network that the stage began with "
+            'is kept. Set monitor.guard = "none" to take the result all the same'
+        )
+
     def _save(self, model: Network, step: int) -> None:
-        """Keep a network, and of the earlier ones the best unless all are wanted."""
+        """Keep a network, and of the earlier ones the best and the first unless all are wanted."""
         if not self.writes:
             return
         save_model(model, self.spec, self._snapshot(step))
         if not self.settings.keep_all:
-            keep = {self._snapshot(step), self._snapshot(self._best().step)}
+            keep = {self._snapshot(at) for at in (0, step, self._best().step)}
             for path in (self.folder / SNAPSHOTS).glob("step-*.safetensors"):
                 if path not in keep:
                     path.unlink()
