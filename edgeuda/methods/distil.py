@@ -117,8 +117,8 @@ class LargeStudent:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
-    def learn(self, lesson: Lesson, weights: Tensor, factor: float) -> dict[str, Tensor]:
-        """Take one step on a lesson; returns the terms of its loss, detached.
+    def learn(self, lesson: Lesson, weights: Tensor, factor: float) -> Tensor:
+        """Take one step on a lesson; returns its loss, detached.
 
         Args:
             lesson: What the small student learned from too.
@@ -130,14 +130,15 @@ class LargeStudent:
         self.model.train(self.batch_norm != "frozen")
         self.optimizer.zero_grad()
         with torch.autocast(lesson.target.device.type, torch.bfloat16, enabled=self.half):
-            terms = losses_of(self.model, lesson, weights, self.preprocessing, self.batch_norm)
-        sum(terms.values()).backward()  # type: ignore[union-attr]
+            terms, _ = losses_of(self.model, lesson, weights, self.preprocessing, self.batch_norm)
+        loss = Losses(terms).total()
+        loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 parameter.grad = ranks.total(parameter.grad) / ranks.count()
         self.optimizer.step()
         self.teacher.follow(self.model)
-        return {f"large {name}": term.detach() for name, term in terms.items()}
+        return loss.detach()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
@@ -180,6 +181,7 @@ class Distil(Method):
         self.teacher, self.preprocessing, self.large = teacher, preprocessing, large
         self.joint = steps - round(settings.alone * steps)
         self.overlap = torch.ones_like(weights)
+        self.large_loss: Tensor | None = None
         self._lesson: Lesson | None = None
         self._done = 0
 
@@ -198,7 +200,7 @@ class Distil(Method):
             weight = weight * unlike[lesson.probability.max(1).indices]
             weight = weight / weight.mean().clamp(min=1e-6) * lesson.weight.mean()
         own = Lesson(lesson.source, lesson.source_label, lesson.target, lesson.probability, weight)
-        terms, logits = _losses(model, own, self.weights, preprocessing, settings.batch_norm)
+        terms, logits = losses_of(model, own, self.weights, preprocessing, settings.batch_norm)
         terms = {
             name: term * (settings.source_weight if name == "supervised" else 1.0)
             for name, term in terms.items()
@@ -212,6 +214,8 @@ class Distil(Method):
             "agreement": (winner == lesson.probability.max(1).indices).float().mean(),
             "overlap": self.overlap,
         }
+        if self.large_loss is not None:  # of the step before
+            figures["large_loss"] = self.large_loss
         return Losses(terms, figures)
 
     def after_step(self, model: Network) -> None:
@@ -220,7 +224,8 @@ class Distil(Method):
             self.teacher.follow(model)
         elif self._lesson is not None:
             factor = (1 - self._done / max(1, self.joint)) ** POWER
-            self.large.learn(self._lesson, self.weights.to(self._lesson.target), factor)
+            weights = self.weights.to(self._lesson.target)
+            self.large_loss = self.large.learn(self._lesson, weights, factor)
             self._lesson = None
 
     @torch.no_grad()
@@ -342,14 +347,22 @@ def hide(images: Tensor, share: float, block: int, generators: Sequence[Generato
     return torch.where(hidden.to(images) > 0, images.mean((2, 3), keepdim=True), images)
 
 
-def _losses(
+def losses_of(
     model: Network,
     lesson: Lesson,
     weights: Tensor,
     preprocessing: Preprocessing,
     batch_norm: BatchNorm,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the terms of a student's loss and its main logits on the target images."""
+    """Return the terms of a student's loss, unweighted, and its main logits on target images.
+
+    Args:
+        model: The student.
+        lesson: What it learns from.
+        weights: ``[K]`` class weights of the source term.
+        preprocessing: How the student is fed.
+        batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
+    """
     size = (lesson.target.shape[2], lesson.target.shape[3])
     target = normalise(lesson.target, preprocessing)
     terms: dict[str, Tensor] = {}
@@ -368,14 +381,3 @@ def _losses(
         for z in full
     )
     return terms, full[0]
-
-
-def losses_of(
-    model: Network,
-    lesson: Lesson,
-    weights: Tensor,
-    preprocessing: Preprocessing,
-    batch_norm: BatchNorm,
-) -> dict[str, Tensor]:
-    """Return the terms of a student's loss, see `_losses`."""
-    return _losses(model, lesson, weights, preprocessing, batch_norm)[0]
