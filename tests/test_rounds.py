@@ -1,5 +1,6 @@
 """Stages that go in rounds, pseudo-labels as files, labelled target images: whole runs."""
 
+import dataclasses
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
+from edgeuda.training.monitor import Probe
 from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_source
 from edgeuda.training.pseudo_labels import (
     INDEX_FILE,
@@ -124,6 +126,35 @@ def test_alarms_of_all_rounds_compare_to_the_first_ones_start(data, tmp_path, mo
     assert len(seen) >= 3
     assert all(found == first for found in seen)
     assert read_signals(tmp_path / "out/hiast/round2")[0]["histogram"] != first
+
+
+@pytest.mark.parametrize("stage", ["hiast", "lse"])
+def test_a_refused_round_is_the_last_and_its_start_is_kept(stage, data, tmp_path, monkeypatch):
+    values = iter([0.9, 0.95, 0.95, 0.8])  # the first round gains, the second loses
+    real = Probe.measure
+
+    def measure(self, model):
+        return dataclasses.replace(real(self, model), flip_agreement=next(values))
+
+    monkeypatch.setattr(Probe, "measure", measure)
+    keys = (f'stages=["{stage}"]', "monitor.guard=flip_agreement", "monitor.every=2")
+    state = run(data, tmp_path / "out", *keys, "lse.steps=2")
+    folder = tmp_path / "out" / stage
+    assert not (folder / "round3").exists()
+    assert same(state, load_file(folder / "round1" / MODEL_FILE))
+    lines = read_signals(folder)
+    assert [line["chosen"] for line in lines] == [False, False, True, False]
+    assert "from 95.0% to 80.0%" in lines[2]["refused"]
+    record = json.loads((tmp_path / "out" / ADAPTATION_FILE).read_text())
+    assert "monitor.guard" in record["stages"][0]["remarks"][-1]
+
+
+def test_source_images_hold_the_classes_of_hiast(data, tmp_path):
+    run(data, tmp_path / "out", 'stages=["hiast"]', "hiast.source_weight=0.5")
+    log = read_log(tmp_path / "out" / "hiast")
+    assert all(line["supervised"] > 0 for line in log)
+    run(data, tmp_path / "published", 'stages=["hiast"]')
+    assert all("supervised" not in line for line in read_log(tmp_path / "published" / "hiast"))
 
 
 def test_later_rounds_are_labelled_by_the_teacher(data, tmp_path):

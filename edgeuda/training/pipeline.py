@@ -293,7 +293,7 @@ def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, 
                 "recipe_sha256": recipe.digest(),
                 "curve": curve,
                 "signals": read_signals(out / stage),
-                "remarks": remarks(stage, log),
+                "remarks": remarks(stage, log, read_signals(out / stage)),
             }
         )
     return {

@@ -27,12 +27,15 @@ _SHARES = {
 _TERMS = {"target": "{stage}.target_weight", "mix": "{stage}.mix_weight"}
 
 
-def remarks(stage: str, log: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a sentence for each part of a stage that trains next to nothing.
+def remarks(
+    stage: str, log: Sequence[dict[str, Any]], signals: Sequence[dict[str, Any]] = ()
+) -> list[str]:
+    """Return a sentence for each part of a stage that trains next to nothing, and each refusal.
 
     Args:
         stage: Name of its section in the recipe.
         log: Lines of its log.
+        signals: Its measurements, see `edgeuda.training.watch`.
 
     Returns:
         Sentences with the mean figure over the stage and the keys to turn; empty if all is well.
@@ -59,4 +62,4 @@ def remarks(stage: str, log: Sequence[dict[str, Any]]) -> list[str]:
                 f"The {term} term is {share:.2%} of the supervised term: the stage hardly learns "
                 f"from target images. Raise {keys.format(stage=stage)}"
             )
-    return found
+    return found + [line["refused"] for line in signals if "refused" in line]

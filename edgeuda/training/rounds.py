@@ -47,21 +47,26 @@ def run_hiast(
     """Run HIAST's rounds on ``model``, in place.
 
     The first round's frames are labelled by the network that the stage begins with, those of a
-    later one by the mean teacher at the end of the round before.
+    later one by the mean teacher at the end of the round before. A round whose result the watch
+    refuses is the last: its start is kept.
     """
     spec, target = recipe.spec(domains.space), domains.target
     assert target is not None
     half = in_half(recipe.precision)
     labeller = Teacher(model, half=half, temperature=domains.temperature)
+    done = 0
     for number, factor in enumerate(section.factors, 1):
         at = dataclasses.replace(job, folder=job.folder / f"round{number}")
         teacher = Teacher(model, section.teacher_decay, half=half, temperature=domains.temperature)
         if not (at.folder / TEACHER_FILE).exists():
             _hiast_round(recipe, section, model, teacher, labeller, domains, at, number, factor)
         model.load_state_dict(load_model(at.folder)[0].state_dict())
+        done = number
+        if refused(at):
+            break
         teacher.model.load_state_dict(load_model(at.folder / TEACHER_FILE)[0].state_dict())
         labeller = Teacher(teacher.model, half=half, temperature=domains.temperature)
-    _finish(model, spec, job, len(section.factors))
+    _finish(model, spec, job, done)
 
 
 def _hiast_round(
@@ -135,10 +140,11 @@ def _hiast_round(
 def run_lse(
     recipe: Recipe, section: LseSection, model: Network, domains: Domains, job: Job
 ) -> None:
-    """Run LSE's rounds on ``model``, in place."""
+    """Run LSE's rounds on ``model``, in place; one that the watch refuses is the last."""
     spec = recipe.spec(domains.space)
     weights = stage_weights(recipe, section, domains)
     portions = section.portions()
+    done = 0
     for number, portion in enumerate(portions, 1):
         at = dataclasses.replace(job, folder=job.folder / f"round{number}")
         if not (at.folder / MODEL_FILE).exists():
@@ -163,7 +169,15 @@ def run_lse(
                 number=number,
             )
         model.load_state_dict(load_model(at.folder)[0].state_dict())
-    _finish(model, spec, job, len(portions))
+        done = number
+        if refused(at):
+            break
+    _finish(model, spec, job, done)
+
+
+def refused(job: Job) -> bool:
+    """Whether the watch kept the network that a round began with, see `MonitorSection.guard`."""
+    return any("refused" in line for line in read_signals(job.folder))
 
 
 @torch.no_grad()

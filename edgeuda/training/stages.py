@@ -49,6 +49,7 @@ from edgeuda.training.remarks import remarks
 from edgeuda.training.rounds import run_hiast, run_lse
 from edgeuda.training.trainer import in_half, make_optimizer, read_log
 from edgeuda.training.views import SOURCE
+from edgeuda.training.watch import read_signals
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, jo
     assert domains.target is not None
     section = recipe.section(stage)
     _run(recipe, stage, section, model, domains, job)
-    for remark in remarks(stage, read_log(job.folder)):
+    for remark in remarks(stage, read_log(job.folder), read_signals(job.folder)):
         logger.warning("%s: %s", STAGE_NAMES[stage], remark)
 
 
