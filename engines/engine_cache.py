@@ -14,6 +14,9 @@ from engines.cuda_driver import gpu_title
 from engines.tensorrt_builder import SCHEMA, BuildOptions, build_engine, engine_layers
 from engines.tensorrt_library import Library
 
+BUILDER = "2"
+"""Counts changes of `build_engine` that make another engine of the same model and options."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -41,6 +44,7 @@ def engine_key(library: Library, model: Path, options: BuildOptions) -> str:
     device = ",".join(options.compute_capabilities) if ahead else gpu_title()
     return sha256_of(
         [
+            BUILDER,
             sha256(model),
             json.dumps(options.to_record(), sort_keys=True),
             library.name,
@@ -79,7 +83,7 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
     write_atomic(path, lambda name: name.write_bytes(built.plan))
     record = {**built.record, "key": key}
     if not (library.name == "tensorrt_rtx" and options.compute_capabilities):
-        record["engine_layers"] = engine_layers(library, built.plan)
+        record["engine_layers"] = engine_layers(library, built.plan, record["options"])
     write_json(record_path(path), record)
     return Engine(path, read_json(record_path(path), SCHEMA), False)
 

@@ -20,7 +20,7 @@ from engines.onnxruntime_session import open_session
 API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
 ENUMS = (
     "BuilderFlag", "DataType", "DeviceType", "HardwareCompatibilityLevel", "MemoryPoolType",
-    "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "TensorIOMode",
+    "NetworkDefinitionCreationFlag", "PreviewFeature", "ProfilingVerbosity", "TensorIOMode",
     "LayerInformationFormat",
 )  # fmt: skip
 
@@ -67,7 +67,7 @@ class HostDevice:
 
     def __init__(self):
         self.memory, self.streams, self.arrays, self.launches = {}, set(), [], 0
-        self.events, self.recorded = [], 0
+        self.events, self.recorded, self.kernels = [], 0, 0
 
     def alloc(self, size):
         address = 2**40 + 2**20 * len(self.memory)
@@ -105,8 +105,27 @@ class HostDevice:
         self.synchronize(stream)
         array.reshape(-1).view(np.uint8)[:] = self.memory[address]
 
-    def kernels(self):
-        return True
+    def mapped(self, array):
+        raise NotImplementedError  # test_device.py has a stub that can
+
+    def runtime_version(self):
+        return "12.6"
+
+    def integrated(self):
+        return False
+
+    def view(self, address, shape, dtype):
+        return self.memory[address].view(dtype).reshape(shape)
+
+    def enqueue(self, stream, function):
+        self.synchronize(stream)
+        function()
+
+    def load_kernel(self):
+        self.kernels += 1
+
+    def unload_kernel(self):
+        self.kernels = 0
 
     def upsample_argmax(self, scores, labels, shape, height, width, stream):
         self.synchronize(stream)
@@ -141,7 +160,10 @@ class HostDevice:
 
 
 def running(version, device, largest=4):
-    """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory."""
+    """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory.
+
+    ``module.seen`` tells what was asked of its runtime.
+    """
     api = API[version]
     made = module(version)
     mode = made.TensorIOMode
@@ -162,11 +184,13 @@ def running(version, device, largest=4):
             }
             return shapes[name]
 
-        def execute(_, stream):
-            device.synchronize(stream)
-            image = device.memory[state["addresses"][entry.name]].reshape(state["shape"])
+        def work():
+            image = device.view(state["addresses"][entry.name], state["shape"], np.uint8)
             output = session.run(None, {entry.name: image})[0]
-            device.upload(state["addresses"][result.name], np.ascontiguousarray(output))
+            device.view(state["addresses"][result.name], output.shape, output.dtype)[:] = output
+
+        def execute(_, stream):
+            device.enqueue(stream, work)
             return True
 
         return strict(
@@ -175,7 +199,8 @@ def running(version, device, largest=4):
             execute_async_v3=execute,
         )()  # fmt: skip
 
-    def deserialize(_, plan):
+    def deserialize(own, plan):
+        made.seen.runtime = vars(own)
         try:
             session = open_session(plan, threads=1)
         except ModelError:
@@ -199,7 +224,10 @@ def running(version, device, largest=4):
 def module(version, plan=b"plan", errors=()):
     """A module of a version; ``module.seen`` is what was asked of it."""
     api = API[version]
-    seen = SimpleNamespace(flags=set(), network_flags=None, profile=None, opset=None, pools={})
+    seen = SimpleNamespace(
+        flags=set(), network_flags=None, profile=None, opset=None, pools={},
+        preview={}, calibration_profile=None, dla=itertools.cycle([True, False]),
+    )
     enums = {
         name: type(name, (), {key: Named(i, key) for i, key in enumerate(api[name])})
         for name in ENUMS
@@ -267,10 +295,16 @@ def module(version, plan=b"plan", errors=()):
         "set_flag": lambda _, flag: seen.flags.add(flag.name),
         "set_memory_pool_limit": lambda _, pool, size: seen.pools.update({pool.name: size}),
         "add_optimization_profile": lambda *_: 0,
+        "set_preview_feature": lambda _, feature, on: seen.preview.update({feature.name: on}),
+        "can_run_on_DLA": lambda *_: next(seen.dla),
         "create_timing_cache": lambda _, content: setattr(seen, "timings", content) or cache(),
         "set_timing_cache": lambda *_, ignore_mismatch: not ignore_mismatch,
         "get_timing_cache": lambda _: cache(),
     }
+    if "set_calibration_profile" in api["IBuilderConfig"]:
+        config_members["set_calibration_profile"] = lambda _, one: setattr(
+            seen, "calibration_profile", one
+        )
     config = strict(api, "IBuilderConfig", **config_members)
 
     def make_config(_):

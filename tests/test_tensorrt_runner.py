@@ -4,10 +4,7 @@ Engines are run by ONNX Runtime in host memory: what is asked of TensorRT and of
 which order, and what becomes of the pixels is tested here; TensorRT's arithmetic is not.
 """
 
-import ctypes
 import hashlib
-import shutil
-import subprocess
 
 import numpy as np
 import onnx
@@ -19,10 +16,10 @@ from tiny_models import SPEC, exported, random_frames
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import write_json
 from engines.cuda_driver import cuda_devices
-from engines.device import CudaPythonDevice, PycudaDevice
+from engines.device_cuda_python import CudaPythonDevice
+from engines.device_pycuda import PycudaDevice
 from engines.engine_cache import record_path
-from engines.heads import upsample_argmax, with_head
-from engines.labels_kernel import BLOCK, SOURCE, compile_ptx
+from engines.heads import with_head
 from engines.metadata import export_of, spec_of
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
@@ -185,65 +182,6 @@ def test_an_engine_that_tensorrt_refuses(tmp_path):
     record_path(path).write_text(record.replace(digest, hashlib.sha256(content).hexdigest()))
     with pytest.raises(ModelError, match=r"cannot load it.*build it here"):
         opened(path, "8.6.1")
-
-
-def test_the_kernel_on_the_host(tmp_path):
-    """Its source, compiled as C with a loop over the threads, against the host's version."""
-    if shutil.which("gcc") is None:
-        pytest.skip("there is no C compiler")
-    before = """
-#include <stddef.h>
-#include <math.h>
-#define __global__
-struct three { int x, y, z; };
-static struct three blockIdx, blockDim, threadIdx;
-"""
-    after = """
-void run(const float *s, unsigned char *l, int n, int k, int h, int w, int height, int width) {
-    blockDim.x = BLOCK_X; blockDim.y = BLOCK_Y;
-    for (blockIdx.z = 0; blockIdx.z < n; ++blockIdx.z)
-    for (blockIdx.y = 0; blockIdx.y <= height / blockDim.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x <= width / blockDim.x; ++blockIdx.x)
-    for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
-    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
-        upsample_argmax(s, l, k, h, w, height, width);
-}
-"""
-    source, library = tmp_path / "kernel.c", tmp_path / "kernel.so"
-    source.write_text(before + SOURCE.replace('extern "C" ', "") + after)
-    build = [
-        "gcc",
-        "-O1",
-        f"-DBLOCK_X={BLOCK[0]}",
-        f"-DBLOCK_Y={BLOCK[1]}",
-        "-shared",
-        "-fPIC",
-        "-o",
-        library,
-        source,
-        "-lm",
-    ]
-    subprocess.run(build, check=True)
-    run = ctypes.CDLL(str(library)).run
-    cases = [((2, 11, 8, 16), (64, 128)), ((1, 19, 5, 7), (40, 56)), ((1, 3, 4, 4), (30, 50))]
-    for shape, size in cases:
-        scores = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        labels = np.full((shape[0], *size), 255, np.uint8)
-        run(
-            ctypes.c_void_p(scores.ctypes.data), ctypes.c_void_p(labels.ctypes.data),
-            *map(ctypes.c_int, (*shape, *size)),
-        )  # fmt: skip
-        expected = np.stack([upsample_argmax(one, *size) for one in scores])
-        assert (labels == expected).mean() > 0.999
-
-
-def test_the_kernel_compiles():
-    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
-    try:
-        ptx = compile_ptx()
-    except DependencyError as err:
-        pytest.skip(str(err))
-    assert b".entry upsample_argmax" in ptx
 
 
 def test_pycuda_captures_nothing():

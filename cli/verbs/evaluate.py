@@ -50,6 +50,7 @@ def evaluate(
     ] = False,
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
+    graphs: options.Graphs = True,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
     written = [out]
@@ -77,7 +78,7 @@ def evaluate(
                     "--flip and --window need the checkpoint"
                 )
                 raise ConfigError(msg)
-            runner = stack.enter_context(open_runner(model, threads, device.value))
+            runner = stack.enter_context(open_runner(model, threads, device.value, graphs=graphs))
             predict, spec, precision = partial(segment, runner), runner.spec, runner.precision
             file = model
         else:
