@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from edgeuda.errors import DeviceError
+from engines.cuda_driver import driver_version
 from engines.machine import text_of
+
 
 def jetson_release(root: Path = Path("/")) -> tuple[int, str] | None:
     """Return Jetson Linux's major release and its revision, ``(36, "4.3")``; None elsewhere.
@@ -34,3 +37,16 @@ def cuda_extra(driver: tuple[int, int] | None, root: Path = Path("/")) -> str:
     if driver is None or driver[0] >= 13:
         return "tensorrt-cu13"
     return "tensorrt-cu12" if driver[0] == 12 else "pycuda"
+
+
+def extra_here(root: Path = Path("/")) -> str:
+    """Return `cuda_extra` of this machine.
+
+    Args:
+        root: Root of the file system.
+    """
+    try:
+        driver = driver_version()
+    except DeviceError:
+        driver = None
+    return cuda_extra(driver, root)

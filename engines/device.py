@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DependencyError, DeviceError
@@ -130,6 +129,16 @@ DEVICES: dict[str, Callable[[], Device]] = {
 }
 
 
+def _tried(kind: str) -> Device | ImportError | DeviceError:
+    """Return a package's device after it took and gave back memory, or what stood in the way."""
+    try:
+        device = DEVICES[kind]()
+        device.free(device.alloc(1))
+    except (ImportError, DeviceError) as err:
+        return err
+    return device
+
+
 def open_device(name: str | None = None) -> Device:
     """Open the device by a package that is shown to work: memory is taken and given back.
 
@@ -146,20 +155,18 @@ def open_device(name: str | None = None) -> Device:
     absent: dict[str, str] = {}
     broken: dict[str, str] = {}
     for kind in DEVICES if name is None else (name,):
-        try:
-            device = DEVICES[kind]()
-            device.free(device.alloc(1))
-        except ImportError as err:
-            absent[kind] = f"not installed ({err})"
-        except DeviceError as err:
-            broken[kind] = str(err)
+        found = _tried(kind)
+        if isinstance(found, ImportError):
+            absent[kind] = f"not installed ({found})"
+        elif isinstance(found, DeviceError):
+            broken[kind] = str(found)
         else:
             for other, why in broken.items():
                 logger.warning("%s cannot be used (%s); %s is used instead", other, why, kind)
-            return device
+            return found
     reasons = "; ".join(f"{kind}: {why}" for kind, why in {**broken, **absent}.items())
     major, minor = driver_version()
-    extra = cuda_extra(driver=(major, minor))
+    extra = cuda_extra((major, minor))
     msg = (
         f"No package can use the device ({reasons}). The driver serves CUDA {major}.{minor}: "
         f"pip install 'edgeuda[{extra}]'"

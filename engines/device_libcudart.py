@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DeviceError

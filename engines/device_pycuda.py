@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DeviceError
@@ -33,7 +32,7 @@ class PycudaDevice(WithoutKernel):
         self._streams: dict[int, Any] = {}
         try:
             # Retains the primary context, which TensorRT uses too, for the process.
-            import pycuda.autoprimaryctx  # noqa: F401
+            import pycuda.autoprimaryctx
         except self._driver.Error as err:
             raise DeviceError(str(err)) from err
 

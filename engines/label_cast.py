@@ -1,7 +1,7 @@
 """Labels as uint8 by way of float.
 
-ArgMax gives int64, and a graph's labels are uint8. TensorRT 8.6 to 11 document a conversion to uint8
-from float32 and float16 only; 8.6 says of indices that theirs "is not implemented yet".
+ArgMax gives int64, and a graph's labels are uint8. TensorRT 8.6 to 11 document a conversion to
+uint8 from float32 and float16 only; 8.6 says of indices that theirs "is not implemented yet".
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def cast_by_float(model: onnx.ModelProto) -> onnx.ModelProto:
         to = next((a.i for a in node.attribute if a.name == "to"), None)
         if node.op_type == "Cast" and to == types.UINT8 and node.input[0] in indices:
             between = f"{node.input[0]}_float"
-            nodes.append(
-                onnx.helper.make_node("Cast", [node.input[0]], [between], to=types.FLOAT)
-            )
+            nodes.append(onnx.helper.make_node("Cast", [node.input[0]], [between], to=types.FLOAT))
             node.input[0] = between
         nodes.append(node)
     del graph.node[:]

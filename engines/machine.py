@@ -100,6 +100,18 @@ def text_of(path: Path) -> str:
         return ""
 
 
+def drive_release(root: Path = Path("/")) -> str | None:
+    """Return the release of DRIVE OS; None elsewhere.
+
+    Args:
+        root: Root of the file system.
+    """
+    for name in ("etc/nvidia/version-ubuntu-rootfs.txt", "etc/nvidia/version-pdk.txt"):
+        if text := text_of(root / name):
+            return text.splitlines()[0]
+    return None
+
+
 def _read(path: Path) -> str:
     return text_of(path) or UNKNOWN
 

@@ -158,8 +158,8 @@ class _Graph:
 
     @classmethod
     def read(cls, model: Path) -> _Graph:
-        onnx = require("onnx", "tensorrt")
-        proto = load_graph(model, "tensorrt")
+        onnx = require("onnx", "build")
+        proto = load_graph(model, "build")
         quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in proto.graph.initializer)
         return cls(proto, metadata_of(proto), quantized, half)
@@ -259,7 +259,7 @@ def _configure(
         config.DLA_core = options.dla_core
     if library.version[0] < 10:
         # Before 10 a profile is of one context, and there is one context for each batch size.
-        preview = getattr(trt, "PreviewFeature", None)
+        preview: Any = getattr(trt, "PreviewFeature", None)
         if hasattr(preview, "PROFILE_SHARING_0806"):
             config.set_preview_feature(preview.PROFILE_SHARING_0806, True)
     if options.compute_capabilities:

@@ -292,9 +292,7 @@ class _Sequence:
             raise ModelError(msg)
         if self._scores is not None:
             rows, columns = self.host_output.shape[1:]
-            device.upsample_argmax(
-                self._result, self._labels, self._scores, rows, columns, stream
-            )
+            device.upsample_argmax(self._result, self._labels, self._scores, rows, columns, stream)
         mark(2)
         if not self._mapped:
             device.download_async(self.host_output, self._labels, stream)

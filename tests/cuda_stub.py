@@ -15,6 +15,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from engines.labels_kernel import SOURCE
+
 DATA = Path(__file__).parent / "data"
 COUNTS = ("memory", "pinned", "streams", "graphs", "launchables", "events")
 CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -28,6 +30,14 @@ def compiled(source, out, *extra):
     command = ["gcc", "-O1", "-shared", "-fPIC", "-o", out, source, *extra, "-ldl", "-lm"]
     subprocess.run([str(part) for part in command], check=True)
     return out
+
+
+def driver_in(folder):
+    """Put a `libcuda.so.1` into a folder that runs the kernel's source on the host."""
+    header = folder / "kernel.h"
+    header.write_text(SOURCE.replace('extern "C" ', ""))
+    compiled(DATA / "cuda_stub.c", folder / "libcuda.so.1", f'-DKERNEL="{header}"')
+    return folder
 
 
 class Gpu:

@@ -225,8 +225,15 @@ def module(version, plan=b"plan", errors=()):
     """A module of a version; ``module.seen`` is what was asked of it."""
     api = API[version]
     seen = SimpleNamespace(
-        flags=set(), network_flags=None, profile=None, opset=None, pools={},
-        preview={}, calibration_profile=None, dla=itertools.cycle([True, False]),
+        flags=set(),
+        network_flags=None,
+        profile=None,
+        opset=None,
+        pools={},
+        preview={},
+        profiles=[],
+        calibration_profile=None,
+        dla=itertools.cycle([True, False]),
     )
     enums = {
         name: type(name, (), {key: Named(i, key) for i, key in enumerate(api[name])})
@@ -263,7 +270,7 @@ def module(version, plan=b"plan", errors=()):
 
     def parse(_, path):
         model = onnx.load(path)
-        seen.opset = model.opset_import[0].version
+        seen.opset, seen.model = model.opset_import[0].version, model
 
         def values(group):
             found = []
@@ -317,7 +324,7 @@ def module(version, plan=b"plan", errors=()):
 
     builder = strict(
         api, "Builder", create_network=make_network, create_builder_config=make_config,
-        create_optimization_profile=lambda _: profile(),
+        create_optimization_profile=lambda _: seen.profiles.append(profile()) or seen.profiles[-1],
         build_serialized_network=lambda *_: plan,
     )  # fmt: skip
     classes = {

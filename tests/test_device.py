@@ -1,7 +1,10 @@
 """CUDA devices by all three packages, on a stub whose device memory is the host's."""
 
+import os
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import cuda_stub
 import numpy as np
@@ -13,6 +16,7 @@ from test_tensorrt_runner import engine
 from tiny_models import exported, random_frames
 
 from edgeuda.errors import DependencyError, DeviceError, ModelError
+from engines.cuda_extra import cuda_extra
 from engines.device import DEVICES, open_device
 from engines.device_libcudart import CudaRuntimeDevice
 from engines.onnxruntime_runner import OnnxRunner
@@ -192,11 +196,49 @@ def test_a_later_libcudart_than_the_drivers_is_passed_over(gpu, library, tmp_pat
     monkeypatch.setattr(names, (str(newer), str(library)))
     assert open_device("libcudart").runtime_version() == "12.6"
     monkeypatch.setattr(names, (str(newer),))
-    with pytest.raises(DeviceError, match="libcudart.so.13: CUDA error 35"):
+    with pytest.raises(DeviceError, match=r"libcudart\.so\.13: CUDA error 35"):
         open_device("libcudart")
     monkeypatch.setattr(names, ("libcudart.so.0",))
-    with pytest.raises(DependencyError, match="none of libcudart.so.0 can be loaded"):
+    with pytest.raises(DependencyError, match=r"none of libcudart\.so\.0 can be loaded"):
         open_device("libcudart")
+
+
+def test_cuda_python_of_cuda_13_on_a_driver_of_cuda_12(tmp_path):
+    """The real package on a stub of JetPack 6's driver: what a Jetson's owner would read."""
+    if int(version("cuda-python").split(".")[0]) < 13:
+        pytest.skip("cuda-python of CUDA 13 is not installed")
+    root = str(Path(__file__).parents[1])
+    code = (
+        "from edgeuda.errors import EdgeudaError\nfrom engines.device import open_device\n"
+        "try: open_device('cuda-python')\nexcept EdgeudaError as err: print(err.exit_code, err)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root,
+        env={
+            **os.environ, "PYTHONPATH": root, "STUB_DRIVER": "12060",
+            "LD_LIBRARY_PATH": str(cuda_stub.driver_in(tmp_path)),
+        },
+    )  # fmt: skip
+    assert done.stdout.startswith("10 No package can use the device (cuda-python: CUDA error 35")
+    assert "The driver serves CUDA 12.6: pip install 'edgeuda[tensorrt-cu12]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("release", "driver", "extra"),
+    [
+        (None, (12, 6), "tensorrt-cu12"), (None, (13, 0), "tensorrt-cu13"),
+        (None, (11, 8), "pycuda"), (None, None, "tensorrt-cu13"),
+        ("# R36 (release), REVISION: 4.3", (12, 6), "jetpack6"),
+        ("# R38 (release), REVISION: 2.0", (13, 0), "jetpack7"),
+        ("# R39 (release), REVISION: 2.0", (13, 0), "jetpack7"),
+        ("# R35 (release), REVISION: 3.1", (11, 4), "pycuda"),
+    ],
+)  # fmt: skip
+def test_the_extra_is_the_machines(tmp_path, release, driver, extra):
+    if release is not None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc" / "nv_tegra_release").write_text(release)
+    assert cuda_extra(driver, tmp_path) == extra
 
 
 def test_pycudas_own_errors_become_ours(gpu, monkeypatch):

@@ -24,11 +24,7 @@ ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory):
     """A folder with a `libcuda.so.1` that runs the kernel's source on the host."""
-    folder = tmp_path_factory.mktemp("libcuda")
-    (folder / "kernel.h").write_text(SOURCE.replace('extern "C" ', ""))
-    source = cuda_stub.DATA / "cuda_stub.c"
-    cuda_stub.compiled(source, folder / "libcuda.so.1", f'-DKERNEL="{folder / "kernel.h"}"')
-    return folder
+    return cuda_stub.driver_in(tmp_path_factory.mktemp("libcuda"))
 
 
 def test_its_arithmetic_is_the_hosts(driver):
@@ -70,7 +66,7 @@ def test_it_is_compiled_to_machine_code_of_each_gpu(architecture):
 
 def test_a_gpu_that_nvrtc_does_not_know_is_named():
     cubin_of(87)
-    with pytest.raises(DeviceError, match="NVRTC refuses the kernel for sm_33: .*architecture"):
+    with pytest.raises(DeviceError, match=r"NVRTC refuses the kernel for sm_33: .*architecture"):
         compile_cubin("sm_33")
 
 

@@ -24,8 +24,8 @@ from calibration.tensorrt_cache import (
 from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
 from calibration.work import Cache
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
-from engines import cuda_driver, device
-from engines.device import CudaRuntimeDevice, open_device
+from engines import cuda_driver
+from engines.device import open_device
 from engines.onnxruntime_session import open_session
 
 SIZE = SPEC.preprocessing
@@ -278,41 +278,3 @@ def test_no_device_is_an_error_that_says_why(monkeypatch, driver, says):
     monkeypatch.setattr(cuda_driver.ctypes, "CDLL", load)
     with pytest.raises(DeviceError, match=says):
         open_device()
-
-
-def test_the_device_comes_from_the_first_package_there_is(monkeypatch):
-    def absent():
-        raise ImportError
-
-    monkeypatch.setattr(device, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(device, "DEVICES", {"cuda-python": absent, "pycuda": Memory})
-    assert isinstance(open_device(), Memory)
-    with pytest.raises(DependencyError, match=r"cuda-python can be loaded.*edgeuda\[pycuda\]"):
-        open_device("cuda-python")
-
-
-def test_the_runtime_library_is_called_with_whole_addresses(monkeypatch):
-    """64-bit addresses must not be cut to C integers."""
-    calls = []
-
-    class Library:
-        def cudaMalloc(self, pointer, size):  # noqa: N802
-            pointer._obj.value = 2**40
-            calls.append(("malloc", size.value))
-            return 0
-
-        def cudaMemcpy(self, to, _source, size, kind):  # noqa: N802
-            calls.append(("copy", to.value, size.value, kind.value))
-            return 0
-
-        def cudaFree(self, address):  # noqa: N802
-            calls.append(("free", address.value))
-            return 1
-
-    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Library())
-    memory = CudaRuntimeDevice()
-    address = memory.alloc(12)
-    memory.upload(address, np.zeros(3, np.float32))
-    with pytest.raises(DeviceError, match="CUDA error 1"):
-        memory.free(address)
-    assert calls == [("malloc", 12), ("copy", 2**40, 12, 1), ("free", 2**40)]

@@ -73,16 +73,21 @@ int cuLaunchKernel(int *function, unsigned gx, unsigned gy, unsigned gz, unsigne
 }
 int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR"; return OK; }
 int cuGetErrorString(int code, const char **text) { *text = "stub"; return OK; }
+/* NVRTC asks for it, and goes without. */
+int cuGetExportTable(const void **table, const void *id) { *table = 0; return INVALID_VALUE; }
 int stub_retained(void) { return retained; }
 
 /* How cuda-python finds functions. */
 int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status) {
     char later[128];
+    Dl_info self;
+    dladdr((void *)cuInit, &self);
+    void *library = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     *found = 0;
     if (!strcmp(name, "cuGetProcAddress")) *found = (void *)cuGetProcAddress_v2;
     snprintf(later, sizeof later, "%s_v2", name);
-    if (!*found) *found = dlsym(RTLD_DEFAULT, later);
-    if (!*found) *found = dlsym(RTLD_DEFAULT, name);
+    if (!*found) *found = dlsym(library, later);
+    if (!*found) *found = dlsym(library, name);
     if (status) *status = *found ? 0 : 1;
     return *found ? OK : NOT_FOUND;
 }
