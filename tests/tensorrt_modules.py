@@ -159,13 +159,15 @@ class HostDevice:
         self.events = [one for one in self.events if one is not event]
 
 
-def running(version, device, largest=4):
+def running(version, device, largest=4, contexts=9, hosted=False):
     """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory.
 
-    ``module.seen`` tells what was asked of its runtime.
+    ``module.seen`` tells what was asked of its runtime. It gives so many ``contexts``, and, with
+    ``hosted``, loads only where an engine's own runtime is allowed.
     """
     api = API[version]
     made = module(version)
+    left = iter(range(1, contexts + 1))
     mode = made.TensorIOMode
 
     def context(session):
@@ -201,6 +203,8 @@ def running(version, device, largest=4):
 
     def deserialize(own, plan):
         made.seen.runtime = vars(own)
+        if hosted and not made.seen.runtime.get("engine_host_code_allowed"):
+            return None
         try:
             session = open_session(plan, threads=1)
         except ModelError:
@@ -213,7 +217,7 @@ def running(version, device, largest=4):
             get_tensor_mode=lambda _, n: mode.INPUT if n == entry.name else mode.OUTPUT,
             get_tensor_shape=lambda *_: (-1, *shape),
             get_tensor_profile_shape=lambda *_: [(n, *shape) for n in (1, 1, largest)],
-            create_execution_context=lambda _: context(session),
+            create_execution_context=lambda _: next(left, None) and context(session),
         )()  # fmt: skip
 
     runtime = strict(api, "Runtime", deserialize_cuda_engine=deserialize)

@@ -5,6 +5,7 @@ which order, and what becomes of the pixels is tested here; TensorRT's arithmeti
 """
 
 import hashlib
+import json
 
 import numpy as np
 import onnx
@@ -19,10 +20,12 @@ from engines.cuda_driver import cuda_devices
 from engines.device_cuda_python import CudaPythonDevice
 from engines.device_pycuda import PycudaDevice
 from engines.engine_cache import record_path
+from engines.frame_path import FramePath
 from engines.heads import with_head
 from engines.metadata import export_of, spec_of
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
+from engines.runner import segment
 from engines.tensorrt_library import Library
 from engines.tensorrt_runner import TensorRTRunner
 
@@ -137,6 +140,97 @@ def test_frames_may_be_written_in_place(path):
         buffer[:] = images
         np.testing.assert_array_equal(runner(buffer), expected)
         assert not np.array_equal(other, expected)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("compatible", [False, True])
+def test_an_engine_that_holds_its_own_runtime_is_allowed_to(path, version, compatible):
+    """A version-compatible engine is refused by a runtime that was not told."""
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, "options": {"version_compatible": compatible}})
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running(version, device, hosted=compatible)
+    with TensorRTRunner(path, Library("tensorrt", module, (9,)), device):
+        assert module.seen.runtime.get("engine_host_code_allowed", False) == compatible
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_engine_of_the_accelerator_is_loaded_for_its_core(path, version):
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, "options": {"dla_core": 1}})
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running(version, device)
+    with TensorRTRunner(path, Library("tensorrt", module, (9,)), device):
+        assert module.seen.runtime == {"DLA_core": 1}
+
+
+def test_a_context_that_is_not_given_is_an_error_that_says_what_to_do(path):
+    """TensorRT 8.6, for an engine whose profile is not shared."""
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running("8.6.1", device, contexts=1)
+    with TensorRTRunner(path, Library("tensorrt", module, (8, 6, 1)), device) as runner:
+        runner(np.zeros((1, 64, 128, 3), np.uint8))
+        with pytest.raises(ModelError, match=r"no context for a batch of 2 .*\[1\].*Build .* anew"):
+            runner(np.zeros((2, 64, 128, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision"),
+    [
+        ({}, "fp32"),
+        ({"options": {"half": True}}, "fp16"),  # as earlier versions wrote it
+        ({"options": {"half": True}, "graph": "int8"}, "int8"),
+        ({"graph": "fp16", "options": {"half": False}}, "fp16"),
+        ({"precision": "int8", "options": {"half": True}}, "int8"),  # by a calibrator
+    ],
+)
+def test_an_engine_is_of_the_precision_it_was_built_in(path, changes, precision):
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, **changes})
+    with opened(path, "10.3.0")[0] as runner:
+        assert runner.precision == precision
+
+
+@pytest.mark.parametrize("error", [DeviceError("no binary"), DependencyError("no NVRTC")])
+def test_without_a_kernel_the_host_makes_labels_and_it_is_said(
+    tmp_path, monkeypatch, caplog, error
+):
+    def refuse(_):
+        raise error
+
+    full = tmp_path / "full.onnx"
+    full.write_bytes(exported("labels"))
+    small = tmp_path / "small.onnx"
+    onnx.save(with_head(onnx.load(full), "scores"), small)
+    images = np.stack(random_frames(2, 64, 128, seed=3))
+    monkeypatch.setattr(tensorrt_modules.HostDevice, "load_kernel", refuse)
+    with opened(engine(small, "scores"), "10.3.0")[0] as runner, OnnxRunner(full, 1) as reference:
+        assert (runner(images) == reference(images)).mean() > 0.999
+        assert runner.execution["labels"] == "host"
+        (said,) = runner.fallbacks
+    assert f"the host makes labels of scores: no kernel on the device ({error})" == said
+    assert said in caplog.text
+
+
+def test_frames_are_resized_into_pinned_memory(path, monkeypatch):
+    """Whoever segments a frame writes it where the device reads it."""
+    runner, _ = opened(path, "10.3.0")
+    (frame,) = random_frames(1, 90, 250)
+    with runner, OnnxRunner(path.with_suffix(".onnx"), 1) as reference:
+        expected = segment(reference, frame)
+        _, (other,) = FramePath(reference).labels([frame])
+
+        def refuse(*_):
+            pytest.fail("the frame was copied")
+
+        monkeypatch.setattr("engines.tensorrt_runner.np.copyto", refuse)
+        np.testing.assert_array_equal(segment(runner, frame), expected)
+        _, found = FramePath(runner).labels([frame, frame])
+        for one in found:
+            np.testing.assert_array_equal(one, other)
+        monkeypatch.undo()
+        exact = random_frames(1, 64, 128, seed=5)[0]  # of the network's size already
+        np.testing.assert_array_equal(segment(runner, exact), reference(exact[None])[0])
 
 
 def test_batches_beyond_the_profile_are_refused(path):

@@ -82,6 +82,12 @@ def evaluate(
             predict, spec, precision = partial(segment, runner), runner.spec, runner.precision
             file = model
         else:
+            if device is not options.DeviceName.cpu:
+                msg = (
+                    f"{model}: a checkpoint is scored on the CPU, found --device {device.value}. "
+                    "Export it, or leave --device out"
+                )
+                raise ConfigError(msg)
             predict, spec, file, protocol = _network(model, threads, scales, flip, window, native)
         folder = labelled_folder(
             data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
