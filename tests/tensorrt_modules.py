@@ -25,6 +25,9 @@ ENUMS = (
 )  # fmt: skip
 
 
+MODEL = "the model itself"
+
+
 class Named(int):
     """An enumerator."""
 
@@ -68,9 +71,10 @@ class HostDevice:
     def __init__(self):
         self.memory, self.streams, self.arrays, self.launches = {}, set(), [], 0
         self.events, self.recorded, self.kernels = [], 0, 0
+        self.numbers = itertools.count()
 
     def alloc(self, size):
-        address = 2**40 + 2**20 * len(self.memory)
+        address = 2**40 + 2**20 * next(self.numbers)
         self.memory[address] = np.zeros(size, np.uint8)
         return address
 
@@ -81,8 +85,8 @@ class HostDevice:
         self.memory[address][:] = array.reshape(-1).view(np.uint8)
 
     def stream(self):
-        self.streams.add(77)
-        return 77
+        self.streams.add(stream := 77 + next(self.numbers))
+        return stream
 
     def close_stream(self, stream):
         self.streams.remove(stream)
@@ -162,12 +166,11 @@ class HostDevice:
 def running(version, device, largest=4, contexts=9, hosted=False):
     """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory.
 
-    ``module.seen`` tells what was asked of its runtime. It gives so many ``contexts``, and, with
+    ``module.seen`` tells what was asked of its runtime. Its engines give so many ``contexts``, and, with
     ``hosted``, loads only where an engine's own runtime is allowed.
     """
     api = API[version]
-    made = module(version)
-    left = iter(range(1, contexts + 1))
+    made = module(version, MODEL)
     mode = made.TensorIOMode
 
     def context(session):
@@ -210,7 +213,7 @@ def running(version, device, largest=4, contexts=9, hosted=False):
         except ModelError:
             return None
         (entry,), (result,) = session.get_inputs(), session.get_outputs()
-        names = [entry.name, result.name]
+        names, left = [entry.name, result.name], iter(range(1, contexts + 1))
         shape = tuple(entry.shape[1:])
         return strict(
             api, "ICudaEngine", num_io_tensors=2, get_tensor_name=lambda _, i: names[i],
@@ -218,6 +221,7 @@ def running(version, device, largest=4, contexts=9, hosted=False):
             get_tensor_shape=lambda *_: (-1, *shape),
             get_tensor_profile_shape=lambda *_: [(n, *shape) for n in (1, 1, largest)],
             create_execution_context=lambda _: next(left, None) and context(session),
+            create_engine_inspector=lambda _: made.seen.inspector(),
         )()  # fmt: skip
 
     runtime = strict(api, "Runtime", deserialize_cuda_engine=deserialize)
@@ -226,7 +230,10 @@ def running(version, device, largest=4, contexts=9, hosted=False):
 
 
 def module(version, plan=b"plan", errors=()):
-    """A module of a version; ``module.seen`` is what was asked of it."""
+    """A module of a version; ``module.seen`` is what was asked of it.
+
+    What it builds is ``plan``, or, with `MODEL`, the ONNX file it was given.
+    """
     api = API[version]
     seen = SimpleNamespace(
         flags=set(),
@@ -275,6 +282,7 @@ def module(version, plan=b"plan", errors=()):
     def parse(_, path):
         model = onnx.load(path)
         seen.opset, seen.model = model.opset_import[0].version, model
+        seen.content = Path(path).read_bytes()
 
         def values(group):
             found = []
@@ -329,7 +337,7 @@ def module(version, plan=b"plan", errors=()):
     builder = strict(
         api, "Builder", create_network=make_network, create_builder_config=make_config,
         create_optimization_profile=lambda _: seen.profiles.append(profile()) or seen.profiles[-1],
-        build_serialized_network=lambda *_: plan,
+        build_serialized_network=lambda *_: seen.content if plan == MODEL else plan,
     )  # fmt: skip
     classes = {
         "ILogger": logger,
@@ -343,6 +351,7 @@ def module(version, plan=b"plan", errors=()):
     }
     layers = {"Layers": [{"Name": "conv + relu", "LayerType": "CaskConvolution"}, "reformat"]}
     inspector = strict(api, "EngineInspector", get_engine_information=lambda *_: json.dumps(layers))
+    seen.inspector = inspector
     engine = strict(api, "ICudaEngine", create_engine_inspector=lambda _: inspector())
     runtime = strict(api, "Runtime", deserialize_cuda_engine=lambda *_: engine())
     classes["Runtime"] = lambda _: runtime()
