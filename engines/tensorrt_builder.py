@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
+from engines.float_input import float_input
 from engines.graphs import load_graph, metadata_of
 from engines.label_cast import cast_by_float
 from engines.metadata import Precision, export_of, spec_of
@@ -98,7 +99,8 @@ def build_engine(
         library: The TensorRT to build with.
         model: An ONNX file of this project: FP32, FP16 or Q/DQ.
         options: What it is built for.
-        calibrator: Of TensorRT 8.6 to 10, for a graph without Q/DQ.
+        calibrator: Of TensorRT 8.6 to 10, for a graph without Q/DQ. The engine takes images as
+            float32 then, which is what calibrators feed.
 
     Raises:
         ConfigError: If this TensorRT lacks what ``options`` ask for; the message says what to use.
@@ -114,6 +116,8 @@ def build_engine(
     with tempfile.TemporaryDirectory() as folder:
         # Models that were exported before `cast_by_float` was part of it get it here.
         prepared = cast_by_float(copy.deepcopy(graph.proto))
+        if calibrator is not None:
+            prepared = float_input(prepared)
         if library.name == "tensorrt" and library.version[0] < 10:
             prepared = lower_opset(prepared)
         source = Path(folder) / model.name

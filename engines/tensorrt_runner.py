@@ -87,6 +87,10 @@ class TensorRTRunner:
             msg = f"{path}: expected one input and one output, found {inputs} and {outputs}"
             raise ModelError(msg)
         self._input, self._output = inputs[0], outputs[0]
+        # An engine that TensorRT calibrated itself takes the same pixels as float32.
+        floats = self._library.module.DataType.FLOAT
+        image = self._engine.get_tensor_dtype(self._input)
+        self._image: type = np.float32 if image == floats else np.uint8
         self._stream = self._device.stream()
         self._sequences: dict[int, _Sequence] = {}
         self.parts: dict[str, int] = {}
@@ -117,13 +121,15 @@ class TensorRTRunner:
             return False
         return True
 
-    def buffer(self, batch: int = 1) -> npt.NDArray[np.uint8]:
+    def buffer(self, batch: int = 1) -> npt.NDArray[np.uint8] | None:
         """Return the pinned input of a batch size, ``[batch, H, W, 3]`` uint8, to be filled.
+
+        None where the engine takes float32.
 
         Raises:
             DataError: If the engine was not built for that batch.
         """
-        return self._sequence(batch).host_input
+        return None if self._image is np.float32 else self._sequence(batch).host_input
 
     def __call__(self, images: Images) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
@@ -172,7 +178,7 @@ class TensorRTRunner:
                 context, self._device, self._stream,
                 self._input, self._output, shape,
                 np.float32 if self.head in ("logits", "scores") else np.uint8,
-                self._fused, self._mapped,
+                self._fused, self._mapped, self._image,
             )  # fmt: skip
         return self._sequences[batch]
 
@@ -218,13 +224,14 @@ class _Sequence:
         dtype: type,
         fused: bool,
         mapped: bool,
+        image: type,
     ) -> None:
         self._context, self._device, self._stream = context, device, stream
         if not context.set_input_shape(name, shape):
             msg = f"The engine refuses an input of shape {list(shape)}"
             raise DataError(msg)
         found = tuple(context.get_tensor_shape(output))
-        self.host_input: npt.NDArray[np.uint8] = device.pinned(shape, np.uint8)
+        self.host_input: npt.NDArray[Any] = device.pinned(shape, image)
         self._scores = found if fused else None
         result = (shape[0], *shape[1:3]) if fused else found
         self.host_output: npt.NDArray[Any] = device.pinned(result, np.uint8 if fused else dtype)
