@@ -14,7 +14,10 @@ from edgeuda.errors import DataError, DependencyError
 from engines.device import DeviceMemory
 
 Algorithm = Literal["entropy", "minmax"]
-_BASES: dict[Algorithm, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
+_BASES: dict[Algorithm, str] = {
+    "entropy": "IInt8EntropyCalibrator2",
+    "minmax": "IInt8MinMaxCalibrator",
+}
 
 
 def tensorrt_calibrator(

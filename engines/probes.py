@@ -304,7 +304,8 @@ def parse_tegrastats(line: str) -> dict[str, float]:
     """Return the channels of one line of tegrastats: rails, temperatures, GPU clock and load.
 
     Rails are ``NAME 1234mW/1200mW`` (now, average; JetPack 5 and 6) or ``NAME 1234/1200`` before;
-    a rail may read below zero. A sensor that is off is NaN. The GPU is ``GR3D_FREQ 45%@1300`` or, from JetPack 5, ``GR3D_FREQ 45%@[1300,1300]``.
+    one may read below zero. A sensor that is off is NaN. The GPU is ``GR3D_FREQ 45%@1300`` or, from
+    JetPack 5, ``GR3D_FREQ 45%@[1300,1300]``.
     """
     found = {}
     rail = r"\b([A-Z][A-Z0-9_]+) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?= |$)"

@@ -167,11 +167,12 @@ class HostDevice:
 def running(version, device, largest=4, contexts=9, hosted=False):
     """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory.
 
-    ``module.seen`` tells what was asked of its runtime. Its engines give so many ``contexts``, and, with
-    ``hosted``, loads only where an engine's own runtime is allowed.
+    ``module.seen`` tells what was asked of its runtime. An engine gives so many ``contexts``; with
+    ``hosted``, one is loaded only where its own runtime is allowed.
     """
     api = API[version]
     made = module(version, MODEL)
+    made.seen.contexts = contexts
     mode = made.TensorIOMode
 
     def context(session):
@@ -194,6 +195,8 @@ def running(version, device, largest=4, contexts=9, hosted=False):
             kind = np.float32 if entry.type == "tensor(float)" else np.uint8
             image = device.view(state["addresses"][entry.name], state["shape"], kind)
             output = session.run(None, {entry.name: image})[0]
+            if made.seen.wrong:
+                output = np.roll(output, output.shape[-1] // 2, -1)
             device.view(state["addresses"][result.name], output.shape, output.dtype)[:] = output
 
         def execute(_, stream):
@@ -215,7 +218,7 @@ def running(version, device, largest=4, contexts=9, hosted=False):
         except ModelError:
             return None
         (entry,), (result,) = session.get_inputs(), session.get_outputs()
-        names, left = [entry.name, result.name], iter(range(1, contexts + 1))
+        names, left = [entry.name, result.name], iter(range(1, made.seen.contexts + 1))
         shape = tuple(entry.shape[1:])
         return strict(
             api, "ICudaEngine", num_io_tensors=2, get_tensor_name=lambda _, i: names[i],
@@ -248,6 +251,8 @@ def module(version, plan=b"plan", errors=()):
         pools={},
         preview={},
         profiles=[],
+        dla_cores=0,
+        wrong=[],
         calibration_profile=None,
         dla=itertools.cycle([True, False]),
     )
@@ -351,6 +356,7 @@ def module(version, plan=b"plan", errors=()):
 
     builder = strict(
         api, "Builder", create_network=make_network, create_builder_config=make_config,
+        num_DLA_cores=property(lambda _: seen.dla_cores),
         create_optimization_profile=lambda _: seen.profiles.append(profile()) or seen.profiles[-1],
         build_serialized_network=build,
     )  # fmt: skip
@@ -364,8 +370,11 @@ def module(version, plan=b"plan", errors=()):
             if name in api
         },
     }
-    layers = {"Layers": [{"Name": "conv + relu", "LayerType": "CaskConvolution"}, "reformat"]}
-    inspector = strict(api, "EngineInspector", get_engine_information=lambda *_: json.dumps(layers))
+    seen.layers = [{"Name": "conv + relu", "LayerType": "CaskConvolution"}, "reformat"]
+    inspector = strict(
+        api, "EngineInspector",
+        get_engine_information=lambda *_: json.dumps({"Layers": seen.layers}),
+    )  # fmt: skip
     seen.inspector = inspector
     engine = strict(api, "ICudaEngine", create_engine_inspector=lambda _: inspector())
     runtime = strict(api, "Runtime", deserialize_cuda_engine=lambda *_: engine())

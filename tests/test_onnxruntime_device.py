@@ -74,7 +74,7 @@ def test_a_session_that_chose_the_cpu_is_refused(pretended, model, device):
 
 def test_tensorrts_provider_that_fell_back_to_cuda_is_refused(pretended, model):
     pretended.setattr(Pretended, "says", (CUDA, CPU))
-    with pytest.raises(DeviceError, match="'tensorrt'.*it chose CUDAExecutionProvider"):
+    with pytest.raises(DeviceError, match=r"'tensorrt'.*it chose CUDAExecutionProvider"):
         open_session(model, device="tensorrt")
     assert open_session(model, device="cuda").get_providers() == [CUDA, CPU]
 
@@ -160,7 +160,9 @@ def test_tensorrts_provider_is_told_of_the_graphs_types(pretended, model, tmp_pa
     assert told == {"fp32": (False, False), "int8": (True, False), "fp16": (False, True)}
     folders = {one["trt_engine_cache_path"] for one in seen.values()}
     assert len(folders) == 3
-    assert all(Path(folder).stat().st_mode & 0o077 == 0 for folder in {Path(f).parent for f in folders})
+    assert all(
+        Path(folder).stat().st_mode & 0o077 == 0 for folder in {Path(f).parent for f in folders}
+    )
     OnnxRunner(tmp_path / "int8.onnx", 1, "tensorrt")  # opened again: the engine is still there
     assert Pretended.asked[-1][0][0][1] == seen["int8"]
 
