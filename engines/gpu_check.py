@@ -416,6 +416,7 @@ def _soak(
         while perf_counter() - begin < seconds or not count:
             runner(images[count % len(images)])
             count += 1
+        _as_asked(runner)
     if vitals.throttled:
         msg = f"clocks were throttled within {seconds:.0f} s"
         raise DeviceError(msg)

@@ -165,7 +165,9 @@ def _not_used(ort: Any, origin: str, device: Device, why: str) -> str:
             try:
                 ctypes.CDLL(str(folder / _LIBRARIES[provider]))
             except OSError as err:
-                why = f"{why.strip()}; {err}"
+                # Not its undefined symbols, which ONNX Runtime brings.
+                if "cannot open shared object" in str(err):
+                    why = f"{why.strip()}; {err}"
     return (
         f"{origin}: ONNX Runtime {ort.__version__} would not use device {device!r} ({why}). "
         "Install the CUDA, cuDNN and, for tensorrt, TensorRT it was built for: "

@@ -74,7 +74,6 @@ class TensorRTRunner:
         if graphs and not self._device.graphs:
             self._fall_back(f"{self._device.name} captures no CUDA graphs: launched one by one")
         self._mapped = self._device.integrated() if mapped is None else mapped
-        self._fused = fused and self.head == "scores" and self._with_kernel()
         self.backend = f"{self._library.title} {self._device.name}"
         self._runtime, self._engine = load_engine(
             self._library, plan, record.get("options", {}), str(path)
@@ -91,6 +90,7 @@ class TensorRTRunner:
         floats = self._library.module.DataType.FLOAT
         image = self._engine.get_tensor_dtype(self._input)
         self._image: type = np.float32 if image == floats else np.uint8
+        self._fused = fused and self.head == "scores" and self._with_kernel()
         self._stream = self._device.stream()
         self._sequences: dict[int, _Sequence] = {}
         self.parts: dict[str, int] = {}

@@ -36,7 +36,16 @@ def test_extras_pin_cuda_python_by_its_major() -> None:
     for name, major in {"cu12": 12, "cu13": 13, "jetpack6": 12, "jetpack7": 13}.items():
         extra = name if name.startswith("jetpack") else f"tensorrt-{name}"
         (pin,) = [Requirement(one) for one in EXTRAS[extra] if one.startswith("cuda-python")]
-        versions = ["11.8.0", "12.3.0", "12.6.2", "12.9.0", "13.0.3", "13.4.4", "14.0.0"]
+        versions = [
+            "11.8.0",
+            "12.3.0",
+            "12.6.2.post1",
+            "12.6.2",
+            "12.9.0",
+            "13.0.3",
+            "13.4.4",
+            "14.0.0",
+        ]
         taken = [one for one in versions if pin.specifier.contains(one)]
         assert taken
         assert {int(one.split(".")[0]) for one in taken} == {major}
