@@ -89,7 +89,7 @@ class Device(DeviceMemory, Protocol):
         """
 
     def unload_kernel(self) -> None:
-        """Give back what `load_kernel` took; nothing happens where it took nothing."""
+        """Give back what one `load_kernel` took; the last of several unloads the kernel."""
 
     def upsample_argmax(
         self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int

@@ -26,6 +26,7 @@ class CudaPythonDevice:
         self._runtime: Any = runtime
         self._pinned: dict[int, int] = {}
         self._kernel: LabelsKernel | None = None
+        self._kernel_users = 0
 
     def _call(self, function: str, *arguments: Any) -> Any:
         error, *values = getattr(self._runtime, function)(*arguments)
@@ -57,10 +58,12 @@ class CudaPythonDevice:
     def load_kernel(self) -> None:
         """See `Device`."""
         self._kernel = self._kernel or LabelsKernel()
+        self._kernel_users += 1
 
     def unload_kernel(self) -> None:
         """See `Device`."""
-        if self._kernel is not None:
+        self._kernel_users -= 1
+        if self._kernel is not None and not self._kernel_users:
             self._kernel.close()
             self._kernel = None
 

@@ -79,7 +79,8 @@ class OnnxRunner:
                 "another --device"
             )
             raise DeviceError(msg)
-        self.execution = {"nodes": shares}
+        cuda = getattr(require("onnxruntime", "cpu"), "cuda_version", "")
+        self.execution = {"nodes": shares, "cuda_runtime": str(cuda or "not available")}
         if len(nodes) > 1:
             self.fallbacks.append(f"not all nodes run on {wanted}: {shares}")
             logger.warning("%s: %s", path, self.fallbacks[-1])

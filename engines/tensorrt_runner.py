@@ -206,7 +206,8 @@ class TensorRTRunner:
         self._sequences.clear()
         self._engine = None
         self._runtime = None
-        self._device.unload_kernel()
+        if self._fused:
+            self._device.unload_kernel()
         self._device.close_stream(self._stream)
 
 

@@ -241,6 +241,26 @@ def test_the_extra_is_the_machines(tmp_path, release, driver, extra):
     assert cuda_extra(driver, tmp_path) == extra
 
 
+def test_a_kernel_is_unloaded_by_the_last_who_uses_it(gpu, monkeypatch):
+    closed = []
+
+    class Kernel:
+        def close(self):
+            closed.append(self)
+
+    monkeypatch.setattr("engines.device_cuda_python.LabelsKernel", Kernel)
+    device = open_device("cuda-python")
+    device.load_kernel()
+    device.load_kernel()
+    device.unload_kernel()
+    assert closed == []
+    device.unload_kernel()
+    assert len(closed) == 1
+    for package in ("libcudart", "pycuda"):
+        with pytest.raises(DependencyError, match="only cuda-python launches kernels"):
+            open_device(package).load_kernel()
+
+
 def test_pycudas_own_errors_become_ours(gpu, monkeypatch):
     gpu.set(runtime=13000)
     with pytest.raises(DeviceError, match="cudaMalloc failed: cudaErrorInsufficientDriver"):

@@ -126,7 +126,8 @@ def test_nodes_elsewhere_are_said_and_recorded(pretended, model, caplog):
         onnxruntime_runner, "placed_session", lambda opened, _: (opened(None), {CUDA: 40, CPU: 2})
     )
     with OnnxRunner(model, 1, "cuda") as runner:
-        assert runner.execution == {"nodes": f"40 on {CUDA}, 2 on {CPU}"}
+        assert runner.execution["nodes"] == f"40 on {CUDA}, 2 on {CPU}"
+        assert runner.execution["cuda_runtime"] == "not available"  # of a package for the CPU
         assert runner.fallbacks == [f"not all nodes run on {CUDA}: 40 on {CUDA}, 2 on {CPU}"]
     assert runner.fallbacks[0] in caplog.text
     pretended.setattr(
