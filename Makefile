@@ -30,12 +30,14 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		-c constraints.txt -e '.[train,quantize,cpu,dev]'
 	touch $@
 
-# Installs nothing: runs what the machine has, with the Python in front of it.
+# Installs nothing: runs what the machine has, with the Python in front of it. What is not there and
+# not wanted: make gpu-check SKIP="--skip pycuda --skip 'tensorrt_rtx*'".
 MODEL ?= adapted.onnx
 FOOTAGE ?= frames
 GPU_OUT ?= gpu-check.json
 gpu-check:
-	PYTHONPATH=. $(PYTHON) benchmarks/gpu_check.py --model $(MODEL) --target $(FOOTAGE) --out $(GPU_OUT)
+	PYTHONPATH=. $(PYTHON) -c "from cli import main; main()" gpu-check \
+		--model $(MODEL) --target $(FOOTAGE) --out $(GPU_OUT) $(SKIP)
 
 clean:
 	rm -rf $(VENV) demo

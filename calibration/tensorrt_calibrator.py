@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from calibration.frames import Frames
 from calibration.range_file import Origin
 from calibration.tensorrt_cache import read_cache, write_cache
-from edgeuda.errors import DataError, DependencyError, require
+from edgeuda.errors import DataError, DependencyError
 from engines.device import DeviceMemory
 
-if TYPE_CHECKING:
-    import onnx
-
-_BASES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
-
-
-def float_input(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that takes the same camera image as float32 instead of uint8.
-
-    TensorRT's calibrators feed float32 only. Values stay 0 to 255 and the shape ``[N, H, W, 3]``:
-    the normalisation inside the graph is the same one.
-    """
-    onnx = require("onnx", "quantize")
-    changed = copy.deepcopy(model)
-    changed.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    return changed
+Algorithm = Literal["entropy", "minmax"]
+_BASES: dict[Algorithm, str] = {
+    "entropy": "IInt8EntropyCalibrator2",
+    "minmax": "IInt8MinMaxCalibrator",
+}
 
 
 def tensorrt_calibrator(
@@ -40,7 +28,7 @@ def tensorrt_calibrator(
     memory: DeviceMemory,
     *,
     batch: int = 1,
-    algorithm: Literal["entropy", "minmax"] = "entropy",
+    algorithm: Algorithm = "entropy",
 ) -> Any:
     """Return a calibrator for ``IBuilderConfig.int8_calibrator``.
 

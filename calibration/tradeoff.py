@@ -268,6 +268,8 @@ def _record(
                 "total_ms": latency[variant],
                 "keeps_deadline": budget.fast(candidate),
                 "accurate_enough": budget.accurate(candidate),
+                "execution": measured[variant.name].get("execution", {}),
+                "fallbacks": measured[variant.name].get("fallbacks", []),
                 "dominated_by": None if by is None else candidates[by].name,
             }
         )

@@ -12,7 +12,7 @@ from calibration.half import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.data.folders import LabelledFolder
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
 from engines.load import Load
 from engines.metadata import Head, Precision
@@ -150,6 +150,9 @@ class Sweep:
 def make(variant: Variant, what: Sweep, out: Path) -> Path:
     """Return a variant's file, made unless it is there.
 
+    FP16 for an engine is a graph or, before TensorRT 10.12, a flag, which also lets what INT8
+    leaves be FP16; the engine's record says which.
+
     Raises:
         EdgeudaError: If it cannot be exported, quantized or built.
     """
@@ -160,7 +163,15 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
         models.mkdir(parents=True, exist_ok=True)
         network.export(fp32, variant.size, variant.head)
     path = fp32
-    if variant.precision == "fp16":
+    library = None
+    if variant.backend == "engine":
+        from engines.tensorrt_builder import strongly_typed
+        from engines.tensorrt_library import load_tensorrt
+
+        library = load_tensorrt("tensorrt")
+    # Before 10.12 TensorRT refuses FP16 graphs and takes FP16 by a flag.
+    by_flag = library is not None and not strongly_typed(library) and variant.precision != "fp32"
+    if variant.precision == "fp16" and not by_flag:
         path = models / f"{variant.stem}.onnx"
         if not path.exists():
             write_half(fp32, list(what.calibration)[:8], path, threads=what.threads)
@@ -173,13 +184,16 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
             ranges = fp32.with_name(f"{fp32.stem}.ranges.npz")  # serves every runtime
             options = Options(target, threads=what.threads)
             calibrate(fp32, what.calibration, path, options, ranges=ranges)
-    if variant.backend == "engine":
+    if library is not None:
         from engines.engine_cache import cached_engine
-        from engines.tensorrt_builder import BuildOptions
-        from engines.tensorrt_library import load_tensorrt
+        from engines.tensorrt_builder import BuildOptions, engine_precision
 
-        library = load_tensorrt("tensorrt")
-        path = cached_engine(library, path, BuildOptions(), out / "engines").path
+        engine = cached_engine(library, path, BuildOptions(half=by_flag), out / "engines")
+        found = engine_precision(engine.record)
+        if found != variant.precision:
+            msg = f"{variant.name}: expected an engine in {variant.precision}, found {found}"
+            raise ModelError(msg)
+        path = engine.path
     return path
 
 

@@ -19,6 +19,7 @@ from cli.verbs.diff import diff
 from cli.verbs.doctor import doctor
 from cli.verbs.evaluate import evaluate
 from cli.verbs.export import export
+from cli.verbs.gpu_check import gpu_check
 from cli.verbs.half import half
 from cli.verbs.import_weights import import_weights
 from cli.verbs.labels import labels
@@ -43,6 +44,7 @@ for verb in (
     diff, bundle, inspect, verify, doctor, build, predict, bench, tradeoff, report, demo,
 ):  # fmt: skip
     app.command()(verb)
+app.command("gpu-check")(gpu_check)
 app.command("import")(import_weights)
 app.command("run")(run_verb)
 app.add_typer(data_app, name="data")

@@ -77,3 +77,6 @@ class DeviceName(str, Enum):
 RunDevice = Annotated[
     DeviceName, typer.Option("--device", help="Where ONNX files run; an .engine runs on its GPU.")
 ]
+Graphs = Annotated[
+    bool, typer.Option(help="Replay CUDA graphs with an .engine; without, copies are told apart.")
+]

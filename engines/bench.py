@@ -46,6 +46,7 @@ from engines.percentiles import (
     samples_needed,
     summarise,
 )
+from engines.runner import Runner
 from engines.vitals import OTHER_LOAD, Monitor, Vitals, energy_per_frame
 
 MAX_FRAMES = 32
@@ -134,15 +135,12 @@ def bench(
                             stack.enter_context(open_runner(m, threads, d, graphs=graphs))
                             for m, d in group
                         ]
-                        for index, runner in enumerate(runners, first):
-                            size = runner.spec.preprocessing
-                            facts[index] = {
-                                "precision": runner.precision, "head": runner.head,
-                                "backend": runner.backend, "input": (size.height, size.width),
-                            }  # fmt: skip
                         paths = [FramePath(runner) for runner in runners]
-                        warmups.append(warm_up(paths, shots, warmup_seconds, load.batch))
-                        _measure(paths, shots, share, run, state, series)
+                        try:
+                            warmups.append(warm_up(paths, shots, warmup_seconds, load.batch))
+                            _measure(paths, shots, share, run, state, series)
+                        finally:  # only after it ran a runner knows how
+                            facts |= {n: _facts(one) for n, one in enumerate(runners, first)}
                     first += len(group)
         except KeyboardInterrupt:
             complete = False
@@ -198,6 +196,16 @@ def bench(
     if out is not None:
         write_json(out, record.to_record())
     return record
+
+
+def _facts(runner: Runner) -> dict[str, Any]:
+    """Return what `ModelLatency` says of a runner."""
+    size = runner.spec.preprocessing
+    return {
+        "precision": runner.precision, "head": runner.head, "backend": runner.backend,
+        "input": (size.height, size.width), "execution": dict(runner.execution),
+        "fallbacks": list(runner.fallbacks),
+    }  # fmt: skip
 
 
 def _share(load: Load, repeats: int) -> Load:
@@ -331,6 +339,7 @@ def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) ->
         found.append(f"Other processes took {load:.2f} of {usable_cores()} usable cores on average")
     if vitals.throttled:
         found.append("Clocks were throttled during the run")
+    found += [f"{model.name}: {what}" for model in models for what in model.fallbacks]
     found += [
         f"{model.name} drifted: its last third took {model.drift.ratio:.3f} times its first"
         for model in models

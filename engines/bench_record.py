@@ -94,6 +94,8 @@ class ModelLatency:
         longest_queue: Most frames of a camera that waited at once.
         frames_per_second: Frames segmented per second.
         energy_per_frame_j: Joules; None if no meter is there or models took turns.
+        execution: How the runtime ran it, see `engines.runner.Runner`; earlier records lack it.
+        fallbacks: What came otherwise than asked; earlier records lack it.
     """
 
     name: str
@@ -112,6 +114,8 @@ class ModelLatency:
     longest_queue: int
     frames_per_second: float
     energy_per_frame_j: float | None
+    execution: dict[str, str]
+    fallbacks: list[str]
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,22 @@ and pycuda.
 
 from __future__ import annotations
 
-import ctypes
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DependencyError, DeviceError
-from engines.cuda_driver import cuda_devices, require_success
-from engines.labels_kernel import LabelsKernel
+from engines.cuda_driver import cuda_devices, driver_version
+from engines.cuda_extra import cuda_extra
+from engines.device_cuda_python import CudaPythonDevice
+from engines.device_libcudart import CudaRuntimeDevice
+from engines.device_pycuda import PycudaDevice
+
+logger = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[Any]
-
-_TO_DEVICE, _TO_HOST = 1, 2
-_RELAXED = 2
-"""Capture mode in which other threads may still call CUDA."""
 
 
 class DeviceMemory(Protocol):
@@ -41,6 +40,8 @@ class DeviceMemory(Protocol):
 class Device(DeviceMemory, Protocol):
     """What a runner needs beyond `DeviceMemory`.
 
+    Every method raises `DeviceError` where CUDA refuses.
+
     Attributes:
         name: The package, which is printed.
         graphs: Whether sequences can be captured.
@@ -48,6 +49,12 @@ class Device(DeviceMemory, Protocol):
 
     name: ClassVar[str]
     graphs: ClassVar[bool]
+
+    def runtime_version(self) -> str:
+        """Return the CUDA that the package brings, for example ``"12.6"``."""
+
+    def integrated(self) -> bool:
+        """Whether the GPU shares the host's memory, as a Jetson's does."""
 
     def stream(self) -> int:
         """Open a stream; returns its handle."""
@@ -61,6 +68,9 @@ class Device(DeviceMemory, Protocol):
     def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
         """Return an array in page-locked memory, from which copies need no staging."""
 
+    def mapped(self, array: npt.NDArray[Any]) -> int:
+        """Return the device's address of what `pinned` returned; no copy is made."""
+
     def release(self, array: npt.NDArray[Any]) -> None:
         """Give back what `pinned` returned; the array must not be used any more."""
 
@@ -70,16 +80,28 @@ class Device(DeviceMemory, Protocol):
     def download_async(self, array: Bytes, address: int, stream: int) -> None:
         """Enqueue a copy from it."""
 
+    def load_kernel(self) -> None:
+        """Load `engines.labels_kernel`.
+
+        Raises:
+            DependencyError: If this package launches no kernels, or NVRTC is not installed.
+            DeviceError: If it cannot be compiled or loaded.
+        """
+
+    def unload_kernel(self) -> None:
+        """Give back what one `load_kernel` took; the last of several unloads the kernel."""
+
     def upsample_argmax(
         self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
     ) -> None:
-        """Enqueue `engines.labels_kernel`, where `kernels` says that it can."""
-
-    def kernels(self) -> bool:
-        """Load the kernel; returns whether that was possible."""
+        """Enqueue the kernel that `load_kernel` loaded, see `LabelsKernel.launch`."""
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """Record what ``enqueue`` enqueues, without running it; returns something to launch."""
+        """Record what ``enqueue`` enqueues, without running it; returns something to launch.
+
+        Raises:
+            DeviceError: If it cannot be recorded; the stream can be used as before.
+        """
 
     def launch(self, graph: Any, stream: int) -> None:
         """Enqueue a recorded sequence."""
@@ -100,357 +122,6 @@ class Device(DeviceMemory, Protocol):
         """Give back what `event` returned."""
 
 
-class _WithoutKernels:
-    """What a package says that launches no kernels."""
-
-    def kernels(self) -> bool:
-        """See `Device`."""
-        return False
-
-    def upsample_argmax(
-        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
-    ) -> None:
-        """See `Device`."""
-        msg = "Only cuda-python launches kernels. Install it: pip install 'edgeuda[tensorrt]'"
-        raise DeviceError(msg)
-
-
-class CudaPythonDevice:
-    """`Device` by ``cuda-python``."""
-
-    name: ClassVar[str] = "cuda-python"
-    graphs: ClassVar[bool] = True
-
-    def __init__(self) -> None:
-        from cuda.bindings import runtime
-
-        self._runtime: Any = runtime
-        self._pinned: dict[int, int] = {}
-        self._kernel: LabelsKernel | None = None
-
-    def alloc(self, size: int) -> int:
-        """See `DeviceMemory`."""
-        return int(self._call("cudaMalloc", size))
-
-    def free(self, address: int) -> None:
-        """See `DeviceMemory`."""
-        self._call("cudaFree", address)
-
-    def upload(self, address: int, array: Bytes) -> None:
-        """See `DeviceMemory`."""
-        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpy", address, array.ctypes.data, array.nbytes, kind)
-
-    def _call(self, function: str, *arguments: Any) -> Any:
-        error, *values = getattr(self._runtime, function)(*arguments)
-        require_success(error)
-        return values[0] if values else None
-
-    def kernels(self) -> bool:
-        """See `Device`."""
-        with suppress(DependencyError):
-            self._kernel = LabelsKernel()
-        return self._kernel is not None
-
-    def upsample_argmax(
-        self, scores: int, labels: int, shape: tuple[int, ...], height: int, width: int, stream: int
-    ) -> None:
-        """See `Device`."""
-        assert self._kernel is not None  # `kernels` was asked first
-        self._kernel.launch(scores, labels, shape, height, width, stream)
-
-    def stream(self) -> int:
-        """See `Device`."""
-        return int(self._call("cudaStreamCreate"))
-
-    def close_stream(self, stream: int) -> None:
-        """See `Device`."""
-        self._call("cudaStreamDestroy", stream)
-
-    def synchronize(self, stream: int) -> None:
-        """See `Device`."""
-        self._call("cudaStreamSynchronize", stream)
-
-    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
-        """See `Device`."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        array = _array_at(int(self._call("cudaHostAlloc", size, 0)), shape, dtype)
-        self._pinned[id(array)] = array.ctypes.data
-        return array
-
-    def release(self, array: npt.NDArray[Any]) -> None:
-        """See `Device`."""
-        self._call("cudaFreeHost", self._pinned.pop(id(array)))
-
-    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
-        """See `Device`."""
-        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        data = array.ctypes.data
-        self._call("cudaMemcpyAsync", address, data, array.nbytes, kind, stream)
-
-    def download_async(self, array: Bytes, address: int, stream: int) -> None:
-        """See `Device`."""
-        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        data = array.ctypes.data
-        self._call("cudaMemcpyAsync", data, address, array.nbytes, kind, stream)
-
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """See `Device`."""
-        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeRelaxed
-        self._call("cudaStreamBeginCapture", stream, mode)
-        try:
-            enqueue()
-        finally:
-            graph = self._call("cudaStreamEndCapture", stream)
-        executable = self._call("cudaGraphInstantiate", graph, 0)
-        self._call("cudaGraphDestroy", graph)
-        return executable
-
-    def launch(self, graph: Any, stream: int) -> None:
-        """See `Device`."""
-        self._call("cudaGraphLaunch", graph, stream)
-
-    def close_graph(self, graph: Any) -> None:
-        """See `Device`."""
-        self._call("cudaGraphExecDestroy", graph)
-
-    def event(self) -> Any:
-        """See `Device`."""
-        return self._call("cudaEventCreate")
-
-    def record(self, event: Any, stream: int) -> None:
-        """See `Device`."""
-        self._call("cudaEventRecord", event, stream)
-
-    def elapsed_ns(self, start: Any, end: Any) -> int:
-        """See `Device`."""
-        return round(1e6 * float(self._call("cudaEventElapsedTime", start, end)))
-
-    def close_event(self, event: Any) -> None:
-        """See `Device`."""
-        self._call("cudaEventDestroy", event)
-
-
-class CudaRuntimeDevice(_WithoutKernels):
-    """`Device` by the CUDA runtime library."""
-
-    name: ClassVar[str] = "libcudart"
-    graphs: ClassVar[bool] = True
-
-    def __init__(self) -> None:
-        for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"):
-            try:
-                self._library = ctypes.CDLL(name)
-            except OSError:
-                continue
-            return
-        msg = "libcudart"
-        raise ImportError(msg)
-        self._pinned: dict[int, int] = {}
-
-    def alloc(self, size: int) -> int:
-        """See `DeviceMemory`."""
-        address = ctypes.c_void_p()
-        self._checked(self._library.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size)))
-        return int(address.value or 0)
-
-    def free(self, address: int) -> None:
-        """See `DeviceMemory`."""
-        self._checked(self._library.cudaFree(ctypes.c_void_p(address)))
-
-    def upload(self, address: int, array: Bytes) -> None:
-        """See `DeviceMemory`."""
-        self._checked(
-            self._library.cudaMemcpy(
-                ctypes.c_void_p(address),
-                ctypes.c_void_p(array.ctypes.data),
-                ctypes.c_size_t(array.nbytes),
-                ctypes.c_int(_TO_DEVICE),
-            )
-        )
-
-    def _checked(self, code: int) -> None:
-        if code:
-            msg = f"CUDA error {code}"
-            raise DeviceError(msg)
-
-    def _made(self, function: str, *arguments: Any) -> int:
-        """Call a function whose first argument takes the handle that it makes."""
-        handle = ctypes.c_void_p()
-        self._checked(getattr(self._library, function)(ctypes.byref(handle), *arguments))
-        return int(handle.value or 0)
-
-    def stream(self) -> int:
-        """See `Device`."""
-        return self._made("cudaStreamCreate")
-
-    def close_stream(self, stream: int) -> None:
-        """See `Device`."""
-        self._checked(self._library.cudaStreamDestroy(ctypes.c_void_p(stream)))
-
-    def synchronize(self, stream: int) -> None:
-        """See `Device`."""
-        self._checked(self._library.cudaStreamSynchronize(ctypes.c_void_p(stream)))
-
-    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
-        """See `Device`."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        address = self._made("cudaHostAlloc", ctypes.c_size_t(size), ctypes.c_uint(0))
-        array = _array_at(address, shape, dtype)
-        self._pinned[id(array)] = address
-        return array
-
-    def release(self, array: npt.NDArray[Any]) -> None:
-        """See `Device`."""
-        self._checked(self._library.cudaFreeHost(ctypes.c_void_p(self._pinned.pop(id(array)))))
-
-    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
-        """See `Device`."""
-        self._copy(address, array.ctypes.data, array.nbytes, _TO_DEVICE, stream)
-
-    def download_async(self, array: Bytes, address: int, stream: int) -> None:
-        """See `Device`."""
-        self._copy(array.ctypes.data, address, array.nbytes, _TO_HOST, stream)
-
-    def _copy(self, to: int, source: int, size: int, kind: int, stream: int) -> None:
-        self._checked(
-            self._library.cudaMemcpyAsync(
-                ctypes.c_void_p(to), ctypes.c_void_p(source), ctypes.c_size_t(size),
-                ctypes.c_int(kind), ctypes.c_void_p(stream),
-            )
-        )  # fmt: skip
-
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """See `Device`."""
-        handle = ctypes.c_void_p(stream)
-        self._checked(self._library.cudaStreamBeginCapture(handle, ctypes.c_int(_RELAXED)))
-        graph = ctypes.c_void_p()
-        try:
-            enqueue()
-        finally:
-            self._checked(self._library.cudaStreamEndCapture(handle, ctypes.byref(graph)))
-        # CUDA 11.4 and later; its cudaGraphInstantiate changed its arguments with 12.
-        executable = self._made("cudaGraphInstantiateWithFlags", graph, ctypes.c_ulonglong(0))
-        self._checked(self._library.cudaGraphDestroy(graph))
-        return executable
-
-    def launch(self, graph: Any, stream: int) -> None:
-        """See `Device`."""
-        self._checked(
-            self._library.cudaGraphLaunch(ctypes.c_void_p(graph), ctypes.c_void_p(stream))
-        )
-
-    def close_graph(self, graph: Any) -> None:
-        """See `Device`."""
-        self._checked(self._library.cudaGraphExecDestroy(ctypes.c_void_p(graph)))
-
-    def event(self) -> Any:
-        """See `Device`."""
-        return self._made("cudaEventCreate")
-
-    def record(self, event: Any, stream: int) -> None:
-        """See `Device`."""
-        handles = ctypes.c_void_p(event), ctypes.c_void_p(stream)
-        self._checked(self._library.cudaEventRecord(*handles))
-
-    def elapsed_ns(self, start: Any, end: Any) -> int:
-        """See `Device`."""
-        milliseconds = ctypes.c_float()
-        events = ctypes.c_void_p(start), ctypes.c_void_p(end)
-        self._checked(self._library.cudaEventElapsedTime(ctypes.byref(milliseconds), *events))
-        return round(1e6 * milliseconds.value)
-
-    def close_event(self, event: Any) -> None:
-        """See `Device`."""
-        self._checked(self._library.cudaEventDestroy(ctypes.c_void_p(event)))
-
-
-class PycudaDevice(_WithoutKernels):
-    """`Device` by ``pycuda``, which captures no graphs."""
-
-    name: ClassVar[str] = "pycuda"
-    graphs: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        import pycuda.autoprimaryctx
-        import pycuda.driver
-
-        self._driver: Any = pycuda.driver
-        self._held: dict[int, Any] = {}
-        self._streams: dict[int, Any] = {}
-
-    def alloc(self, size: int) -> int:
-        """See `DeviceMemory`."""
-        memory = self._driver.mem_alloc(size)
-        self._held[int(memory)] = memory
-        return int(memory)
-
-    def free(self, address: int) -> None:
-        """See `DeviceMemory`."""
-        self._held.pop(address).free()
-
-    def upload(self, address: int, array: Bytes) -> None:
-        """See `DeviceMemory`."""
-        self._driver.memcpy_htod(address, array)
-
-    def stream(self) -> int:
-        """See `Device`."""
-        stream = self._driver.Stream()
-        self._streams[int(stream.handle)] = stream
-        return int(stream.handle)
-
-    def close_stream(self, stream: int) -> None:
-        """See `Device`."""
-        self._streams.pop(stream)
-
-    def synchronize(self, stream: int) -> None:
-        """See `Device`."""
-        self._streams[stream].synchronize()
-
-    def pinned(self, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
-        """See `Device`."""
-        array: npt.NDArray[Any] = self._driver.pagelocked_empty(shape, dtype)
-        return array
-
-    def release(self, array: npt.NDArray[Any]) -> None:
-        """See `Device`; pycuda frees with the array."""
-
-    def upload_async(self, address: int, array: Bytes, stream: int) -> None:
-        """See `Device`."""
-        self._driver.memcpy_htod_async(address, array, self._streams[stream])
-
-    def download_async(self, array: Bytes, address: int, stream: int) -> None:
-        """See `Device`."""
-        self._driver.memcpy_dtoh_async(array, address, self._streams[stream])
-
-    def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """See `Device`."""
-        msg = "pycuda captures no graphs. Install cuda-python, or run without them"
-        raise DeviceError(msg)
-
-    def launch(self, graph: Any, stream: int) -> None:
-        """See `Device`."""
-        self.capture(stream, lambda: None)
-
-    def close_graph(self, graph: Any) -> None:
-        """See `Device`."""
-
-    def event(self) -> Any:
-        """See `Device`."""
-        return self._driver.Event()
-
-    def record(self, event: Any, stream: int) -> None:
-        """See `Device`."""
-        event.record(self._streams[stream])
-
-    def elapsed_ns(self, start: Any, end: Any) -> int:
-        """See `Device`."""
-        return round(1e6 * float(start.time_till(end)))
-
-    def close_event(self, event: Any) -> None:
-        """See `Device`; pycuda destroys it with the object."""
-
-
 DEVICES: dict[str, Callable[[], Device]] = {
     "cuda-python": CudaPythonDevice,
     "libcudart": CudaRuntimeDevice,
@@ -458,30 +129,46 @@ DEVICES: dict[str, Callable[[], Device]] = {
 }
 
 
+def _tried(kind: str) -> Device | ImportError | DeviceError:
+    """Return a package's device after it took and gave back memory, or what stood in the way."""
+    try:
+        device = DEVICES[kind]()
+        device.free(device.alloc(1))
+    except (ImportError, DeviceError) as err:
+        return err
+    return device
+
+
 def open_device(name: str | None = None) -> Device:
-    """Open the device.
+    """Open the device by a package that is shown to work: memory is taken and given back.
 
     Args:
-        name: A key of `DEVICES`; None takes the first that is installed.
+        name: A key of `DEVICES`; None tries all in turn. What is passed over because it does not
+            work, as opposed to not being installed, is said as a warning.
 
     Raises:
-        DeviceError: If there is no usable device.
+        DeviceError: If there is no usable device, or what is installed cannot use it; the message
+            says why, by package.
         DependencyError: If the package is not installed, or none of them is.
     """
     cuda_devices()
+    absent: dict[str, str] = {}
+    broken: dict[str, str] = {}
     for kind in DEVICES if name is None else (name,):
-        with suppress(ImportError):
-            return DEVICES[kind]()
+        found = _tried(kind)
+        if isinstance(found, ImportError):
+            absent[kind] = f"not installed ({found})"
+        elif isinstance(found, DeviceError):
+            broken[kind] = str(found)
+        else:
+            for other, why in broken.items():
+                logger.warning("%s cannot be used (%s); %s is used instead", other, why, kind)
+            return found
+    reasons = "; ".join(f"{kind}: {why}" for kind, why in {**broken, **absent}.items())
+    major, minor = driver_version()
+    extra = cuda_extra((major, minor))
     msg = (
-        f"{name or 'Neither cuda-python, libcudart nor pycuda'} can be loaded. Install one with: "
-        "pip install 'edgeuda[tensorrt]' or 'edgeuda[pycuda]'"
+        f"No package can use the device ({reasons}). The driver serves CUDA {major}.{minor}: "
+        f"pip install 'edgeuda[{extra}]'"
     )
-    raise DependencyError(msg)
-
-
-def _array_at(address: int, shape: tuple[int, ...], dtype: type) -> npt.NDArray[Any]:
-    """Return an array over memory that somebody else owns."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = (ctypes.c_uint8 * size).from_address(address)
-    array: npt.NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
-    return array
+    raise (DeviceError if broken else DependencyError)(msg)

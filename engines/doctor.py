@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeuda import __version__
-from edgeuda.errors import DeviceError, EdgeudaError
-from engines.cuda_driver import gpu_title
-from engines.machine import text_of
+from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
+from engines.cuda_driver import cuda_devices, driver_version, gpu_title
+from engines.cuda_extra import extra_here, jetson_release
+from engines.device import open_device
+from engines.machine import drive_release, text_of
+from engines.onnxruntime_session import Device, open_session
 from engines.tensorrt_library import load_tensorrt
 
 SCHEMA = "edgeuda.doctor/1"
@@ -25,7 +27,9 @@ Status = Literal["ok", "absent", "broken", "note"]
 _TASKS = {
     "run on the CPU": ("onnxruntime",),
     "calibrate INT8": ("onnxruntime", "onnx"),
+    "run on the GPU with ONNX Runtime": ("driver", "onnxruntime cuda"),
     "build TensorRT engines": ("onnx", "driver", "tensorrt"),
+    "run TensorRT engines": ("driver", "tensorrt", "device memory"),
     "compile with TensorRT-RTX": ("onnx", "tensorrt_rtx"),
     "train and adapt": ("torch", "onnx"),
     "sign bundles": ("cryptography",),
@@ -63,14 +67,14 @@ def examine(root: Path = Path("/")) -> list[Check]:
         _driver(),
         *(_power(root)),
         _onnxruntime(),
+        *_providers(),
     ]
     checks += [
-        _package("onnx", "pip install 'edgeuda[quantize]'"),
+        _package("onnx", "pip install 'edgeuda[build]'"),
         _package("torch", "pip install 'edgeuda[train]'", "not needed on a vehicle"),
         _tensorrt("tensorrt"),
         _tensorrt("tensorrt_rtx"),
-        _package("cuda-python", "pip install 'edgeuda[tensorrt]'"),
-        _package("pycuda", "pip install 'edgeuda[pycuda]'"),
+        *_devices(root),
         _package("cryptography", "pip install 'edgeuda[sign]'"),
         _program("trtexec", "part of TensorRT: apt install libnvinfer-bin"),
     ]
@@ -95,18 +99,14 @@ def to_record(checks: list[Check]) -> dict[str, Any]:
 def _release(root: Path) -> list[Check]:
     """Say which JetPack's Linux or DRIVE OS this is; neither on other machines."""
     found = []
-    l4t = text_of(root / "etc/nv_tegra_release")
-    match = re.search(r"R(\d+).*?REVISION: ([\d.]+)", l4t)
-    if match:
-        major = int(match[1])
+    jetson = jetson_release(root)
+    if jetson is not None:
         jetpack = {35: "JetPack 5", 36: "JetPack 6", 38: "JetPack 7", 39: "JetPack 7"}
-        name = jetpack.get(major, "unknown JetPack")
-        found.append(Check("release", "note", f"Jetson Linux {major}.{match[2]} ({name})"))
-    for name in ("etc/nvidia/version-ubuntu-rootfs.txt", "etc/nvidia/version-pdk.txt"):
-        text = text_of(root / name)
-        if text:
-            found.append(Check("release", "note", f"DRIVE OS {text.splitlines()[0]}"))
-            break
+        name = jetpack.get(jetson[0], "unknown JetPack")
+        found.append(Check("release", "note", f"Jetson Linux {jetson[0]}.{jetson[1]} ({name})"))
+    drive = drive_release(root)
+    if drive is not None:
+        found.append(Check("release", "note", f"DRIVE OS {drive}"))
     model = text_of(root / "proc/device-tree/model")
     if model:
         found.append(Check("board", "note", model))
@@ -115,7 +115,8 @@ def _release(root: Path) -> list[Check]:
 
 def _driver() -> Check:
     try:
-        return Check("driver", "ok", f"CUDA device: {gpu_title()}")
+        major, minor = driver_version()
+        return Check("driver", "ok", f"CUDA device: {gpu_title()}, serves CUDA {major}.{minor}")
     except DeviceError as err:
         fix = "on a vehicle: the image of its JetPack or DRIVE OS; elsewhere: the NVIDIA driver"
         return Check("driver", "absent", str(err), fix)
@@ -165,6 +166,71 @@ def _onnxruntime() -> Check:
     except Exception as err:  # whatever a damaged native package raises
         return Check("onnxruntime", "broken", f"{found}: {err}", f"pip install --force {both[0]}")
     return Check("onnxruntime", "ok", f"{found}: {providers}")
+
+
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n'
+    b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+"""The smallest ONNX model, one number to itself."""
+
+
+def _providers() -> list[Check]:
+    """Try ONNX Runtime's providers for GPUs: that one is offered does not mean that it works."""
+    try:
+        import onnxruntime as ort
+
+        offered = ort.get_available_providers()
+    except Exception:  # said by `_onnxruntime`
+        return []
+    found = []
+    devices: tuple[tuple[Device, str], ...] = (
+        ("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
+    )  # fmt: skip
+    for device, provider in devices:
+        if provider not in offered:
+            continue
+        name = f"onnxruntime {device}"
+        try:
+            open_session(_IDENTITY, threads=1, device=device)
+        except EdgeudaError as err:
+            fix = f"install what it misses, or 'edgeuda[cpu]' instead: {ort.__version__} is built "
+            found.append(Check(name, "broken", str(err), f"{fix}for one CUDA and cuDNN"))
+        else:
+            found.append(Check(name, "ok", f"{provider} takes a model"))
+    return found
+
+
+def _devices(root: Path) -> list[Check]:
+    """Try the packages for device memory, each, and whether any works."""
+    fixes = {
+        "cuda-python": f"pip install 'edgeuda[{extra_here(root)}]'",
+        "libcudart": "part of CUDA: the image of JetPack or DRIVE OS has it",
+        "pycuda": "pip install 'edgeuda[pycuda]'",
+    }
+    found = []
+    for name, fix in fixes.items():
+        version = _version(name) or ""
+        try:
+            cuda_devices()
+        except DeviceError:
+            status: Status = "note" if version else "absent"
+            what = f"{version}, not tried without a driver" if version else "not found"
+            found.append(Check(name, status, what, "" if version else fix))
+            continue
+        try:
+            device = open_device(name)
+        except DependencyError as err:
+            found.append(Check(name, "absent", str(err), fix))
+        except DeviceError as err:
+            found.append(Check(name, "broken", f"{version} {err}".strip(), fix))
+        else:
+            what = f"CUDA {device.runtime_version()}"
+            found.append(Check(name, "ok", f"{version}, {what}" if version else what))
+    works = [check.name for check in found if check.status == "ok"]
+    if works:
+        return [*found, Check("device memory", "ok", f"by {works[0]}")]
+    return [*found, Check("device memory", "absent", "no package works", fixes["cuda-python"])]
 
 
 def _package(name: str, fix: str, remark: str = "") -> Check:

@@ -14,6 +14,9 @@ from engines.cuda_driver import gpu_title
 from engines.tensorrt_builder import SCHEMA, BuildOptions, build_engine, engine_layers
 from engines.tensorrt_library import Library
 
+BUILDER = "2"
+"""Counts changes of `build_engine` that make another engine of the same model and options."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -35,22 +38,40 @@ def record_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
 
 
-def engine_key(library: Library, model: Path, options: BuildOptions) -> str:
-    """Return the SHA-256 of all that makes an engine valid: model, options, TensorRT and GPU."""
+def engine_key(
+    library: Library, model: Path, options: BuildOptions, calibrated_on: str = ""
+) -> str:
+    """Return the SHA-256 of all that makes an engine valid: model, options, TensorRT and GPU.
+
+    Args:
+        library: The TensorRT.
+        model: The ONNX file.
+        options: What it is built for.
+        calibrated_on: Checksum of what a calibrator is fed; empty without one.
+    """
     ahead = library.name == "tensorrt_rtx" and options.compute_capabilities
     device = ",".join(options.compute_capabilities) if ahead else gpu_title()
     return sha256_of(
         [
+            BUILDER,
             sha256(model),
             json.dumps(options.to_record(), sort_keys=True),
             library.name,
             library.module.__version__,
             device,
+            calibrated_on,
         ]
     )
 
 
-def cached_engine(library: Library, model: Path, options: BuildOptions, folder: Path) -> Engine:
+def cached_engine(
+    library: Library,
+    model: Path,
+    options: BuildOptions,
+    folder: Path,
+    calibrator: Any = None,
+    calibrated_on: str = "",
+) -> Engine:
     """Build an engine, unless the folder holds the same one undamaged.
 
     Args:
@@ -58,6 +79,8 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
         model: An ONNX file of this project.
         options: What it is built for.
         folder: Where engines lie.
+        calibrator: As in `build_engine`.
+        calibrated_on: As in `engine_key`.
 
     Raises:
         EdgeudaError: See `build_engine`.
@@ -65,7 +88,7 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
     if not model.is_file():
         msg = f"{model}: expected an ONNX model, found no such file"
         raise ModelError(msg)
-    key = engine_key(library, model, options)
+    key = engine_key(library, model, options, calibrated_on)
     path = folder / f"{short_name(model.stem)}-{key[:16]}.engine"
     if path.exists():
         try:
@@ -75,11 +98,11 @@ def cached_engine(library: Library, model: Path, options: BuildOptions, folder: 
                 return Engine(path, record, True)
         except (DataError, ModelError):
             pass  # damaged or half written: built again
-    built = build_engine(library, model, options)
+    built = build_engine(library, model, options, calibrator)
     write_atomic(path, lambda name: name.write_bytes(built.plan))
     record = {**built.record, "key": key}
     if not (library.name == "tensorrt_rtx" and options.compute_capabilities):
-        record["engine_layers"] = engine_layers(library, built.plan)
+        record["engine_layers"] = engine_layers(library, built.plan, record["options"])
     write_json(record_path(path), record)
     return Engine(path, read_json(record_path(path), SCHEMA), False)
 

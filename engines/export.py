@@ -21,6 +21,7 @@ from edgeuda.files import write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.graphs import require_valid
 from engines.heads import SMALL, labels_of, with_head
+from engines.label_cast import cast_by_float
 from engines.metadata import (
     BATCH_NORM_KEY,
     EXPORT_KEY,
@@ -78,8 +79,7 @@ def export_onnx(
     network = copy.deepcopy(model).cpu().float().eval()
     proto = _trace(network, spec, "logits" if head in SMALL else head)
     _strip_traces(proto)
-    if head in SMALL:
-        proto = with_head(proto, head)
+    proto = with_head(proto, head) if head in SMALL else cast_by_float(proto)
     _check(proto, spec, head, out)
     exported = proto.SerializeToString()
     pixels_equal, logit_difference = _compare(network, exported, spec, head, frames)

@@ -71,8 +71,16 @@ class FramePath:
         """
         size = self.runner.spec.preprocessing
         start = perf_counter_ns()
-        resized = [resize_image(image, size.height, size.width) for image in images]
-        batch = resized[0][None] if len(resized) == 1 else np.stack(resized)
+        buffer = self.runner.buffer(len(images))
+        places = [None] * len(images) if buffer is None else buffer
+        resized = [
+            resize_image(image, size.height, size.width, place)
+            for image, place in zip(images, places, strict=True)
+        ]
+        if buffer is not None:  # pinned memory: what is resized into it is copied no more
+            batch = buffer
+        else:
+            batch = resized[0][None] if len(resized) == 1 else np.stack(resized)
         before = perf_counter_ns()
         small = self.runner(batch)
         inferred = perf_counter_ns()

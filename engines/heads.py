@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeuda.data.images import LabelMap, resize_label
 from edgeuda.errors import ModelError, require
 from engines.graphs import drop_unread, rename, shapes_of_one_image
+from engines.label_cast import cast_by_float
 from engines.metadata import Head
 
 if TYPE_CHECKING:
@@ -129,4 +130,4 @@ def with_head(model: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     graph.output.append(output)
     graph.ClearField("value_info")
     drop_unread(graph)
-    return cut
+    return cast_by_float(cut)

@@ -181,6 +181,8 @@ def run(
         "created": created,
         "backend": runner.backend,
         "precision": runner.precision,
+        "execution": dict(runner.execution),
+        "fallbacks": list(runner.fallbacks),
         "seconds": round(took, 3),
         "frames": {
             "received": capture.received,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from contextlib import suppress
@@ -13,7 +14,8 @@ import cv2
 import numpy as np
 
 from edgeuda import __version__
-from edgeuda.errors import DependencyError, require
+from edgeuda.errors import DependencyError, DeviceError, require
+from engines.cuda_driver import driver_version, gpu_title
 from engines.onnxruntime_session import usable_cores
 
 UNKNOWN = "not available"
@@ -30,6 +32,8 @@ CPU_FLAGS = (
 )
 """Instruction sets that decide how fast INT8 and float kernels are, on x86 and on Arm."""
 
+GPU_NAMES = re.compile(r"gpu|ga10b|gv11b|gp10b")
+"""Integrated GPUs among the kernel's devices with a variable clock."""
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 
@@ -58,8 +62,10 @@ def identity() -> dict[str, str]:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "onnxruntime": _onnxruntime(),
+        **cuda_identity(),
         **gpu_identity(),
         **jetson_identity(),
+        "drive_os": drive_release() or UNKNOWN,
         "edgeuda": __version__,
         "git_commit": git_commit(Path(__file__).resolve().parents[1]),
     }
@@ -100,6 +106,18 @@ def text_of(path: Path) -> str:
         return ""
 
 
+def drive_release(root: Path = Path("/")) -> str | None:
+    """Return the release of DRIVE OS; None elsewhere.
+
+    Args:
+        root: Root of the file system.
+    """
+    for name in ("etc/nvidia/version-ubuntu-rootfs.txt", "etc/nvidia/version-pdk.txt"):
+        if text := text_of(root / name):
+            return text.splitlines()[0]
+    return None
+
+
 def _read(path: Path) -> str:
     return text_of(path) or UNKNOWN
 
@@ -136,9 +154,27 @@ def _onnxruntime() -> str:
         return UNKNOWN
 
 
+def cuda_identity() -> dict[str, str]:
+    """Return the CUDA that the driver serves and the first GPU's compute capability.
+
+    ``"not available"`` where there is no driver. The runtime's version is of a runner, as each
+    package brings its own, see `engines.runner.Runner.execution`.
+    """
+    facts = dict.fromkeys(("cuda_driver", "cuda_device"), UNKNOWN)
+    with suppress(DeviceError):
+        facts["cuda_driver"] = ".".join(map(str, driver_version()))
+        facts["cuda_device"] = gpu_title()
+    return facts
+
+
 def gpu_identity() -> dict[str, str]:
-    """Return the first GPU's name, driver and power limit by NVML; ``"not available"`` without."""
-    facts = dict.fromkeys(("gpu", "gpu_driver", "gpu_power_limit_w"), UNKNOWN)
+    """Return the first GPU's name, driver, limit and clocks by NVML; ``"not available"`` without.
+
+    NVML does not tell whether clocks are locked. What is said of them is the streaming
+    multiprocessors' clock now, that which applications asked for, and the highest.
+    """
+    names = ("gpu", "gpu_driver", "gpu_power_limit_w", "gpu_clocks_mhz")
+    facts = dict.fromkeys(names, UNKNOWN)
     with suppress(Exception):  # DependencyError without the package, NVMLError without a driver
         nvml = require("pynvml", "gpu")
         nvml.nvmlInit()
@@ -146,21 +182,43 @@ def gpu_identity() -> dict[str, str]:
             device = nvml.nvmlDeviceGetHandleByIndex(0)
             facts["gpu"] = str(nvml.nvmlDeviceGetName(device))
             facts["gpu_driver"] = str(nvml.nvmlSystemGetDriverVersion())
-            limit = nvml.nvmlDeviceGetEnforcedPowerLimit(device)
-            facts["gpu_power_limit_w"] = f"{limit / 1e3:g}"
+            with suppress(Exception):  # integrated GPUs lack some of them
+                limit = nvml.nvmlDeviceGetEnforcedPowerLimit(device)
+                facts["gpu_power_limit_w"] = f"{limit / 1e3:g}"
+            with suppress(Exception):
+                kind = nvml.NVML_CLOCK_SM
+                now = nvml.nvmlDeviceGetClockInfo(device, kind)
+                asked = nvml.nvmlDeviceGetApplicationsClock(device, kind)
+                highest = nvml.nvmlDeviceGetMaxClockInfo(device, kind)
+                facts["gpu_clocks_mhz"] = f"{now} now, {asked} asked for, {highest} at most"
         finally:
             nvml.nvmlShutdown()
     return facts
 
 
 def jetson_identity(root: Path = Path("/")) -> dict[str, str]:
-    """Return a Jetson's release, power mode and fixed clocks; ``"not available"`` elsewhere."""
+    """Return a Jetson's release, power mode and fixed clocks; ``"not available"`` elsewhere.
+
+    ``jetson_clocks --show`` needs root; ``gpu_clock_lock`` is read where everybody may.
+    """
     release = _read(root / "etc/nv_tegra_release").split("\n")[0]
     return {
         "l4t": release.lstrip("# "),
         "nvpmodel": _said(["nvpmodel", "-q"]),
         "jetson_clocks": _said(["jetson_clocks", "--show"]),
+        "gpu_clock_lock": _clock_lock(root),
     }
+
+
+def _clock_lock(root: Path) -> str:
+    """Say whether an integrated GPU's clock is fixed: its lowest is its highest then."""
+    for device in sorted((root / "sys/class/devfreq").glob("*")):
+        if GPU_NAMES.search(device.name):
+            low, high = (text_of(device / name) for name in ("min_freq", "max_freq"))
+            if low.isdecimal() and high.isdecimal():
+                lowest, highest = int(low) // 10**6, int(high) // 10**6
+                return f"at {highest} MHz" if low == high else f"no, {lowest} to {highest} MHz"
+    return UNKNOWN
 
 
 def _said(command: list[str]) -> str:

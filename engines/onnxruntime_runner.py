@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 
-from edgeuda.errors import require
+from edgeuda.errors import DeviceError, require
 from engines.heads import labels_of
-from engines.metadata import Head, Precision, export_of, precision_of, spec_of
+from engines.metadata import (
+    HALF_KEY,
+    QUANTIZATION_KEY,
+    Head,
+    Precision,
+    export_of,
+    precision_of,
+    read_metadata,
+    spec_of,
+)
+from engines.onnxruntime_placement import placed_session
 from engines.onnxruntime_session import Device, open_session
 from engines.runner import Images, Labels, check_images
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxRunner:
     """A `Runner` on one of ONNX Runtime's providers.
+
+    On a GPU the model is run once when it is opened, to see on which provider its nodes are.
 
     Args:
         path: An ONNX file written by this project, FP32 or INT8, with any head.
@@ -25,16 +42,52 @@ class OnnxRunner:
     Raises:
         ModelError: If the file is missing, broken or was not written by this project.
         DependencyError: If ``onnxruntime`` is not installed, or not for that device.
+        DeviceError: If the device would not be used.
     """
 
     def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
-        self._session = open_session(path, threads=threads, device=device)
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.fallbacks: list[str] = []
+        self.execution: dict[str, str] = {}
+        if device == "cpu":
+            self._session = open_session(path, threads=threads)
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        else:
+            metadata = read_metadata(path)
         self.spec = spec_of(metadata, str(path))
         self.head: Head = export_of(metadata, str(path)).head
         self.precision: Precision = precision_of(metadata)
+        if device != "cpu":
+            self._session = self._on_device(path, threads, device, metadata)
         self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} {device}"
         self.parts: dict[str, int] = {}
+
+    def _on_device(
+        self, path: Path, threads: int | None, device: Device, metadata: dict[str, str]
+    ) -> Any:
+        opened = partial(
+            open_session, path, threads=threads, device=device,
+            int8=QUANTIZATION_KEY in metadata, half=HALF_KEY in metadata,
+        )  # fmt: skip
+        size = self.spec.preprocessing
+        image = np.zeros((1, size.height, size.width, 3), np.uint8)
+        session, nodes = placed_session(lambda name: opened(profile=name), {"image": image})
+        wanted = session.get_providers()[0]
+        shares = ", ".join(f"{count} on {name}" for name, count in nodes.items())
+        if not nodes.get(wanted):
+            msg = (
+                f"{path}: none of its nodes runs on {wanted}: {shares or 'none is known'}. Use "
+                "another --device"
+            )
+            raise DeviceError(msg)
+        cuda = getattr(require("onnxruntime", "cpu"), "cuda_version", "")
+        self.execution = {"nodes": shares, "cuda_runtime": str(cuda or "not available")}
+        if len(nodes) > 1:
+            self.fallbacks.append(f"not all nodes run on {wanted}: {shares}")
+            logger.warning("%s: %s", path, self.fallbacks[-1])
+        return session
+
+    def buffer(self, _batch: int = 1) -> None:
+        """See `Runner`: ONNX Runtime reads images where they lie."""
 
     def __call__(self, images: Images) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""

@@ -15,7 +15,7 @@ from time import perf_counter_ns, process_time
 from typing import Any
 
 from edgeuda.errors import DependencyError, require
-from engines.machine import text_of
+from engines.machine import GPU_NAMES, text_of
 
 INTERVAL = 0.1
 """Seconds between readings."""
@@ -103,7 +103,7 @@ def _gpu_devfreq(root: Path) -> Probe | None:
     found = {
         f"clock.{path.parent.name}": (path, 1e-6)
         for path in sorted((root / "sys/class/devfreq").glob("*/cur_freq"))
-        if re.search(r"gpu|ga10b|gv11b|gp10b", path.parent.name)
+        if GPU_NAMES.search(path.parent.name)
     }
     return _files(found, "devfreq", "MHz")
 
@@ -304,14 +304,16 @@ def parse_tegrastats(line: str) -> dict[str, float]:
     """Return the channels of one line of tegrastats: rails, temperatures, GPU clock and load.
 
     Rails are ``NAME 1234mW/1200mW`` (now, average; JetPack 5 and 6) or ``NAME 1234/1200`` before;
-    the GPU is ``GR3D_FREQ 45%@1300`` or, from JetPack 5, ``GR3D_FREQ 45%@[1300,1300]``.
+    one may read below zero. A sensor that is off is NaN. The GPU is ``GR3D_FREQ 45%@1300`` or, from
+    JetPack 5, ``GR3D_FREQ 45%@[1300,1300]``.
     """
     found = {}
-    for name, value in re.findall(r"\b([A-Z][A-Z0-9_]+) (\d+)(?:mW)?/\d+(?:mW)?(?= |$)", line):
+    rail = r"\b([A-Z][A-Z0-9_]+) (-?\d+)(?:mW)?/-?\d+(?:mW)?(?= |$)"
+    for name, value in re.findall(rail, line):
         found[f"power.{name}"] = float(value) / 1e3
     for name, value in re.findall(r"\b(\w[\w-]*)@(-?[\d.]+)C\b", line):
-        if float(value) > -200:  # an unpowered sensor says -256
-            found[f"temperature.{name}"] = float(value)
+        # An unpowered sensor says -256; it may wake up later, as a GPU's does when it is used.
+        found[f"temperature.{name}"] = float(value) if float(value) > -200 else float("nan")
     if gpu := re.search(r"GR3D_FREQ (\d+)%(?:@\[?(\d+))?", line):
         found["load.GR3D"] = float(gpu[1])
         if gpu[2]:

@@ -68,6 +68,8 @@ class Timed:
     dropped: int = 0
     frames_per_second: float | None = None
     energy_per_frame_j: float | None = None
+    execution: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Sequence[str] = ()
 
     @property
     def end_to_end_stage(self) -> str:
@@ -353,6 +355,8 @@ def _timed(model: dict[str, Any], columns: Columns) -> Timed:
         deadline=model.get("deadline"),
         run_medians=[float(value) for value in model.get("run_medians", [])],
         dropped=int(model.get("dropped", 0)),
+        execution={str(k): str(v) for k, v in model.get("execution", {}).items()},
+        fallbacks=[str(line) for line in model.get("fallbacks", [])],
         **optional,
     )
 

@@ -12,7 +12,7 @@ COLUMNS = (
     "model", "sha256", "precision", "backend", "input", "machine", "measured", "arrival", "threads",
     "n", "median_ms", "median_low_ms", "median_high_ms", "p90_ms", "p95_ms", "p99_ms", "p99.9_ms",
     "max_ms", "deadline_ms", "missed_share", "frames_per_second", "energy_per_frame_j", "data",
-    "images", "miou", "boundary_miou", "pixel_accuracy",
+    "images", "miou", "boundary_miou", "pixel_accuracy", "execution", "fallbacks",
 )  # fmt: skip
 
 
@@ -43,6 +43,8 @@ def as_csv(records: Records) -> str:
                     "missed_share": m.deadline["share"] if m.deadline else None,
                     "frames_per_second": m.frames_per_second,
                     "energy_per_frame_j": m.energy_per_frame_j,
+                    "execution": "; ".join(f"{k}: {v}" for k, v in m.execution.items()),
+                    "fallbacks": "; ".join(m.fallbacks),
                     **_score(records, m.sha256),
                 }
             )  # fmt: skip

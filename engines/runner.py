@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +48,23 @@ class Runner(Protocol):
         apart is absent.
         """
 
+    @property
+    def execution(self) -> Mapping[str, str]:
+        """How it is run, for the record: what of the runtime decides how fast it is."""
+
+    @property
+    def fallbacks(self) -> Sequence[str]:
+        """What came otherwise than asked, and why; each was a warning when it happened."""
+
+    def buffer(self, batch: int = 1) -> Images | None:
+        """Return an array to write a batch into before calling with it; None if any is as good.
+
+        It saves a copy and is the same array each time.
+
+        Raises:
+            DataError: If the model does not take that batch.
+        """
+
     def __call__(self, images: Images) -> Labels:
         """Segment images of the network's input size, as class ids of ``spec.label_space``.
 
@@ -71,7 +88,10 @@ def segment(runner: Runner, frame: Image) -> LabelMap:
         ``[H, W]`` uint8 class ids at the frame's own size.
     """
     size = runner.spec.preprocessing
-    labels = runner(resize_image(frame, size.height, size.width)[None])
+    buffer = runner.buffer()
+    into = None if buffer is None else buffer[0]
+    image = resize_image(frame, size.height, size.width, into)[None]
+    labels = runner(image if buffer is None else buffer)
     return resize_label(labels[0], *frame.shape[:2])
 
 

@@ -6,19 +6,24 @@ before it worked, goes by number.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
+from engines.float_input import float_input
 from engines.graphs import load_graph, metadata_of
-from engines.metadata import export_of, spec_of
+from engines.label_cast import cast_by_float
+from engines.metadata import Precision, export_of, spec_of
 from engines.opset import lower_opset
+from engines.tensorrt_engine import load_engine
 from engines.tensorrt_library import Library, Log
 
 SCHEMA = "edgeuda.build/1"
@@ -94,7 +99,8 @@ def build_engine(
         library: The TensorRT to build with.
         model: An ONNX file of this project: FP32, FP16 or Q/DQ.
         options: What it is built for.
-        calibrator: Of TensorRT 8.6 to 10, for a graph without Q/DQ.
+        calibrator: Of TensorRT 8.6 to 10, for a graph without Q/DQ. The engine takes images as
+            float32 then, which is what calibrators feed.
 
     Raises:
         ConfigError: If this TensorRT lacks what ``options`` ask for; the message says what to use.
@@ -108,16 +114,23 @@ def build_engine(
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(library, graph))
     with tempfile.TemporaryDirectory() as folder:
-        source = model
+        # Models that were exported before `cast_by_float` was part of it get it here.
+        prepared = cast_by_float(copy.deepcopy(graph.proto))
+        if calibrator is not None:
+            prepared = float_input(prepared)
         if library.name == "tensorrt" and library.version[0] < 10:
-            source = Path(folder) / model.name
-            source.write_bytes(lower_opset(graph.proto).SerializeToString())
+            prepared = lower_opset(prepared)
+        source = Path(folder) / model.name
+        source.write_bytes(prepared.SerializeToString())
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(source)):
             raise ModelError(_parser_errors(library, model, parser, log))
         config = builder.create_builder_config()
         _configure(library, config, graph, options, calibrator)
-        _add_profile(builder, config, network, options, model)
+        profile = _add_profile(builder, config, network, options, model)
+        if profile is not None and calibrator is not None:
+            config.set_calibration_profile(profile)
+        on_dla = _layers_on_dla(library, config, network, model, options)
         cache = _open_timing_cache(config, options)
         start = time.perf_counter()
         plan = builder.build_serialized_network(network, config)
@@ -132,7 +145,10 @@ def build_engine(
         content = bytes(config.get_timing_cache().serialize())
         write_atomic(options.timing_cache, lambda name: name.write_bytes(content))
     content = bytes(plan)
-    return Built(content, _record(library, model, options, graph, network, log, content, seconds))
+    record = _record(
+        library, model, options, graph, network, log, content, seconds, calibrator is not None
+    )
+    return Built(content, {**record, "dla_layers": on_dla})
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,26 +162,28 @@ class _Graph:
 
     @classmethod
     def read(cls, model: Path) -> _Graph:
-        onnx = require("onnx", "tensorrt")
-        proto = load_graph(model, "tensorrt")
+        onnx = require("onnx", "build")
+        proto = load_graph(model, "build")
         quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in proto.graph.initializer)
         return cls(proto, metadata_of(proto), quantized, half)
 
 
-def engine_layers(library: Library, plan: bytes) -> list[dict[str, Any]]:
+def engine_layers(
+    library: Library, plan: bytes, options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return what became of the layers: names, which show fusions, tactics and formats.
 
     Args:
         library: The TensorRT that built the engine; there has to be a device.
         plan: The engine, built on this machine in this process.
+        options: What it was built for, as in its record.
+
+    Raises:
+        ModelError: If TensorRT cannot load what it built.
     """
     trt = library.module
-    logger, _ = library.logger()
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        return []
+    _runtime, engine = load_engine(library, plan, options, "the engine that was just built")
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     layers = json.loads(text).get("Layers", [])
     return [layer if isinstance(layer, dict) else {"Name": layer} for layer in layers]
@@ -240,8 +258,14 @@ def _configure(
             raise ConfigError(_lacks(library, "hardware compatibility"))
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.dla_core is not None:
+        _require_for_dla(library, graph, options, calibrator)
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = options.dla_core
+    if library.version[0] < 10:
+        # Before 10 a profile is of one context, and there is one context for each batch size.
+        preview: Any = getattr(trt, "PreviewFeature", None)
+        if hasattr(preview, "PROFILE_SHARING_0806"):
+            config.set_preview_feature(preview.PROFILE_SHARING_0806, True)
     if options.compute_capabilities:
         if not hasattr(config, "set_compute_capability"):
             raise ConfigError(
@@ -256,17 +280,52 @@ def _configure(
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
 
 
+def _require_for_dla(
+    library: Library, graph: _Graph, options: BuildOptions, calibrator: Any
+) -> None:
+    """Refuse what the accelerator would leave to the GPU, which TensorRT does without a word.
+
+    Raises:
+        ConfigError: Unless precision is INT8 by a calibrator, or FP16, and the batch is fixed.
+    """
+    if strongly_typed(library):
+        msg = (
+            f"{library.title} takes precision from the graph, which it cannot do on the deep "
+            "learning accelerator. Leave --dla-core out, or use TensorRT 8.6 to 10.11"
+        )
+        raise ConfigError(msg)
+    if graph.quantized:
+        msg = (
+            "Q/DQ graphs do not run on the deep learning accelerator. Give the FP32 model with "
+            "frames to calibrate on: --calibrate FRAMES"
+        )
+        raise ConfigError(msg)
+    if calibrator is None and not options.half:
+        msg = (
+            "The deep learning accelerator has no FP32: all would run on the GPU. Give frames to "
+            "calibrate INT8 on, --calibrate FRAMES, or take FP16, --half"
+        )
+        raise ConfigError(msg)
+    if options.shapes is None and options.batch[0] != options.batch[2]:
+        msg = (
+            "The deep learning accelerator takes one batch size, found "
+            f"{options.batch[0]} to {options.batch[2]}. Give --batch one number"
+        )
+        raise ConfigError(msg)
+
+
 def _lacks(library: Library, what: str) -> str:
     return f"{library.title} has no {what}"
 
 
 def _add_profile(
     builder: Any, config: Any, network: Any, options: BuildOptions, model: Path
-) -> None:
+) -> Any:
+    """Add the profile of the input's shapes; returns it, or None where none is open."""
     tensor = network.get_input(0)
     shape = tuple(tensor.shape)
     if -1 not in shape:
-        return
+        return None
     if options.shapes is None and -1 in shape[1:]:
         msg = f"{model}: input {tensor.name!r} is {list(shape)}; say which shapes to build for"
         raise ConfigError(msg)
@@ -274,6 +333,29 @@ def _add_profile(
     profile = builder.create_optimization_profile()
     profile.set_shape(tensor.name, low, usual, high)
     config.add_optimization_profile(profile)
+    return profile
+
+
+def _layers_on_dla(
+    library: Library, config: Any, network: Any, model: Path, options: BuildOptions
+) -> dict[str, Any] | None:
+    """Return which layers the accelerator can run; None where it was not asked for.
+
+    Raises:
+        ModelError: If it can run none, so that the whole engine would be the GPU's.
+    """
+    if options.dla_core is None:
+        return None
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    names = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+    found = len(layers) - len(names)
+    if not found:
+        msg = (
+            f"{model}: {library.title} can run none of its {len(layers)} layers on the deep "
+            "learning accelerator. Build for the GPU, without --dla-core"
+        )
+        raise ModelError(msg)
+    return {"layers": found, "of": len(layers), "on_the_gpu": names}
 
 
 def _open_timing_cache(config: Any, options: BuildOptions) -> Any:
@@ -306,6 +388,7 @@ def _record(
     log: Log,
     plan: bytes,
     seconds: float,
+    calibrated: bool,
 ) -> dict[str, Any]:
     layers = []
     for number in range(network.num_layers):
@@ -329,6 +412,8 @@ def _record(
         "spec": spec_of(graph.metadata, str(model)).to_json(),
         "head": export_of(graph.metadata, str(model)).head,
         "graph": "int8" if graph.quantized else "fp16" if graph.half else "fp32",
+        "precision": _precision(graph, options, calibrated),
+        "rest": "fp16" if graph.half or options.half else "fp32",
         "strongly_typed": strongly_typed(library),
         "options": options.to_record(),
         "tensors": [
@@ -341,6 +426,24 @@ def _record(
         "plan_sha256": hashlib.sha256(plan).hexdigest(),
         "created": now_utc(),
     }
+
+
+def _precision(graph: _Graph, options: BuildOptions, calibrated: bool) -> Precision:
+    if graph.quantized or calibrated:
+        return "int8"
+    return "fp16" if graph.half or options.half else "fp32"
+
+
+def engine_precision(record: Mapping[str, Any]) -> Precision:
+    """Return the arithmetic of an engine; FP16 by flag, and INT8 by a calibrator, count.
+
+    Args:
+        record: Of the build. Earlier ones say it by their graph and options.
+    """
+    graph: Precision = record["graph"]
+    half = graph == "fp32" and record.get("options", {}).get("half", False)
+    found: Precision = record.get("precision", "fp16" if half else graph)
+    return found
 
 
 def _name(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgeuda.errors import DependencyError, ModelError
 from engines.cuda_driver import cuda_devices
+from engines.cuda_extra import extra_here
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 BROKEN = {(10, 2, 0): "its builder is known to be broken; install another 10.x"}
@@ -95,7 +96,8 @@ def load_tensorrt(name: LibraryName = "tensorrt", *, device: bool = True) -> Lib
         how = (
             "pip install tensorrt-rtx-cu13"
             if name == "tensorrt_rtx"
-            else "apt or the image of your JetPack or DRIVE OS, or pip install 'edgeuda[tensorrt]'"
+            else "apt or the image of your JetPack or DRIVE OS, elsewhere by pip install "
+            f"'edgeuda[{extra_here()}]'"
         )
         msg = f"{name} cannot be imported ({err}). Get it by {how}"
         raise DependencyError(msg) from err

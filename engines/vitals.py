@@ -21,6 +21,8 @@ from engines.probes import INTERVAL, Probe, find_probes
 
 OTHER_LOAD = 0.15
 """Share of the usable cores that other processes take, above which it is said."""
+_BOARD = re.compile(r"power\.(VDD_IN|VIN|POM_5V_IN|VDD_TOTAL|psys\b.*)$")
+_PART_OF_A_PART = re.compile(r"dram|core|uncore|\.NC$|\.VDDQ_")
 KINDS = ("power", "temperature", "clock", "throttling", "load")
 """What a report expects to be told, or told that it is not available."""
 
@@ -154,7 +156,12 @@ def energy_per_frame(vitals: Vitals, start_s: float, end_s: float, frames: int) 
 
 
 def power_channels(vitals: Vitals) -> list[str]:
-    """Return the power channels that may be added: the input rail if there is one, else all."""
+    """Return the power channels that may be added: that of the whole board, else the parts.
+
+    Whole boards are ``VDD_IN`` (Orin NX, Nano), ``VIN`` (Thor), ``POM_5V_IN`` (Nano before),
+    ``VDD_TOTAL`` and RAPL's ``psys``. Parts of parts do not count: of AGX Orin ``VDDQ_VDD2_1V8AO``,
+    which ``VIN_SYS_5V0`` feeds, of RAPL ``dram``, ``core`` and ``uncore``. ``NC`` is no rail.
+    """
     names = [name for name in vitals.channels if name.startswith("power.")]
-    total = [name for name in names if re.search(r"VDD_IN|POM_5V_IN|VDD_TOTAL|psys", name)]
-    return total[:1] or [name for name in names if not re.search(r"dram|core|uncore", name)]
+    total = [name for name in names if _BOARD.match(name)]
+    return total[:1] or [name for name in names if not _PART_OF_A_PART.search(name)]

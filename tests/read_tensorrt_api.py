@@ -22,7 +22,7 @@ CLASSES = [
     "IHostMemory", "IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "ILayer", "ILogger",
     "INetworkDefinition", "IOptimizationProfile", "ITensor", "ITimingCache",
     "LayerInformationFormat", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
-    "ParserError", "ProfilingVerbosity", "Runtime", "TensorIOMode",
+    "ParserError", "PreviewFeature", "ProfilingVerbosity", "Runtime", "TensorIOMode",
 ]  # fmt: skip
 LIST = """
 import importlib.util, json, sys

@@ -55,6 +55,21 @@ class RunnerContract:
         assert min(host.values()) >= 0
         assert sum(host.values()) <= took
 
+    def test_says_how_it_ran(self, runner):
+        runner(np.stack(random_frames(1, 64, 128)))
+        assert all(isinstance(word, str) for pair in runner.execution.items() for word in pair)
+        assert all(isinstance(line, str) for line in runner.fallbacks)
+
+    def test_its_buffer_is_an_input_like_any_other(self, runner):
+        image = np.stack(random_frames(1, 64, 128, seed=5))
+        expected = runner(image)
+        buffer = runner.buffer()
+        if buffer is not None:
+            assert (buffer.shape, buffer.dtype) == (image.shape, np.uint8)
+            buffer[:] = image
+            np.testing.assert_array_equal(runner(buffer), expected)
+            assert runner.buffer() is buffer
+
     @pytest.mark.parametrize("batch", [1, 3])
     def test_labels_are_those_of_torch(self, runner, batch):
         images = np.stack(random_frames(batch, 64, 128, seed=3))

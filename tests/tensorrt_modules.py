@@ -20,9 +20,13 @@ from engines.onnxruntime_session import open_session
 API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
 ENUMS = (
     "BuilderFlag", "DataType", "DeviceType", "HardwareCompatibilityLevel", "MemoryPoolType",
-    "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "TensorIOMode",
+    "NetworkDefinitionCreationFlag", "PreviewFeature", "ProfilingVerbosity", "TensorIOMode",
     "LayerInformationFormat",
 )  # fmt: skip
+
+
+MODEL = "the model itself"
+CACHE = b"TRT-8601-EntropyCalibration2\nimage: 3c008912\n"
 
 
 class Named(int):
@@ -67,10 +71,11 @@ class HostDevice:
 
     def __init__(self):
         self.memory, self.streams, self.arrays, self.launches = {}, set(), [], 0
-        self.events, self.recorded = [], 0
+        self.events, self.recorded, self.kernels = [], 0, 0
+        self.numbers = itertools.count()
 
     def alloc(self, size):
-        address = 2**40 + 2**20 * len(self.memory)
+        address = 2**40 + 2**20 * next(self.numbers)
         self.memory[address] = np.zeros(size, np.uint8)
         return address
 
@@ -81,8 +86,8 @@ class HostDevice:
         self.memory[address][:] = array.reshape(-1).view(np.uint8)
 
     def stream(self):
-        self.streams.add(77)
-        return 77
+        self.streams.add(stream := 77 + next(self.numbers))
+        return stream
 
     def close_stream(self, stream):
         self.streams.remove(stream)
@@ -105,8 +110,27 @@ class HostDevice:
         self.synchronize(stream)
         array.reshape(-1).view(np.uint8)[:] = self.memory[address]
 
-    def kernels(self):
-        return True
+    def mapped(self, array):
+        raise NotImplementedError  # test_device.py has a stub that can
+
+    def runtime_version(self):
+        return "12.6"
+
+    def integrated(self):
+        return False
+
+    def view(self, address, shape, dtype):
+        return self.memory[address].view(dtype).reshape(shape)
+
+    def enqueue(self, stream, function):
+        self.synchronize(stream)
+        function()
+
+    def load_kernel(self):
+        self.kernels += 1
+
+    def unload_kernel(self):
+        self.kernels = 0
 
     def upsample_argmax(self, scores, labels, shape, height, width, stream):
         self.synchronize(stream)
@@ -140,10 +164,15 @@ class HostDevice:
         self.events = [one for one in self.events if one is not event]
 
 
-def running(version, device, largest=4):
-    """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory."""
+def running(version, device, largest=4, contexts=9, hosted=False):
+    """A module whose engines are ONNX files, run by ONNX Runtime on ``device``'s memory.
+
+    ``module.seen`` tells what was asked of its runtime. An engine gives so many ``contexts``; with
+    ``hosted``, one is loaded only where its own runtime is allowed.
+    """
     api = API[version]
-    made = module(version)
+    made = module(version, MODEL)
+    made.seen.contexts = contexts
     mode = made.TensorIOMode
 
     def context(session):
@@ -162,11 +191,16 @@ def running(version, device, largest=4):
             }
             return shapes[name]
 
-        def execute(_, stream):
-            device.synchronize(stream)
-            image = device.memory[state["addresses"][entry.name]].reshape(state["shape"])
+        def work():
+            kind = np.float32 if entry.type == "tensor(float)" else np.uint8
+            image = device.view(state["addresses"][entry.name], state["shape"], kind)
             output = session.run(None, {entry.name: image})[0]
-            device.upload(state["addresses"][result.name], np.ascontiguousarray(output))
+            if made.seen.wrong:
+                output = np.roll(output, output.shape[-1] // 2, -1)
+            device.view(state["addresses"][result.name], output.shape, output.dtype)[:] = output
+
+        def execute(_, stream):
+            device.enqueue(stream, work)
             return True
 
         return strict(
@@ -175,20 +209,27 @@ def running(version, device, largest=4):
             execute_async_v3=execute,
         )()  # fmt: skip
 
-    def deserialize(_, plan):
+    def deserialize(own, plan):
+        made.seen.runtime = vars(own)
+        if hosted and not made.seen.runtime.get("engine_host_code_allowed"):
+            return None
         try:
             session = open_session(plan, threads=1)
         except ModelError:
             return None
         (entry,), (result,) = session.get_inputs(), session.get_outputs()
-        names = [entry.name, result.name]
+        names, left = [entry.name, result.name], iter(range(1, made.seen.contexts + 1))
         shape = tuple(entry.shape[1:])
         return strict(
             api, "ICudaEngine", num_io_tensors=2, get_tensor_name=lambda _, i: names[i],
             get_tensor_mode=lambda _, n: mode.INPUT if n == entry.name else mode.OUTPUT,
             get_tensor_shape=lambda *_: (-1, *shape),
+            get_tensor_dtype=lambda *_: (
+                made.DataType.FLOAT if entry.type == "tensor(float)" else made.DataType.UINT8
+            ),
             get_tensor_profile_shape=lambda *_: [(n, *shape) for n in (1, 1, largest)],
-            create_execution_context=lambda _: context(session),
+            create_execution_context=lambda _: next(left, None) and context(session),
+            create_engine_inspector=lambda _: made.seen.inspector(),
         )()  # fmt: skip
 
     runtime = strict(api, "Runtime", deserialize_cuda_engine=deserialize)
@@ -197,9 +238,24 @@ def running(version, device, largest=4):
 
 
 def module(version, plan=b"plan", errors=()):
-    """A module of a version; ``module.seen`` is what was asked of it."""
+    """A module of a version; ``module.seen`` is what was asked of it.
+
+    What it builds is ``plan``, or, with `MODEL`, the ONNX file it was given.
+    """
     api = API[version]
-    seen = SimpleNamespace(flags=set(), network_flags=None, profile=None, opset=None, pools={})
+    seen = SimpleNamespace(
+        flags=set(),
+        network_flags=None,
+        profile=None,
+        opset=None,
+        pools={},
+        preview={},
+        profiles=[],
+        dla_cores=0,
+        wrong=[],
+        calibration_profile=None,
+        dla=itertools.cycle([True, False]),
+    )
     enums = {
         name: type(name, (), {key: Named(i, key) for i, key in enumerate(api[name])})
         for name in ENUMS
@@ -235,7 +291,8 @@ def module(version, plan=b"plan", errors=()):
 
     def parse(_, path):
         model = onnx.load(path)
-        seen.opset = model.opset_import[0].version
+        seen.opset, seen.model = model.opset_import[0].version, model
+        seen.content = Path(path).read_bytes()
 
         def values(group):
             found = []
@@ -267,10 +324,16 @@ def module(version, plan=b"plan", errors=()):
         "set_flag": lambda _, flag: seen.flags.add(flag.name),
         "set_memory_pool_limit": lambda _, pool, size: seen.pools.update({pool.name: size}),
         "add_optimization_profile": lambda *_: 0,
+        "set_preview_feature": lambda _, feature, on: seen.preview.update({feature.name: on}),
+        "can_run_on_DLA": lambda *_: next(seen.dla),
         "create_timing_cache": lambda _, content: setattr(seen, "timings", content) or cache(),
         "set_timing_cache": lambda *_, ignore_mismatch: not ignore_mismatch,
         "get_timing_cache": lambda _: cache(),
     }
+    if "set_calibration_profile" in api["IBuilderConfig"]:
+        config_members["set_calibration_profile"] = lambda _, one: setattr(
+            seen, "calibration_profile", one
+        )
     config = strict(api, "IBuilderConfig", **config_members)
 
     def make_config(_):
@@ -281,10 +344,21 @@ def module(version, plan=b"plan", errors=()):
         seen.network_flags = flags
         return network()
 
+    def build(*_):
+        calibrator = getattr(seen.config, "int8_calibrator", None)
+        if hasattr(calibrator, "get_batch"):  # as TensorRT calls one
+            seen.calibrated = calibrator.read_calibration_cache() is None
+            while seen.calibrated and calibrator.get_batch(["image"]) is not None:
+                pass
+            if seen.calibrated:
+                calibrator.write_calibration_cache(CACHE)
+        return seen.content if plan == MODEL else plan
+
     builder = strict(
         api, "Builder", create_network=make_network, create_builder_config=make_config,
-        create_optimization_profile=lambda _: profile(),
-        build_serialized_network=lambda *_: plan,
+        num_DLA_cores=property(lambda _: seen.dla_cores),
+        create_optimization_profile=lambda _: seen.profiles.append(profile()) or seen.profiles[-1],
+        build_serialized_network=build,
     )  # fmt: skip
     classes = {
         "ILogger": logger,
@@ -296,8 +370,12 @@ def module(version, plan=b"plan", errors=()):
             if name in api
         },
     }
-    layers = {"Layers": [{"Name": "conv + relu", "LayerType": "CaskConvolution"}, "reformat"]}
-    inspector = strict(api, "EngineInspector", get_engine_information=lambda *_: json.dumps(layers))
+    seen.layers = [{"Name": "conv + relu", "LayerType": "CaskConvolution"}, "reformat"]
+    inspector = strict(
+        api, "EngineInspector",
+        get_engine_information=lambda *_: json.dumps({"Layers": seen.layers}),
+    )  # fmt: skip
+    seen.inspector = inspector
     engine = strict(api, "ICudaEngine", create_engine_inspector=lambda _: inspector())
     runtime = strict(api, "Runtime", deserialize_cuda_engine=lambda *_: engine())
     classes["Runtime"] = lambda _: runtime()

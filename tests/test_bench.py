@@ -27,6 +27,7 @@ from engines.percentiles import (
     summarise,
     supported,
 )
+from engines.report_records import read_records
 
 
 @pytest.fixture
@@ -156,9 +157,16 @@ def clock(monkeypatch):
         def __init__(self, path, threads, device, *, graphs=True):
             self.name, self.ms = path.stem, float(path.stem[1:])
             clock.opened.append((path.stem, device, graphs))
+            self.execution, self.fallbacks = {}, []
+            self.falls_back = clock.fallbacks.get(self.name)
+
+        def buffer(self, _batch=1):
+            return None
 
         def __call__(self, images):
             assert images.shape[1:] == (64, 128, 3)
+            if self.falls_back and not self.fallbacks:  # a runner knows only after it ran
+                self.execution, self.fallbacks = {"cuda_graphs": "no"}, [self.falls_back]
             earlier = sum(name == self.name for name, _ in clock.calls)
             clock.calls.append((self.name, images.tobytes()))
             # While cold, a call takes longer, and every one 1 ms less than the one before.
@@ -181,7 +189,7 @@ def clock(monkeypatch):
 
         return timed
 
-    clock.opened, clock.hiccups = [], {}
+    clock.opened, clock.hiccups, clock.fallbacks = [], {}, {}
     monkeypatch.setattr(engines.bench, "open_runner", TimedRunner)
     for module in (engines.load, engines.frame_path):
         monkeypatch.setattr(module, "perf_counter_ns", clock)
@@ -403,6 +411,25 @@ def test_ctrl_c_keeps_what_was_measured(models, frames, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         bench(models, frames, early, load=Load("frame rate", fps=50), progress=stop, repeats=1)
     assert not early.exists()  # of the third model nothing was measured
+
+
+def test_what_came_otherwise_than_asked_is_recorded_and_warned_of(clock, models, frames, tmp_path):
+    clock.fallbacks = {"b2": "no CUDA graphs, as the capture failed"}
+    out = tmp_path / "bench.json"
+    record = bench(models[:2], frames, out, load=Load(samples=33), repeats=1)
+    assert [model.fallbacks for model in record.models] == [[], [clock.fallbacks["b2"]]]
+    assert [model.execution for model in record.models] == [{}, {"cuda_graphs": "no"}]
+    assert "b2: no CUDA graphs, as the capture failed" in record.warnings
+    written = json.loads(out.read_text())["models"][1]
+    assert written["fallbacks"] == [clock.fallbacks["b2"]]
+    # the report reads it, and a record from before it was there
+    earlier = json.loads(out.read_text())
+    for model in earlier["models"]:
+        del model["execution"], model["fallbacks"]
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps(earlier))
+    now, old = (read_records([path]).benches[0].models[1] for path in (out, before))
+    assert (list(now.fallbacks), list(old.fallbacks)) == ([clock.fallbacks["b2"]], [])
 
 
 @pytest.mark.usefixtures("clock")

@@ -4,9 +4,10 @@ import importlib.metadata
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from edgeuda.errors import DeviceError
+from edgeuda.errors import DependencyError, DeviceError
 from engines import doctor
 from engines.doctor import Check, abilities, examine, to_record
 
@@ -63,7 +64,9 @@ def test_two_onnxruntimes_are_a_defect(monkeypatch):
 
 def test_a_driver_and_its_absence(monkeypatch):
     monkeypatch.setattr(doctor, "gpu_title", lambda: "Orin (8.7)")
-    assert found(examine(), "driver")[0].found == "CUDA device: Orin (8.7)"
+    monkeypatch.setattr(doctor, "driver_version", lambda: (12, 6))
+    (check,) = found(examine(), "driver")
+    assert check == Check("driver", "ok", "CUDA device: Orin (8.7), serves CUDA 12.6")
 
     def absent():
         msg = "No NVIDIA driver here"
@@ -116,3 +119,67 @@ def test_programs_that_hang_or_fail_are_left_out(monkeypatch):
     checks = examine()
     assert not found(checks, "GPU clocks")
     assert found(checks, "trtexec")[0].status == "ok"
+
+
+def test_a_package_for_device_memory_is_tried_and_not_believed(monkeypatch, tmp_path):
+    """cuda-python is installed, and the driver cannot serve it."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+
+    def opened(name):
+        if name == "libcudart":
+            return SimpleNamespace(runtime_version=lambda: "12.6")
+        msg = "CUDA error 35"
+        raise (DeviceError if name == "cuda-python" else DependencyError)(msg)
+
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(doctor, "open_device", opened)
+    monkeypatch.setattr(doctor, "_version", {"cuda-python": "13.4.4"}.get)
+    checks = examine(tmp_path)
+    (check,) = found(checks, "cuda-python")
+    assert (check.status, check.found) == ("broken", "13.4.4 CUDA error 35")
+    assert check.fix == "pip install 'edgeuda[jetpack6]'"  # no TensorRT: the image has it
+    assert found(checks, "libcudart") == [Check("libcudart", "ok", "CUDA 12.6")]
+    assert found(checks, "pycuda")[0].status == "absent"
+    assert found(checks, "device memory") == [Check("device memory", "ok", "by libcudart")]
+
+
+def test_packages_without_a_driver_are_not_called_good(monkeypatch):
+    def absent():
+        msg = "No NVIDIA driver here"
+        raise DeviceError(msg)
+
+    monkeypatch.setattr(doctor, "cuda_devices", absent)
+    monkeypatch.setattr(doctor, "_version", {"cuda-python": "13.4.4"}.get)
+    checks = examine()
+    (check,) = found(checks, "cuda-python")
+    assert (check.status, check.found) == ("note", "13.4.4, not tried without a driver")
+    assert "device memory" in abilities(checks)["run TensorRT engines"]
+
+
+def test_an_offered_provider_that_does_not_work_is_broken(monkeypatch):
+    """Of onnxruntime-gpu without CUDA's libraries, by a session that chose the CPU."""
+    ort = pytest.importorskip("onnxruntime")
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    chosen = ["CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
+    monkeypatch.setattr(
+        ort, "InferenceSession",
+        lambda *_, **__: SimpleNamespace(get_providers=lambda: chosen),
+    )  # fmt: skip
+    checks = examine()
+    (check,) = found(checks, "onnxruntime cuda")
+    assert check.status == "broken"
+    assert "it chose CPUExecutionProvider" in check.found
+    assert "onnxruntime cuda" in abilities(checks)["run on the GPU with ONNX Runtime"]
+    assert not found(checks, "onnxruntime tensorrt")  # not offered
+    chosen[:] = offered
+    assert found(examine(), "onnxruntime cuda")[0].status == "ok"
+
+
+def test_the_smallest_model_is_one():
+    pytest.importorskip("onnxruntime")
+    (output,) = doctor.open_session(doctor._IDENTITY, threads=1).run(
+        None, {"x": np.ones(1, np.float32)}
+    )
+    assert output.tolist() == [1.0]

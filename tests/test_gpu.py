@@ -1,9 +1,16 @@
-"""The runner contract on a GPU: each runtime that this machine has."""
+"""The contracts of devices and runners on a GPU: whatever this machine has.
+
+What is not installed is skipped by name. What is installed and does not work fails.
+"""
+
+import ctypes
 
 import pytest
+from device_contract import DeviceContract
 from runner_contract import RunnerContract
 
-from edgeuda.errors import DependencyError, DeviceError
+from edgeuda.errors import DependencyError
+from engines.cuda_driver import cuda_devices
 from engines.device import DEVICES, open_device
 from engines.engine_cache import cached_engine
 from engines.onnxruntime_runner import OnnxRunner
@@ -14,12 +21,29 @@ from engines.tensorrt_runner import TensorRTRunner
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True, scope="module")
+def gpu():
+    """Without a driver there is nothing to test; one that does not work is a failure."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        pytest.skip("there is no NVIDIA driver")
+    assert cuda_devices() >= 1
+
+
 def or_skip(open_it):
     """Skip by name what this machine lacks; what it has must work."""
     try:
         return open_it()
-    except (DependencyError, DeviceError) as err:
+    except DependencyError as err:
         pytest.skip(str(err))
+
+
+@pytest.mark.parametrize("package", list(DEVICES), scope="class")
+class TestDevice(DeviceContract):
+    @pytest.fixture
+    def device(self, package):
+        return or_skip(lambda: open_device(package))
 
 
 class OnnxRuntimeContract(RunnerContract):

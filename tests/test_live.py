@@ -312,6 +312,10 @@ class FakeRunner:
 
     def __init__(self, pause=0.0):
         self.pause, self.parts = pause, {}
+        self.execution, self.fallbacks = {}, []
+
+    def buffer(self, _batch=1):
+        return None
 
     def __call__(self, images):
         time.sleep(self.pause)

@@ -65,6 +65,10 @@ class TorchRunner:
     def __init__(self, path):
         self.spec, self.head = read_spec(path), read_export(path).head
         self.predict = Predictor(random_network().eval(), self.spec)
+        self.execution, self.fallbacks = {}, []
+
+    def buffer(self, _batch=1):
+        return None
 
     def __call__(self, images):
         check_images(images, self.spec)

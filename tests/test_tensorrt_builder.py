@@ -24,9 +24,10 @@ from edgeuda.models.checkpoint import ARCHITECTURES, build
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines import tensorrt_library
 from engines.export import export_onnx
+from engines.heads import with_head
 from engines.onnxruntime_session import open_session
 from engines.opset import lower_opset
-from engines.tensorrt_builder import BuildOptions, build_engine
+from engines.tensorrt_builder import BuildOptions, build_engine, engine_precision
 from engines.tensorrt_library import Library, load_tensorrt
 
 VERSIONS = list(tensorrt_modules.API)
@@ -93,8 +94,12 @@ def test_half_is_a_flag_or_a_graph(models, version):
         with pytest.raises(ConfigError, match=r"precision from the graph.*edgeuda half"):
             build_engine(trt, models["fp32"], BuildOptions(half=True))
     else:
-        build_engine(trt, models["fp32"], BuildOptions(half=True))
+        built = build_engine(trt, models["fp32"], BuildOptions(half=True))
         assert trt.module.seen.flags == {"FP16"}
+        assert engine_precision(built.record) == "fp16"
+        assert built.record["rest"] == "fp16"
+        built = build_engine(trt, models["int8"], BuildOptions(half=True))
+        assert (engine_precision(built.record), built.record["rest"]) == ("int8", "fp16")
         with pytest.raises(ConfigError, match="takes no FP16 graph"):
             build_engine(trt, models["fp16"], BuildOptions())
 
@@ -106,8 +111,11 @@ def test_calibrators_where_there_are_any(models, version):
         with pytest.raises(ConfigError, match=r"no calibrators\. Build a Q/DQ model"):
             build_engine(trt, models["fp32"], BuildOptions(), calibrator)
         return
-    build_engine(trt, models["fp32"], BuildOptions(), calibrator)
+    built = build_engine(trt, models["fp32"], BuildOptions(batch=(1, 1, 4)), calibrator)
     assert trt.module.seen.config.int8_calibrator is calibrator
+    # every export leaves the batch open, and calibration needs its shapes
+    assert trt.module.seen.calibration_profile is trt.module.seen.profiles[-1]
+    assert engine_precision(built.record) == "int8"
     assert trt.module.seen.flags == {"INT8"}
     with pytest.raises(ConfigError, match="need no calibrator"):
         build_engine(trt, models["int8"], BuildOptions(), calibrator)
@@ -117,17 +125,14 @@ def test_calibrators_where_there_are_any(models, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_portability_and_accelerator(models, version, tmp_path):
+def test_portability(models, version, tmp_path):
     trt = library(version)
     cache = tmp_path / "timings.cache"
-    options = BuildOptions(
-        version_compatible=True, hardware_compatible=True, dla_core=1, timing_cache=cache
-    )
+    options = BuildOptions(version_compatible=True, hardware_compatible=True, timing_cache=cache)
     built = build_engine(trt, models["fp32"], options)
     seen = trt.module.seen
-    assert seen.flags == {"VERSION_COMPATIBLE", "GPU_FALLBACK"}
+    assert seen.flags == {"VERSION_COMPATIBLE"}
     assert seen.config.hardware_compatibility_level.name == "AMPERE_PLUS"
-    assert (seen.config.default_device_type.name, seen.config.DLA_core) == ("DLA", 1)
     assert seen.timings == b""
     assert cache.read_bytes() == b"timings"
     assert "timing_cache" not in built.record["options"]
@@ -135,6 +140,70 @@ def test_portability_and_accelerator(models, version, tmp_path):
     assert seen.timings == b"timings"
     with pytest.raises(ConfigError, match="has no targets to choose"):
         build_engine(trt, models["fp32"], BuildOptions(compute_capabilities=("SM86",)))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_accelerator_works_or_is_refused(models, version):
+    """TensorRT itself runs on the GPU, without a word, what it cannot run there."""
+    trt, calibrator = library(version), SimpleNamespace(error=None)
+    half = BuildOptions(half=True, dla_core=1)
+    if trt.version >= (10, 12):
+        for options in (BuildOptions(dla_core=1), half):
+            with pytest.raises(ConfigError, match="takes precision from the graph"):
+                build_engine(trt, models["fp32"], options)
+        return
+    with pytest.raises(ConfigError, match="has no FP32: all would run on the GPU"):
+        build_engine(trt, models["fp32"], BuildOptions(dla_core=1))
+    with pytest.raises(ConfigError, match=r"Q/DQ graphs do not run.*--calibrate"):
+        build_engine(trt, models["int8"], half)
+    with pytest.raises(ConfigError, match="takes one batch size, found 1 to 4"):
+        build_engine(trt, models["fp32"], BuildOptions(half=True, dla_core=1, batch=(1, 1, 4)))
+    for options, how in ((half, None), (BuildOptions(dla_core=1), calibrator)):
+        built = build_engine(trt, models["fp32"], options, how)
+        seen = trt.module.seen
+        assert (seen.config.default_device_type.name, seen.config.DLA_core) == ("DLA", 1)
+        assert "GPU_FALLBACK" in seen.flags
+        assert built.record["dla_layers"] == {"layers": 1, "of": 2, "on_the_gpu": ["layer"]}
+    trt.module.seen.dla = iter([False, False])
+    with pytest.raises(ModelError, match="can run none of its 2 layers"):
+        build_engine(trt, models["fp32"], half)
+    assert build_engine(trt, models["fp32"], BuildOptions()).record["dla_layers"] is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_before_10_a_profile_is_shared_by_contexts(models, version):
+    trt = library(version)
+    build_engine(trt, models["fp32"], BuildOptions(batch=(1, 1, 4)))
+    shared = {"PROFILE_SHARING_0806": True} if trt.version[0] < 10 else {}
+    assert trt.module.seen.preview == shared
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("head", ["labels", "labels_low"])
+def test_labels_become_uint8_by_way_of_float(version, head, tmp_path):
+    """TensorRT converts no index to uint8; what was exported before is mended as it is built."""
+    onnx_types = onnx.TensorProto
+    today = onnx.load_from_string(exported("labels"))
+    if head != "labels":
+        today = with_head(today, head)
+    earlier = onnx.ModelProto()
+    earlier.CopyFrom(today)
+    *_, between, cast = earlier.graph.node
+    assert (between.op_type, cast.op_type) == ("Cast", "Cast")
+    cast.input[0] = between.input[0]
+    earlier.graph.node.remove(between)
+    for name, model in (("today", today), ("earlier", earlier)):
+        trt, path = library(version), tmp_path / f"{name}.onnx"
+        onnx.save(model, path)
+        build_engine(trt, path, BuildOptions())
+        *_, index, between, cast = trt.module.seen.model.graph.node
+        kinds = [n.attribute[0].i for n in (between, cast)]
+        assert [n.op_type for n in (index, between, cast)] == ["ArgMax", "Cast", "Cast"]
+        assert kinds == [onnx_types.FLOAT, onnx_types.UINT8]
+        assert cast.input[0] == between.output[0]
+    image = {"image": FRAMES[0]}
+    one, two = (open_session(m.SerializeToString(), threads=1) for m in (today, earlier))
+    np.testing.assert_array_equal(one.run(None, image)[0], two.run(None, image)[0])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,14 +1,17 @@
 """TensorRT's cache format, its calibrator, and the way from a vehicle's cache to a Q/DQ model."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import tensorrt_modules
 from onnx.numpy_helper import to_array
 from tiny_models import SPEC, exported, random_frames, write_frames
 
+from calibration.calibrated_engine import calibrated_engine
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.range_file import Origin
@@ -21,12 +24,27 @@ from calibration.tensorrt_cache import (
     read_cache,
     write_cache,
 )
-from calibration.tensorrt_calibrator import float_input, tensorrt_calibrator
+from calibration.tensorrt_calibrator import tensorrt_calibrator
 from calibration.work import Cache
-from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, OutputExistsError
-from engines import cuda_driver, device
-from engines.device import CudaRuntimeDevice, open_device
+from cli.app import run
+from edgeuda.errors import (
+    ConfigError,
+    DataError,
+    DependencyError,
+    DeviceError,
+    ModelError,
+    OutputExistsError,
+)
+from edgeuda.files import sha256
+from engines import cuda_driver
+from engines.device import open_device
+from engines.float_input import float_input
+from engines.onnxruntime_runner import OnnxRunner
 from engines.onnxruntime_session import open_session
+from engines.runner import segment
+from engines.tensorrt_builder import BuildOptions
+from engines.tensorrt_library import Library
+from engines.tensorrt_runner import TensorRTRunner
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(5, SIZE.height, SIZE.width, seed=9)]
@@ -209,6 +227,76 @@ def test_float_input_is_the_same_function():
 
 
 @pytest.fixture
+def vehicle(monkeypatch):
+    """TensorRT 10.3 and a device, both on the host."""
+    device = tensorrt_modules.HostDevice()
+    trt = Library("tensorrt", tensorrt_modules.running("10.3.0", device), (10, 3, 0))
+    monkeypatch.setattr("engines.tensorrt_library.load_tensorrt", lambda *_, **__: trt)
+    monkeypatch.setattr("calibration.calibrated_engine.open_device", lambda: device)
+    monkeypatch.setattr("engines.engine_cache.gpu_title", lambda: "Orin (8.7)")
+    return trt, device
+
+
+def test_an_engine_that_tensorrt_calibrates_itself(files, vehicle, tmp_path):
+    (model, frames, _), (trt, device), folder = files, vehicle, tmp_path / "engines"
+    options = BuildOptions(batch=(1, 2, 4))
+    engine = calibrated_engine(trt, model, frames, options, folder)
+    seen = trt.module.seen
+    assert seen.calibrated
+    assert device.memory == {}  # the calibrator's
+    assert seen.calibration_profile is seen.profiles[-1]
+    assert seen.model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert engine.record["precision"] == "int8"
+    assert engine.record["model_sha256"] == sha256(model)
+    images = np.concatenate(FRAMES[:3])
+    with (
+        TensorRTRunner(engine.path, trt, device) as runner,
+        OnnxRunner(model, 1) as reference,
+    ):
+        assert runner.precision == "int8"
+        assert runner.buffer() is None  # it takes float32
+        for batch in (images, images[:1], images[1:2]):
+            np.testing.assert_array_equal(runner(batch), reference(batch))
+        np.testing.assert_array_equal(segment(runner, images[0]), segment(reference, images[0]))
+    assert device.memory == {}
+    assert calibrated_engine(trt, model, frames, options, folder).reused
+    assert not calibrated_engine(trt, model, frames[:4], options, folder).reused
+    assert trt.module.seen.calibrated
+    # the same frames for other options: TensorRT's cache is read, no frame is
+    other = calibrated_engine(trt, model, frames, BuildOptions(batch=(2, 2, 2)), folder)
+    assert (other.reused, trt.module.seen.calibrated) == (False, False)
+    with pytest.raises(DataError, match="batch of 8 frames to calibrate on, found 5"):
+        calibrated_engine(trt, model, frames, BuildOptions(batch=(8, 8, 8)), folder)
+
+
+def test_a_quantized_model_is_not_calibrated_again(files, vehicle, tmp_path):
+    model, frames, out = files
+    calibrate(model, frames, out, Options("tensorrt", threads=1))
+    with pytest.raises(ModelError, match="is quantized already"):
+        calibrated_engine(vehicle[0], out, frames, BuildOptions(), tmp_path)
+
+
+def test_build_calibrates_for_the_accelerator(files, vehicle, tmp_path, monkeypatch, capsys):
+    model, frames, _ = files
+    command = ["edgeuda", "build", "--model", model, "--out", tmp_path / "engines"]
+
+    def run_with(*more):
+        monkeypatch.setattr(sys, "argv", [str(part) for part in (*command, *more)])
+        code = run()
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    code, text = run_with("--dla-core", "0")
+    assert code == 4
+    assert "has no FP32: all would run on the GPU" in text
+    code, text = run_with("--dla-core", "0", "--calibrate", frames[0].parent)
+    assert code == 0, text
+    assert "tensorrt 10.3.0, int8" in text
+    assert "deep learning accelerator: 1 of 2 layers, the rest on the GPU" in text
+    assert len(list((tmp_path / "engines").glob("*.calibration"))) == 1
+
+
+@pytest.fixture
 def files(tmp_path):
     (tmp_path / "model.onnx").write_bytes(exported("labels"))
     frames = write_frames(tmp_path, [frame[0] for frame in FRAMES])
@@ -278,41 +366,3 @@ def test_no_device_is_an_error_that_says_why(monkeypatch, driver, says):
     monkeypatch.setattr(cuda_driver.ctypes, "CDLL", load)
     with pytest.raises(DeviceError, match=says):
         open_device()
-
-
-def test_the_device_comes_from_the_first_package_there_is(monkeypatch):
-    def absent():
-        raise ImportError
-
-    monkeypatch.setattr(device, "cuda_devices", lambda: 1)
-    monkeypatch.setattr(device, "DEVICES", {"cuda-python": absent, "pycuda": Memory})
-    assert isinstance(open_device(), Memory)
-    with pytest.raises(DependencyError, match=r"cuda-python can be loaded.*edgeuda\[pycuda\]"):
-        open_device("cuda-python")
-
-
-def test_the_runtime_library_is_called_with_whole_addresses(monkeypatch):
-    """64-bit addresses must not be cut to C integers."""
-    calls = []
-
-    class Library:
-        def cudaMalloc(self, pointer, size):  # noqa: N802
-            pointer._obj.value = 2**40
-            calls.append(("malloc", size.value))
-            return 0
-
-        def cudaMemcpy(self, to, _source, size, kind):  # noqa: N802
-            calls.append(("copy", to.value, size.value, kind.value))
-            return 0
-
-        def cudaFree(self, address):  # noqa: N802
-            calls.append(("free", address.value))
-            return 1
-
-    monkeypatch.setattr(cuda_driver.ctypes, "CDLL", lambda _: Library())
-    memory = CudaRuntimeDevice()
-    address = memory.alloc(12)
-    memory.upload(address, np.zeros(3, np.float32))
-    with pytest.raises(DeviceError, match="CUDA error 1"):
-        memory.free(address)
-    assert calls == [("malloc", 12), ("copy", 2**40, 12, 1), ("free", 2**40)]

@@ -4,10 +4,8 @@ Engines are run by ONNX Runtime in host memory: what is asked of TensorRT and of
 which order, and what becomes of the pixels is tested here; TensorRT's arithmetic is not.
 """
 
-import ctypes
 import hashlib
-import shutil
-import subprocess
+import json
 
 import numpy as np
 import onnx
@@ -19,13 +17,15 @@ from tiny_models import SPEC, exported, random_frames
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import write_json
 from engines.cuda_driver import cuda_devices
-from engines.device import CudaPythonDevice, PycudaDevice
+from engines.device_cuda_python import CudaPythonDevice
+from engines.device_pycuda import PycudaDevice
 from engines.engine_cache import record_path
-from engines.heads import upsample_argmax, with_head
-from engines.labels_kernel import BLOCK, SOURCE, compile_ptx
+from engines.frame_path import FramePath
+from engines.heads import with_head
 from engines.metadata import export_of, spec_of
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
+from engines.runner import segment
 from engines.tensorrt_library import Library
 from engines.tensorrt_runner import TensorRTRunner
 
@@ -142,6 +142,97 @@ def test_frames_may_be_written_in_place(path):
         assert not np.array_equal(other, expected)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("compatible", [False, True])
+def test_an_engine_that_holds_its_own_runtime_is_allowed_to(path, version, compatible):
+    """A version-compatible engine is refused by a runtime that was not told."""
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, "options": {"version_compatible": compatible}})
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running(version, device, hosted=compatible)
+    with TensorRTRunner(path, Library("tensorrt", module, (9,)), device):
+        assert module.seen.runtime.get("engine_host_code_allowed", False) == compatible
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_engine_of_the_accelerator_is_loaded_for_its_core(path, version):
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, "options": {"dla_core": 1}})
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running(version, device)
+    with TensorRTRunner(path, Library("tensorrt", module, (9,)), device):
+        assert module.seen.runtime == {"DLA_core": 1}
+
+
+def test_a_context_that_is_not_given_is_an_error_that_says_what_to_do(path):
+    """TensorRT 8.6, for an engine whose profile is not shared."""
+    device = tensorrt_modules.HostDevice()
+    module = tensorrt_modules.running("8.6.1", device, contexts=1)
+    with TensorRTRunner(path, Library("tensorrt", module, (8, 6, 1)), device) as runner:
+        runner(np.zeros((1, 64, 128, 3), np.uint8))
+        with pytest.raises(ModelError, match=r"no context for a batch of 2 .*\[1\].*Build .* anew"):
+            runner(np.zeros((2, 64, 128, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision"),
+    [
+        ({}, "fp32"),
+        ({"options": {"half": True}}, "fp16"),  # as earlier versions wrote it
+        ({"options": {"half": True}, "graph": "int8"}, "int8"),
+        ({"graph": "fp16", "options": {"half": False}}, "fp16"),
+        ({"precision": "int8", "options": {"half": True}}, "int8"),  # by a calibrator
+    ],
+)
+def test_an_engine_is_of_the_precision_it_was_built_in(path, changes, precision):
+    record = json.loads(record_path(path).read_text())
+    write_json(record_path(path), {**record, **changes})
+    with opened(path, "10.3.0")[0] as runner:
+        assert runner.precision == precision
+
+
+@pytest.mark.parametrize("error", [DeviceError("no binary"), DependencyError("no NVRTC")])
+def test_without_a_kernel_the_host_makes_labels_and_it_is_said(
+    tmp_path, monkeypatch, caplog, error
+):
+    def refuse(_):
+        raise error
+
+    full = tmp_path / "full.onnx"
+    full.write_bytes(exported("labels"))
+    small = tmp_path / "small.onnx"
+    onnx.save(with_head(onnx.load(full), "scores"), small)
+    images = np.stack(random_frames(2, 64, 128, seed=3))
+    monkeypatch.setattr(tensorrt_modules.HostDevice, "load_kernel", refuse)
+    with opened(engine(small, "scores"), "10.3.0")[0] as runner, OnnxRunner(full, 1) as reference:
+        assert (runner(images) == reference(images)).mean() > 0.999
+        assert runner.execution["labels"] == "host"
+        (said,) = runner.fallbacks
+    assert f"the host makes labels of scores: no kernel on the device ({error})" == said
+    assert said in caplog.text
+
+
+def test_frames_are_resized_into_pinned_memory(path, monkeypatch):
+    """Whoever segments a frame writes it where the device reads it."""
+    runner, _ = opened(path, "10.3.0")
+    (frame,) = random_frames(1, 90, 250)
+    with runner, OnnxRunner(path.with_suffix(".onnx"), 1) as reference:
+        expected = segment(reference, frame)
+        _, (other,) = FramePath(reference).labels([frame])
+
+        def refuse(*_):
+            pytest.fail("the frame was copied")
+
+        monkeypatch.setattr("engines.tensorrt_runner.np.copyto", refuse)
+        np.testing.assert_array_equal(segment(runner, frame), expected)
+        _, found = FramePath(runner).labels([frame, frame])
+        for one in found:
+            np.testing.assert_array_equal(one, other)
+        monkeypatch.undo()
+        exact = random_frames(1, 64, 128, seed=5)[0]  # of the network's size already
+        np.testing.assert_array_equal(segment(runner, exact), reference(exact[None])[0])
+
+
 def test_batches_beyond_the_profile_are_refused(path):
     runner, _ = opened(path, "10.3.0")
     with runner, pytest.raises(DataError, match="built for a batch of 1 to 4, found 5"):
@@ -185,65 +276,6 @@ def test_an_engine_that_tensorrt_refuses(tmp_path):
     record_path(path).write_text(record.replace(digest, hashlib.sha256(content).hexdigest()))
     with pytest.raises(ModelError, match=r"cannot load it.*build it here"):
         opened(path, "8.6.1")
-
-
-def test_the_kernel_on_the_host(tmp_path):
-    """Its source, compiled as C with a loop over the threads, against the host's version."""
-    if shutil.which("gcc") is None:
-        pytest.skip("there is no C compiler")
-    before = """
-#include <stddef.h>
-#include <math.h>
-#define __global__
-struct three { int x, y, z; };
-static struct three blockIdx, blockDim, threadIdx;
-"""
-    after = """
-void run(const float *s, unsigned char *l, int n, int k, int h, int w, int height, int width) {
-    blockDim.x = BLOCK_X; blockDim.y = BLOCK_Y;
-    for (blockIdx.z = 0; blockIdx.z < n; ++blockIdx.z)
-    for (blockIdx.y = 0; blockIdx.y <= height / blockDim.y; ++blockIdx.y)
-    for (blockIdx.x = 0; blockIdx.x <= width / blockDim.x; ++blockIdx.x)
-    for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
-    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x)
-        upsample_argmax(s, l, k, h, w, height, width);
-}
-"""
-    source, library = tmp_path / "kernel.c", tmp_path / "kernel.so"
-    source.write_text(before + SOURCE.replace('extern "C" ', "") + after)
-    build = [
-        "gcc",
-        "-O1",
-        f"-DBLOCK_X={BLOCK[0]}",
-        f"-DBLOCK_Y={BLOCK[1]}",
-        "-shared",
-        "-fPIC",
-        "-o",
-        library,
-        source,
-        "-lm",
-    ]
-    subprocess.run(build, check=True)
-    run = ctypes.CDLL(str(library)).run
-    cases = [((2, 11, 8, 16), (64, 128)), ((1, 19, 5, 7), (40, 56)), ((1, 3, 4, 4), (30, 50))]
-    for shape, size in cases:
-        scores = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        labels = np.full((shape[0], *size), 255, np.uint8)
-        run(
-            ctypes.c_void_p(scores.ctypes.data), ctypes.c_void_p(labels.ctypes.data),
-            *map(ctypes.c_int, (*shape, *size)),
-        )  # fmt: skip
-        expected = np.stack([upsample_argmax(one, *size) for one in scores])
-        assert (labels == expected).mean() > 0.999
-
-
-def test_the_kernel_compiles():
-    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
-    try:
-        ptx = compile_ptx()
-    except DependencyError as err:
-        pytest.skip(str(err))
-    assert b".entry upsample_argmax" in ptx
 
 
 def test_pycuda_captures_nothing():

@@ -3,9 +3,11 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorrt_modules
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
 from calibration import tradeoff, variants
@@ -14,7 +16,7 @@ from calibration.tradeoff import sweep
 from calibration.variants import Network, Sweep
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
-from edgeuda.errors import ConfigError, DataError, OutputExistsError
+from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.evaluation import miou_of
 from edgeuda.files import read_json, sha256
 from engines.export import export_onnx
@@ -22,6 +24,7 @@ from engines.load import Load
 from engines.onnxruntime_runner import OnnxRunner
 from engines.pareto import Budget, Candidate, choose
 from engines.report import build_report
+from engines.tensorrt_library import Library
 from engines.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
 
 # --- uncertainty ---
@@ -316,6 +319,47 @@ def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
         "c-64x128-labels-int8-ort-x86.onnx", "c-64x128-labels-int8-tensorrt.onnx",
     ]  # fmt: skip
     assert len(list(tmp_path.rglob("*.ranges.npz"))) == 1
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0", "10.16.1.11"])
+def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatch, version):
+    """Before 10.12 FP16 graphs are refused; a sweep of them has to come to its end all the same."""
+    made, _ = what
+    made = replace(
+        made, networks=made.networks[1:], sizes=[(64, 128)], precisions=["fp32", "fp16", "int8"],
+        backends=["engine"], load=Load(samples=11),
+    )  # fmt: skip
+    device = tensorrt_modules.HostDevice()
+    numbers = tuple(int(n) for n in version.split(".")[:3])
+    trt = Library("tensorrt", tensorrt_modules.running(version, device), numbers)
+    for place in ("tensorrt_library", "tensorrt_runner"):
+        monkeypatch.setattr(f"engines.{place}.load_tensorrt", lambda *_, **__: trt)
+    monkeypatch.setattr("engines.tensorrt_runner.open_device", lambda: device)
+    monkeypatch.setattr("engines.engine_cache.gpu_title", lambda: "Orin (8.7)")
+    record = sweep(made, tmp_path / "sweep", Budget(1000))
+    by_flag = numbers < (10, 12)
+    for row in record["variants"]:
+        engine = read_json(tmp_path / "sweep/engines" / f"{row['file']}.json", "edgeuda.build/1")
+        assert engine["precision"] == row["precision"]
+        assert engine["options"]["half"] == (by_flag and row["precision"] != "fp32")
+        half = row["precision"] == "fp16" or (by_flag and row["precision"] == "int8")
+        assert engine["rest"] == ("fp16" if half else "fp32")
+        assert row["execution"]["cuda_graphs"] == "replayed"
+        assert row["fallbacks"] == []
+    bench = read_json(tmp_path / "sweep/results/bench.json", "edgeuda.bench/2")
+    assert [model["precision"] for model in bench["models"]] == ["fp32", "fp16", "int8"]
+    assert {tuple(m["execution"]) for m in bench["models"]} == {tuple(row["execution"])}
+
+
+def test_an_engine_of_another_precision_ends_a_sweep(what, tmp_path, monkeypatch):
+    made, _ = what
+    trt = Library("tensorrt", tensorrt_modules.module("10.16.1.11"), (10, 16, 1))
+    monkeypatch.setattr("engines.tensorrt_library.load_tensorrt", lambda *_, **__: trt)
+    wrong = SimpleNamespace(record={"graph": "fp32", "options": {}}, path=None)
+    monkeypatch.setattr("engines.engine_cache.cached_engine", lambda *_: wrong)
+    variant = variants.Variant("c", (64, 128), "int8", "labels", "engine")
+    with pytest.raises(ModelError, match="expected an engine in int8, found fp32"):
+        variants.make(variant, made, tmp_path)
 
 
 def test_telling_frames_are_the_worst_and_some_of_the_middle():

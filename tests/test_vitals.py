@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgeuda.errors import DeviceError
 from engines import machine
 from engines import probes as sources
 from engines.probes import Probe, find_probes, parse_tegrastats
@@ -121,15 +122,42 @@ def test_jetsons_rails_and_gpu_clock(tmp_path):
             {
                 "power.POM_5V_IN": 3.3, "power.POM_5V_GPU": 1.2, "temperature.PLL": 41.0,
                 "temperature.CPU": 43.5, "temperature.thermal": 43.0, "load.GR3D": 99.0,
-                "clock.GR3D": 921.0,
+                "clock.GR3D": 921.0, "temperature.PMIC": float("nan"),
             },
+        ),
+        (  # a rail below zero, and a GPU that sleeps in the first line
+            "gpu@-256C VDD_GPU -12mW/3mW VIN 9000mW/-1mW",
+            {"temperature.gpu": float("nan"), "power.VDD_GPU": -0.012, "power.VIN": 9.0},
         ),
         ("GR3D_FREQ 0%", {"load.GR3D": 0.0}),
         ("", {}),
     ],
 )  # fmt: skip
 def test_tegrastats(line, expected):
-    assert parse_tegrastats(line) == pytest.approx(expected)
+    assert parse_tegrastats(line) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "watts"),
+    [
+        (  # AGX Orin: the module's rails; NC is no rail, and VIN_SYS_5V0 feeds VDDQ
+            "VDD_GPU_SOC 6000mW/1mW VDD_CPU_CV 2000mW/1mW VIN_SYS_5V0 4000mW/1mW NC 500mW/1mW "
+            "VDDQ_VDD2_1V8AO 1000mW/1mW NC 0mW/0mW",
+            12.0,
+        ),
+        (  # Thor: VIN is the whole board
+            "VDD_GPU 7000mW/1mW VDD_CPU_SOC_MSS 5400mW/1mW VIN_SYS_5V0 3000mW/1mW VIN 21000mW/1mW",
+            21.0,
+        ),
+        ("VDD_IN 5000mW/1mW VDD_CPU_GPU_CV 800mW/1mW VDD_SOC 1400mW/1mW", 5.0),  # Orin NX
+        ("POM_5V_IN 3300/3100 POM_5V_GPU 1200/900 POM_5V_CPU 500/400", 3.3),  # Nano
+        ("VDD_GPU_SOC -10mW/0mW VDD_CPU_CV 2000mW/1mW", 1.99),
+    ],
+)
+def test_a_boards_power_is_added_once(line, watts):
+    state = Vitals([0.0, 1.0])
+    state.channels = {name: [value] * 2 for name, value in parse_tegrastats(line).items()}
+    assert energy_per_frame(state, 0, 1, 1) == pytest.approx(watts)
 
 
 def test_tegrastats_is_a_program_that_is_started_and_ended(tmp_path, monkeypatch):
@@ -177,6 +205,8 @@ def nvml(**changes):
         "nvmlDeviceGetName": lambda _: "NVIDIA Orin",
         "nvmlSystemGetDriverVersion": lambda: "540.3",
         "nvmlDeviceGetEnforcedPowerLimit": lambda _: 60_000,
+        "nvmlDeviceGetApplicationsClock": lambda _, kind: {1: 1500}[kind],
+        "nvmlDeviceGetMaxClockInfo": lambda _, kind: {1: 1995}[kind],
     }
     return SimpleNamespace(**members | {k: v or lacks for k, v in changes.items()})
 
@@ -190,7 +220,14 @@ def test_nvml(monkeypatch, tmp_path):
     }  # fmt: skip
     assert machine.gpu_identity() == {
         "gpu": "NVIDIA Orin", "gpu_driver": "540.3", "gpu_power_limit_w": "60",
+        "gpu_clocks_mhz": "1980 now, 1500 asked for, 1995 at most",
     }  # fmt: skip
+    # what an integrated GPU lacks hides nothing else
+    for name in ("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetApplicationsClock"):
+        monkeypatch.setitem(sys.modules, "pynvml", nvml(**{name: None}))
+        facts = machine.gpu_identity()
+        assert list(facts.values()).count("not available") == 1
+        assert facts["gpu_driver"] == "540.3"
     thermal = nvml(nvmlDeviceGetPowerUsage=None)
     thermal.nvmlDeviceGetCurrentClocksThrottleReasons = lambda _: 1 | 0x20
     monkeypatch.setitem(sys.modules, "pynvml", thermal)
@@ -287,9 +324,39 @@ def test_jetsons_identity(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_said", " ".join)
     assert machine.jetson_identity(tmp_path) == {
         "l4t": "R36 (release), REVISION: 4.0", "nvpmodel": "nvpmodel -q",
-        "jetson_clocks": "jetson_clocks --show",
+        "jetson_clocks": "jetson_clocks --show", "gpu_clock_lock": "not available",
     }  # fmt: skip
     monkeypatch.undo()
     assert set(machine.jetson_identity(tmp_path / "none").values()) == {"not available"}
     assert machine._said(["echo", "NV Power Mode: MAXN"]) == "NV Power Mode: MAXN"
     assert machine._said(["false"]) == "not available"
+
+
+@pytest.mark.parametrize(
+    ("low", "says"), [("1300500000", "at 1300 MHz"), ("306000000", "no, 306 to 1300 MHz")]
+)
+def test_a_locked_clock_is_told_without_root(tmp_path, low, says):
+    folder = "sys/class/devfreq/17000000.gpu"
+    other = "sys/class/devfreq/15480000.nvdec"
+    for place in (folder, other):
+        write(tmp_path, {f"{place}/min_freq": low, f"{place}/max_freq": "1300500000"})
+    write(tmp_path, {f"{other}/min_freq": "1", f"{other}/max_freq": "2"})
+    assert machine.jetson_identity(tmp_path)["gpu_clock_lock"] == says
+
+
+def test_what_cuda_says_of_itself_is_recorded(monkeypatch, tmp_path):
+    assert machine.drive_release(tmp_path) is None
+    write(tmp_path, {"etc/nvidia/version-pdk.txt": "7.0.3.0"})
+    assert machine.drive_release(tmp_path) == "7.0.3.0"
+    monkeypatch.setattr(machine, "driver_version", lambda: (12, 6))
+    monkeypatch.setattr(machine, "gpu_title", lambda: "Orin (8.7)")
+    facts = machine.identity()
+    assert (facts["cuda_driver"], facts["cuda_device"]) == ("12.6", "Orin (8.7)")
+    assert "drive_os" in facts
+
+    def absent():
+        msg = "No NVIDIA driver here"
+        raise DeviceError(msg)
+
+    monkeypatch.setattr(machine, "driver_version", absent)
+    assert set(machine.cuda_identity().values()) == {"not available"}

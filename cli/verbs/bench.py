@@ -81,9 +81,7 @@ def bench(
         int | None,
         typer.Option(min=1, help="Times all is opened and measured anew: 3, with a preset 1."),
     ] = None,
-    graphs: Annotated[
-        bool, typer.Option(help="Replay CUDA graphs; without, copies are told apart.")
-    ] = True,
+    graphs: options.Graphs = True,
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
 ) -> None:

@@ -35,8 +35,18 @@ def build(
         int | None, typer.Option(min=0, max=5, help="Optimisation level of the builder.")
     ] = None,
     dla_core: Annotated[
-        int | None, typer.Option(min=0, help="Core of the deep learning accelerator.")
+        int | None,
+        typer.Option(
+            min=0, help="Core of the deep learning accelerator; with --half or --calibrate."
+        ),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Frames for INT8 by TensorRT's own calibrator, 8.6 to 10.11."),
+    ] = None,
+    calibration_frames: Annotated[
+        int, typer.Option(min=1, help="Frames of --calibrate, evenly spread.")
+    ] = 512,
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Later TensorRT may load it.")
     ] = False,
@@ -53,7 +63,7 @@ def build(
 ) -> None:
     """Build a model's engine, unless the same one is there already."""
     from engines.engine_cache import cached_engine, record_path
-    from engines.tensorrt_builder import BuildOptions
+    from engines.tensorrt_builder import BuildOptions, engine_precision
     from engines.tensorrt_library import load_tensorrt
 
     settings = BuildOptions(
@@ -68,12 +78,23 @@ def build(
         compute_capabilities=tuple(compute_capability or ()),
     )
     trt = load_tensorrt(library.value, device=not compute_capability)
-    engine = cached_engine(trt, model, settings, out)
+    if calibrate is None:
+        engine = cached_engine(trt, model, settings, out)
+    else:
+        from calibration.calibrated_engine import calibrated_engine
+        from edgeuda.data.folders import readable_frames, spread
+
+        frames = spread(readable_frames(calibrate), calibration_frames)
+        engine = calibrated_engine(trt, model, list(frames), settings, out)
     record = engine.record
     console.print(
-        f"{trt.title}, {record['graph']}, {record['plan_bytes'] / 1e6:.2f} MB"
+        f"{trt.title}, {engine_precision(record)}, {record['plan_bytes'] / 1e6:.2f} MB"
         + (": reused" if engine.reused else f", built in {record['seconds']:.1f} s")
     )
+    if dla := record.get("dla_layers"):
+        console.print(
+            f"deep learning accelerator: {dla['layers']} of {dla['of']} layers, the rest on the GPU"
+        )
     for severity, text in record["messages"][:5]:
         console.print(f"{severity}: {text}", markup=False, soft_wrap=True)
     wrote(engine.path, record_path(engine.path))

@@ -50,6 +50,7 @@ def evaluate(
     ] = False,
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
+    graphs: options.Graphs = True,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
     written = [out]
@@ -77,10 +78,16 @@ def evaluate(
                     "--flip and --window need the checkpoint"
                 )
                 raise ConfigError(msg)
-            runner = stack.enter_context(open_runner(model, threads, device.value))
+            runner = stack.enter_context(open_runner(model, threads, device.value, graphs=graphs))
             predict, spec, precision = partial(segment, runner), runner.spec, runner.precision
             file = model
         else:
+            if device is not options.DeviceName.cpu:
+                msg = (
+                    f"{model}: a checkpoint is scored on the CPU, found --device {device.value}. "
+                    "Export it, or leave --device out"
+                )
+                raise ConfigError(msg)
             predict, spec, file, protocol = _network(model, threads, scales, flip, window, native)
         folder = labelled_folder(
             data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped

@@ -28,6 +28,7 @@ def predict(
     frames: options.Frames = 1_000_000,
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
+    graphs: options.Graphs = True,
 ) -> None:
     """Segment frames with an exported model: label maps, overlays, and an index of both."""
     require_absent(out)
@@ -36,7 +37,7 @@ def predict(
     from engines.runner import segment
 
     entries = []
-    opened = open_runner(model, threads, device.value)
+    opened = open_runner(model, threads, device.value, graphs=graphs)
     with opened as runner, suppress(KeyboardInterrupt):  # a camera has no end
         space = runner.spec.label_space
         colors = space.colors()

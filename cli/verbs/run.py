@@ -55,6 +55,7 @@ def run(
     ros2_labels: Annotated[str, typer.Option(help="Topic of label images.")] = "/edgeuda/labels",
     threads: options.Threads = None,
     device: options.RunDevice = options.DeviceName.cpu,
+    graphs: options.Graphs = True,
 ) -> None:
     """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
     require_absent(out)
@@ -67,7 +68,7 @@ def run(
     say = partial(console.print, markup=False, soft_wrap=True)
     with model_file(model, device.value, member, public_key) as file:
         checksum = sha256(file)
-        with open_runner(file, threads, device.value) as runner:
+        with open_runner(file, threads, device.value, graphs=graphs) as runner:
             if ros2 is not None:
                 from engines.ros2 import spin
 

@@ -84,16 +84,26 @@ def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def resize_image(image: Image, height: int, width: int) -> Image:
+def resize_image(image: Image, height: int, width: int, into: Image | None = None) -> Image:
     """Resize to ``height`` x ``width``: by area when shrinking, bilinearly otherwise.
 
     This is the one resize between a camera frame and a network, in training and on the vehicle.
+
+    Args:
+        image: ``[H, W, 3]`` uint8.
+        height: Rows of the result.
+        width: Its columns.
+        into: C-contiguous ``[height, width, 3]`` uint8 to write to; None makes an array, or returns
+            ``image`` where it has that size.
     """
     if image.shape[:2] == (height, width):
-        return image
+        if into is None:
+            return image
+        np.copyto(into, image)
+        return into
     shrink = image.shape[0] >= height and image.shape[1] >= width
     method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return np.asarray(cv2.resize(image, (width, height), into, interpolation=method), np.uint8)
 
 
 def resize_label(label: LabelMap, height: int, width: int) -> LabelMap:

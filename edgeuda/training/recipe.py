@@ -683,10 +683,11 @@ def _apply(table: dict[str, Any], override: str) -> None:
         raise ConfigError(msg)
     *sections, key = path.strip().split(".")
     for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
+        inner: Any = table.setdefault(section, {})
+        if not isinstance(inner, dict):
             msg = f"--set {override}: {section!r} is a value, not a section"
             raise ConfigError(msg)
+        table = inner
     try:
         table[key] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,0 +1,56 @@
+"""Try all that can be done on this machine's GPU."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console, wrote
+from edgeuda.files import require_absent, write_json
+
+if TYPE_CHECKING:
+    from engines.gpu_check import Row
+
+
+def gpu_check(
+    model: options.OnnxModel,
+    target: options.Target,
+    out: options.Out,
+    frames: Annotated[int, typer.Option(min=2, help="Frames to compare on.")] = 16,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Check that is not wanted, with * for anything; repeatable."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="How long the last check runs.")] = 60.0,
+    threads: options.Threads = None,
+) -> None:
+    """Try devices, kernel, engines and providers against the CPU; exit code 10 if one fails.
+
+    Exit code 7 means that nothing failed and something is not installed.
+    """
+    require_absent(out)
+    from calibration.forms import write_forms
+    from edgeuda.data.folders import readable_frames, spread
+    from engines.gpu_check import gpu_check as run
+    from engines.gpu_check import require_passed
+
+    chosen = list(spread(readable_frames(target), frames))
+    with tempfile.TemporaryDirectory(prefix="edgeuda-gpu-check-") as folder:
+        forms = write_forms(model, chosen, Path(folder) / "models", threads=threads)
+        record = run(
+            forms, chosen, Path(folder) / "engines", skip=skip or (), seconds=seconds, say=_say
+        )
+    write_json(out, record)
+    console.print(", ".join(f"{count} {status}" for status, count in record["counted"].items()))
+    wrote(out)
+    require_passed(record)
+
+
+def _say(row: Row) -> None:
+    figures = {k: v for k, v in row.figures.items() if isinstance(v, (int, float, str))}
+    words = row.found or ", ".join(f"{key} {value}" for key, value in figures.items())
+    console.print(f"{row.status:<13} {row.name}: {words}", markup=False, soft_wrap=True)
