@@ -92,7 +92,7 @@ class Optimisation(Section):
         batch: Images per domain and step, on each rank.
         accumulate: Batches whose gradients are added up to one step.
         lr: Learning rate after warm-up.
-        head_factor: Factor on the learning rate of everything but the trunk and spatial path.
+        head_factor: Factor on the learning rate of the heads, and of a BiSeNet's feature fusion.
         momentum: Of SGD.
         weight_decay: Not applied to batch norm and biases.
         power: Exponent of the polynomial decay.
