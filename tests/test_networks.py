@@ -98,7 +98,9 @@ def test_first_blocks_dilate_as_in_the_released_codes():
     def dilations(kind):
         trunk = kind(3, 0.125).resnet
         layers = (trunk.layer3, trunk.layer4)
-        return [{block.conv2.dilation[0] for block in part} for x in layers for part in (x[:1], x[1:])]
+        return [
+            {block.conv2.dilation[0] for block in part} for x in layers for part in (x[:1], x[1:])
+        ]
 
     assert dilations(DeepLabV2) == [{1}, {2}, {2}, {4}]
     assert dilations(MultiLevelDeepLabV2) == [{2}, {2}, {4}, {4}]

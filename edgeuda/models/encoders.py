@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from edgeuda.models.pretrained import (
     require_full_width,
     take,
 )
-from edgeuda.models.resnet import resnet18
+from edgeuda.models.resnet import ResNet, resnet18
 from edgeuda.models.timm_library import timm
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD
 
@@ -66,6 +67,7 @@ def make_encoder(name: str, width: float) -> tuple[nn.Module, tuple[int, int]]:
         msg = f"Encoder {name!r}: expected features at 1/8, 1/16 and 1/32, timm says: {err}"
         raise ConfigError(msg) from err
     made: nn.Module = timm().create_model(name, features_only=True, out_indices=places[1:])
+    _subsample_first(made)
     sixteenth, last = (int(info.channels()[place]) for place in places[1:])
     return made, (sixteenth, last)
 
@@ -99,7 +101,8 @@ def load_encoder(trunk: nn.Module, name: str, weights: str) -> None:
     if weights == "none":
         return
     if name == RESNET18:
-        require_full_width(trunk.conv1.out_channels == 64)  # type: ignore[union-attr, operator]
+        assert isinstance(trunk, ResNet)
+        require_full_width(trunk.conv1.out_channels == 64)
         state = read_weights(weights, RESNET18_FILE)
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
         take(trunk, state, f"{weights}: expected the keys of torchvision's resnet18")
@@ -110,14 +113,38 @@ def load_encoder(trunk: nn.Module, name: str, weights: str) -> None:
     state = {key: value for key, value in state.items() if not key.startswith(classifier)}
     take(whole, state, f"{weights}: expected the keys of timm's {name}")
     # timm renames layers where it cuts a network into features: let it do so with these weights.
-    features = timm().create_model(
-        name,
-        features_only=True,
-        out_indices=trunk.feature_info.out_indices,  # type: ignore[union-attr]
-        pretrained=True,
-        pretrained_cfg_overlay={"state_dict": whole.state_dict()},
-    )
+    log = logging.getLogger("timm")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of the layers behind the features
+    try:
+        features = timm().create_model(
+            name,
+            features_only=True,
+            out_indices=trunk.feature_info.out_indices,  # type: ignore[union-attr]
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": whole.state_dict()},
+        )
+    finally:
+        log.setLevel(level)
     trunk.load_state_dict(features.state_dict())
+
+
+def _subsample_first(trunk: nn.Module) -> None:
+    """Let 1x1 convolutions with a stride on the image drop the pixels that they skip beforehand.
+
+    The same to the last bit. With three channels and channels last, the gradient of the strided
+    form writes beyond its memory in torch 2.13 on CPUs (the stems of RepVGG and MobileOne).
+    """
+    for module in trunk.modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
+            continue
+        if module.kernel_size == (1, 1) and module.padding == (0, 0) and module.stride != (1, 1):
+            module.register_forward_pre_hook(partial(_every, module.stride))
+            module.stride = (1, 1)
+
+
+def _every(stride: tuple[int, ...], _module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0][:, :, :: stride[0], :: stride[1]]
 
 
 def _require_known(name: str) -> None:

@@ -52,14 +52,15 @@ def _declare_operators() -> None:
         return
     for library in Path(spec.origin).parent.glob("_C*.so"):
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
             break
         return
     missing = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
-    declared = torch.library.Library("torchvision", "FRAGMENT")
+    declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in missing:
-        declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        signature = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        declared.define(signature)  # type: ignore[no-untyped-call]
     _KEPT.append(declared)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import logging
 import sys
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+logger = logging.getLogger(__name__)
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -54,9 +57,11 @@ class ModelSection(Section):
             features at 1/8, 1/16 and 1/32.
         width: Multiplier of the channel counts.
         input: Rows and columns of the network's input, multiples of 32.
-        pretrained: ``"none"``, ``"imagenet"`` (torch's hub cache) or a file of trunk weights.
-        mean: Input statistics, RGB in [0, 1].
-        std: Input statistics, RGB in [0, 1].
+        pretrained: ``"none"``, ``"imagenet"`` (downloaded to the usual cache) or a file of trunk
+            weights.
+        mean: Input statistics, RGB in [0, 1]; by default those that pretrained weights of the
+            encoder were made with.
+        std: Likewise.
     """
 
     architecture: str = "bisenet"
@@ -66,6 +71,29 @@ class ModelSection(Section):
     pretrained: str = "imagenet"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_weights(cls, section: Any) -> Any:
+        """Take the encoder's input statistics, or say that the recipe has others."""
+        if not isinstance(section, dict) or section.get("pretrained") == "none":
+            return section
+        name = section.get("encoder", "resnet18")
+        if not isinstance(name, str) or name == "resnet18":
+            return section
+        from edgeuda.models.encoders import input_statistics
+
+        own = dict(zip(("mean", "std"), input_statistics(name), strict=True))
+        other = [key for key, value in own.items() if tuple(section.get(key, value)) != value]
+        if other:
+            logger.warning(
+                "model.%s: the weights of %s were made with %s. Leave it out of the recipe to take "
+                "that",
+                " and model.".join(other),
+                name,
+                " and ".join(str(list(own[key])) for key in other),
+            )
+        return {**own, **section}
 
 
 class Geometry(Section):
