@@ -176,7 +176,8 @@ def _clip(read: Read, _: Attributes) -> Tensor:
 
 def _hard_sigmoid(read: Read, attributes: Attributes) -> Tensor:
     slope, middle = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return (read[0] * slope + middle).clamp(0, 1)
+    gate: Tensor = (read[0] * slope + middle).clamp(0, 1)
+    return gate
 
 
 _OPERATORS: dict[str, Callable[[Read, Attributes], Tensor]] = {
