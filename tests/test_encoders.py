@@ -228,6 +228,7 @@ class TestEveryEncoder:
         assert built.record["graph"] == ("int8" if path == out else "fp32")
         assert built.plan
 
+    @pytest.mark.slow
     def test_it_trains_adapts_and_resumes(self, encoder, data, tmp_path, monkeypatch):
         """All stages; killed in source training and in stage 1, it ends with the same weights."""
         folders = data / "source", data / "target"
