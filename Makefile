@@ -27,7 +27,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[train,quantize,cpu,dev]'
+		-c constraints.txt -e '.[train,quantize,cpu,lite0,dev]'
 	touch $@
 
 # Installs nothing: runs what the machine has, with the Python in front of it. What is not there and

@@ -49,7 +49,7 @@ def smooth_files(folder: Path, count: int, height: int, width: int) -> list[Path
 
 def network(spec: ModelSpec) -> nn.Module:
     torch.manual_seed(0)
-    model = BiSeNet(len(spec.label_space), spec.width)
+    model = BiSeNet(len(spec.label_space), spec.width, spec.encoder)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # plain average over the batches

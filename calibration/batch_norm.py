@@ -5,6 +5,7 @@ Source: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptati
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ from engines.onnxruntime_session import Device, open_session
 if TYPE_CHECKING:
     import onnx
 
+logger = logging.getLogger(__name__)
+
+MERGED = ".reparam_conv.weight"
+"""End of the names of RepVGG's and MobileOne's convolutions, each a sum of normalised branches."""
 BATCH = 4
 LEAST_VARIANCE = 1e-3
 """Share of its old variance below which a layer's new statistics are not to be trusted: the same
@@ -74,6 +79,14 @@ def adapt_batch_norm(
         if node.op_type == "Conv" and node.input[1] in norms
     }
     norms = {name: norm for name, norm in norms.items() if name in convs}
+    merged = sum(name.endswith(MERGED) for name in constants)
+    if merged:
+        logger.warning(
+            "%s: %d convolutions are several branches in one and keep the statistics of training. "
+            "To renew those too, run stage adabn (edgeuda adapt) before the export",
+            origin,
+            merged,
+        )
     if not norms:
         msg = f"{origin}: none of its convolutions carries a folded batch norm"
         raise ModelError(msg)

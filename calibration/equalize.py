@@ -40,6 +40,9 @@ def equalize(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.nodes:
         if node.op_type != "Conv" or node.input[1] not in constants:
             continue
+        activation = graph.producers[graph.activated(node)].op_type
+        if activation == "Clip":  # ReLU6 is not homogeneous
+            continue
         readers = graph.read_by(graph.activated(node))
         if len(readers) != 1 or readers[0].op_type != "Conv":
             continue

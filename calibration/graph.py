@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     import onnx
 
 POOLS = frozenset({"ReduceMean", "GlobalAveragePool"})
-"""Operators that BiSeNet's attention uses to turn a map into one value per channel."""
+"""Operators that attention uses to turn a map into one value per channel."""
+
+CLIPS = frozenset({"Relu", "Clip"})
+"""Activations that only cut off: they fuse with the rounding of a range that is cut off too."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,14 @@ class GraphIndex:
         return [(i, name) for i, name in enumerate(node.input) if name in self.producers]
 
     def activated(self, node: onnx.NodeProto) -> str:
-        """Return the output of ``node``, or of the ReLU that alone reads it."""
+        """Return the output of ``node``, or of the ReLU or ReLU6 that alone reads it.
+
+        Runtimes have an integer kernel for a convolution with either; other activations, such as
+        MobileNetV3's hard-swish, read a tensor that is rounded before.
+        """
         output: str = node.output[0]
         readers = self.read_by(output)
-        if len(readers) == 1 and readers[0].op_type == "Relu":
+        if len(readers) == 1 and readers[0].op_type in CLIPS and readers[0].input[0] == output:
             return str(readers[0].output[0])
         return output
 

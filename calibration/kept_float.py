@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibration.graph import CLIPS
 from calibration.placement import Placement
 from calibration.weights import with_constants
+from edgeuda.errors import require
 
 if TYPE_CHECKING:
     import onnx
@@ -20,20 +22,37 @@ def hide_relu(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
 
     ONNX Runtime (1.31, `WeightBiasQuantization`) rounds the float weights of any convolution that
     reads a DQ and whose ReLU feeds a Q, per tensor, and runs it in integers: the layer that was
-    kept float for its sensitivity then loses most. A maximum with zero is the same function under
-    another name, which that pass does not look through.
+    kept float for its sensitivity then loses most. A maximum with zero (and for ReLU6 a minimum
+    after it) is the same function under another name, which that pass does not look through.
 
     Args:
         model: An FP32 graph.
         placement: What will be quantized in it.
     """
+    onnx = require("onnx", "quantize")
     hidden = with_constants(model, {_ZERO: np.zeros((), np.float32)})
+    nodes = []
     for node in hidden.graph.node:
+        nodes.append(node)
         if (
-            node.op_type == "Relu"
-            and node.input[0] in placement.float_convs
-            and node.output[0] in placement.tensors
+            node.op_type not in CLIPS
+            or node.input[0] not in placement.float_convs
+            or node.output[0] not in placement.tensors
         ):
+            continue
+        if node.op_type == "Relu":
             node.op_type = "Max"
             node.input.append(_ZERO)
+            continue
+        source, *bounds = node.input
+        lower, upper = [*bounds, "", ""][:2]
+        between = f"{node.output[0]}_from_below"
+        pairs = [(kind, name) for kind, name in (("Max", lower), ("Min", upper)) if name]
+        steps = [source, *[between] * (len(pairs) - 1), node.output[0]]
+        nodes[-1:] = [
+            onnx.helper.make_node(kind, [steps[number], name], [steps[number + 1]])
+            for number, (kind, name) in enumerate(pairs)
+        ]
+    del hidden.graph.node[:]
+    hidden.graph.node.extend(nodes)
     return hidden

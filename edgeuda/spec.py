@@ -11,7 +11,8 @@ from edgeuda.labels import LabelSpace
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _RENAMED = {f"bisenet-r18{gate}": f"bisenet{gate}" for gate in ("", "-paper-gate", "-relu-gate")}
-"""Names in files that were written when ResNet-18 was the only trunk."""
+_RENAMED["deeplabv2-r101"] = "deeplabv2-r101-even"  # their trunk's first blocks dilated too
+"""Names in files without an encoder, which were written when ResNet-18 was the only trunk."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ class ModelSpec:
             if record["schema"] != "edgeuda.model/1":
                 raise KeyError(record["schema"])
             space, pre = record["label_space"], record["preprocessing"]
+            renamed = {} if "encoder" in record else _RENAMED
             return cls(
-                architecture=_RENAMED.get(record["architecture"], str(record["architecture"])),
+                architecture=renamed.get(record["architecture"], str(record["architecture"])),
                 width=float(record["width"]),
                 label_space=LabelSpace.from_record(space),
                 preprocessing=Preprocessing(

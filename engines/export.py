@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
+from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.graphs import require_valid
 from engines.heads import SMALL, labels_of, with_head
@@ -77,7 +78,8 @@ def export_onnx(
         msg = f"{out}: expected at least one frame to compare torch with ONNX Runtime, found none"
         raise DataError(msg)
     network = copy.deepcopy(model).cpu().float().eval()
-    proto = _trace(network, spec, "logits" if head in SMALL else head)
+    run = fused(network)  # compared below with what was trained
+    proto = _trace(run, spec, "logits" if head in SMALL else head)
     _strip_traces(proto)
     proto = with_head(proto, head) if head in SMALL else cast_by_float(proto)
     _check(proto, spec, head, out)
@@ -99,7 +101,7 @@ def export_onnx(
         logit_difference=logit_difference,
     )
     properties = {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()}
-    if norms := _folded_norms(network, spec.preprocessing):
+    if norms := _folded_norms(run, spec.preprocessing):
         properties[BATCH_NORM_KEY] = norms_to_json(norms)
     onnx.helper.set_model_props(proto, properties)
     write_atomic(out, lambda name: name.write_bytes(proto.SerializeToString()))

@@ -60,14 +60,37 @@ def test_who_imports_torch(path):
     assert may or not heavy
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_who_imports_timm(path):
+    """Its import takes seconds: `edgeuda.models` does it when a network needs it."""
+    text = path.read_text(encoding="utf-8")
+    theirs = {name.split(".")[0] for name in imports(path)} & {"timm", "torchvision"}
+    assert not theirs
+    assert 'import_module("timm")' not in text or path.name == "timm_library.py"
+
+
 def test_vehicle_side_runs_without_training_packages():
     """With torch and its companions blocked, everything a vehicle imports still imports."""
     code = (
         "import sys\n"
         "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
-        "             'onnxscript', 'onnxruntime'):\n"
+        "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub'):\n"
         "    sys.modules[name] = None\n"
         "import cli.app, engines.bench, engines.report, engines.runner, edgeuda.evaluation\n"
         "import engines.onnxruntime_runner, edgeuda.data.street, edgeuda.data.folders\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_help_imports_neither_torch_nor_timm():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from cli.app import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"

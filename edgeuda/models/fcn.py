@@ -33,7 +33,7 @@ class FCN8s(Network):
 
     heads: ClassVar = ("main",)
     head_weights: ClassVar = (1.0,)
-    trunk: ClassVar = ("features", "fc6", "fc7")
+    base_rate: ClassVar = ("features.", "fc6.", "fc7.")
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()

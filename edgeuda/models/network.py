@@ -40,14 +40,14 @@ class Network(nn.Module):
     Attributes:
         heads: Names of the heads, main first.
         head_weights: Weight of each head in a supervised loss.
-        trunk: Prefixes of the parameters that were trained before, on ImageNet; all others count
-            as new and may learn faster.
+        base_rate: Prefixes of the parameters that learn at the base rate; all others learn at
+            ``head_factor`` times that. Which ones, the network's released code says.
         channels: Channels F of the main head's input.
     """
 
     heads: ClassVar[tuple[str, ...]]
     head_weights: ClassVar[tuple[float, ...]]
-    trunk: ClassVar[tuple[str, ...]]
+    base_rate: ClassVar[tuple[str, ...]]
     channels: int
 
     def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:

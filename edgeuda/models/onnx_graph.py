@@ -168,12 +168,28 @@ def _cast(read: Read, attributes: Attributes) -> Tensor:
     return cast
 
 
+def _clip(read: Read, _: Attributes) -> Tensor:
+    lower, upper = [*read[1:], None, None][:2]
+    clipped: Tensor = torch.clamp(read[0], lower, upper)
+    return clipped
+
+
+def _hard_sigmoid(read: Read, attributes: Attributes) -> Tensor:
+    slope, middle = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+    gate: Tensor = (read[0] * slope + middle).clamp(0, 1)
+    return gate
+
+
 _OPERATORS: dict[str, Callable[[Read, Attributes], Tensor]] = {
     "Add": lambda read, _: read[0] + read[1],
     "Cast": _cast,
+    "Clip": _clip,
     "Concat": lambda read, attributes: torch.cat(read, attributes["axis"]),
     "Conv": _conv,
+    "Div": lambda read, _: read[0] / read[1],
     "GlobalAveragePool": lambda read, _: read[0].mean((2, 3), keepdim=True),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda read, _: F.hardswish(read[0]),
     "MaxPool": _max_pool,
     "Mul": lambda read, _: read[0] * read[1],
     "ReduceMean": _mean,

@@ -1,7 +1,8 @@
-"""ImageNet weights of trunks, from a local file or torch's hub cache."""
+"""ImageNet weights of trunks: from a file, or downloaded to the usual cache and checked."""
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from torch import Tensor, nn
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256
 from edgeuda.models.resnet import ResNet
+
+logger = logging.getLogger(__name__)
+
+TORCHVISION = "https://download.pytorch.org/models/"
+HUB_ENDPOINT: str | None = None
+"""Another Hugging Face hub than that of the environment's ``HF_ENDPOINT``."""
 
 
 def load_resnet(trunk: ResNet, weights: str, hub_file: str) -> None:
@@ -48,31 +55,113 @@ def read_weights(weights: str, hub_file: str) -> dict[str, Tensor]:
     """Read a state dict.
 
     Args:
-        weights: ``"imagenet"`` takes ``hub_file`` from torch's hub cache; anything else is a path
-            (``.safetensors``, or ``.pth`` read without executing anything).
+        weights: ``"imagenet"`` takes torchvision's ``hub_file`` from torch's hub cache, where it is
+            downloaded to first; anything else is a path (``.safetensors``, or ``.pth`` read without
+            executing anything).
         hub_file: Torchvision's name; the eight hex digits are the beginning of its SHA-256, which
             is checked.
 
     Raises:
-        ModelError: If the file is missing or damaged.
+        ModelError: If the file is missing, damaged, or cannot be downloaded.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / hub_file if weights == "imagenet" else Path(weights)
+    return from_url(TORCHVISION + hub_file) if weights == "imagenet" else read_file(Path(weights))
+
+
+def from_url(url: str, instead: str = "") -> dict[str, Tensor]:
+    """Read a state dict from torch's hub cache, where it is downloaded to first.
+
+    Args:
+        url: Its last part ends in the first hex digits of the SHA-256 where that is checked.
+        instead: What else to do offline, begun with a comma.
+
+    Raises:
+        ModelError: If it cannot be downloaded, or is damaged.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        logger.info("Downloading %s to %s", url, path)
+        try:
+            # To a temporary name, with a progress bar; moved when its digest is right.
+            torch.hub.download_url_to_file(url, str(path), _digits(path), progress=True)
+        except (OSError, RuntimeError) as err:
+            raise ModelError(_offline(url, path, err, instead)) from err
+    return read_file(path)
+
+
+def from_hub(repository: str, name: str, instead: str = "") -> dict[str, Tensor]:
+    """Read a state dict from the Hugging Face cache, where it is downloaded to first.
+
+    Args:
+        repository: For example ``"timm/repvgg_a0.rvgg_in1k"``.
+        name: File in it.
+        instead: What else to do offline, begun with a comma.
+
+    Raises:
+        ModelError: If it cannot be downloaded, or is damaged.
+    """
+    import huggingface_hub as hub  # comes with timm; its import takes a while
+
+    repository, _, revision = repository.partition("@")
+    cached = hub.try_to_load_from_cache(repository, name, revision=revision or None)
+    if not isinstance(cached, str):
+        try:
+            cached = hub.hf_hub_download(
+                repository, name, revision=revision or None, endpoint=HUB_ENDPOINT
+            )
+        except (OSError, ValueError) as err:  # its own errors are OSErrors
+            url = hub.hf_hub_url(repository, name, revision=revision or None)
+            place = Path(hub.constants.HF_HUB_CACHE)
+            raise ModelError(_offline(url, place, err, instead)) from err
+    path = Path(cached)
+    digest = path.resolve().name  # large files lie in the cache under their SHA-256
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        logger.warning("%s: the cache does not say its SHA-256; it is not checked", path)
+    elif sha256(path) != digest:
         msg = (
-            f"{path}: expected ImageNet weights, found no file. Put torchvision's {hub_file} "
-            'there, name a file in model.pretrained, or set it to "none"'
+            f"{path}: expected SHA-256 {digest}, the download is damaged. Remove "
+            f"{path.resolve()} and try again"
         )
         raise ModelError(msg)
-    digits = hub_file.removesuffix(".pth").rsplit("-", 1)[-1]
-    if (
-        path.name == hub_file
-        and re.fullmatch("[0-9a-f]{8}", digits)
-        and not sha256(path).startswith(digits)
-    ):
-        msg = f"{path}: SHA-256 does not begin with {digits}; the download is damaged"
+    return _read(path)
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, checking the digest in the name of one of torchvision's or timm's files.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    if not path.is_file():
+        msg = (
+            f"{path}: expected a file of ImageNet weights, found none. Name one in "
+            'model.pretrained, or set it to "imagenet" or "none"'
+        )
+        raise ModelError(msg)
+    digits = _digits(path)
+    if digits is not None and not sha256(path).startswith(digits):
+        msg = (
+            f"{path}: SHA-256 does not begin with {digits}; the download is damaged. Remove it and "
+            "try again"
+        )
         raise ModelError(msg)
     return _read(path)
+
+
+def _digits(path: Path) -> str | None:
+    """Return the first digits of the SHA-256 in a name such as ``resnet18-f37072fd.pth``."""
+    found = re.fullmatch(r".*-([0-9a-f]{8,64})\.pth", path.name)
+    return found[1] if found else None
+
+
+def _offline(url: str, place: Path, err: Exception, instead: str) -> str:
+    """Say what to do where a download failed."""
+    where = f"put it there as {place}" if place.suffix else f"copy the cache {place}"
+    return (
+        f"{url} could not be downloaded ({' '.join(str(err).split())[:200]}). Where there is no "
+        f"internet, download it elsewhere and {where}, or name the file: --set "
+        f"model.pretrained=FILE{instead}; to start from random weights: --set model.pretrained=none"
+    )
 
 
 def take(module: nn.Module, state: dict[str, Tensor], expected: str) -> None:

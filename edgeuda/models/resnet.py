@@ -71,7 +71,9 @@ class ResNet(nn.Module):
         block: Kind of block.
         depths: Blocks in each of the four layers.
         width: Multiplier of the channel counts.
-        dilated: Whether the last two layers keep the resolution of 1/8 and dilate by 2 and 4.
+        dilations: Of the four layers; one that dilates keeps its input's resolution.
+        first_dilates: Whether the first block of a layer dilates as the others do; else it takes
+            the dilation of the layer before, as in torchvision.
 
     Attributes:
         channels: Of the two feature maps that `forward` returns.
@@ -87,7 +89,8 @@ class ResNet(nn.Module):
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
         width: float = 1.0,
-        dilated: bool = False,
+        dilations: tuple[int, int, int, int] = (1, 1, 1, 1),
+        first_dilates: bool = False,
     ) -> None:
         super().__init__()
         stem = scaled(64, width)
@@ -95,12 +98,12 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inputs = stem
-        strides, dilations = ((1, 2, 1, 1), (1, 1, 2, 4)) if dilated else ((1, 2, 2, 2), (1,) * 4)
-        for layer, depth in enumerate(depths):
+        for layer, (depth, dilation) in enumerate(zip(depths, dilations, strict=True)):
             middle = scaled(64 << layer, width)
             outputs = middle * block.expansion
-            first = block(inputs, middle, strides[layer], dilations[layer])
-            rest = [block(outputs, middle, 1, dilations[layer]) for _ in range(depth - 1)]
+            before = dilation if first_dilates else dilations[max(0, layer - 1)]
+            first = block(inputs, middle, 2 if layer and dilation == 1 else 1, before)
+            rest = [block(outputs, middle, 1, dilation) for _ in range(depth - 1)]
             setattr(self, f"layer{layer + 1}", nn.Sequential(first, *rest))
             inputs = outputs
         third, last = (scaled(c, width) * block.expansion for c in (256, 512))
@@ -118,9 +121,11 @@ def resnet18(width: float = 1.0) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), width)
 
 
-def resnet101(width: float = 1.0, block: type[Bottleneck] = Bottleneck) -> ResNet:
-    """Return the dilated ResNet-101 trunk: 1024 and 2048 channels times ``width``."""
-    return ResNet(block, (3, 4, 23, 3), width, dilated=True)
+def resnet101(
+    width: float = 1.0, block: type[Bottleneck] = Bottleneck, first_dilates: bool = False
+) -> ResNet:
+    """Return the ResNet-101 trunk dilated by 2 and 4: 1024 and 2048 channels times ``width``."""
+    return ResNet(block, (3, 4, 23, 3), width, (1, 1, 2, 4), first_dilates)
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

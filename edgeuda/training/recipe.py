@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import logging
 import sys
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+logger = logging.getLogger(__name__)
+
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -55,11 +58,13 @@ class ModelSection(Section):
             features at 1/8, 1/16 and 1/32.
         width: Multiplier of the channel counts.
         input: Rows and columns of the network's input, multiples of 32.
-        pretrained: ``"none"``, ``"imagenet"`` (torch's hub cache) or a file of trunk weights.
+        pretrained: ``"none"``, ``"imagenet"`` (downloaded to the usual cache) or a file of trunk
+            weights.
         freeze: The trunk's layers down to this stride (4: to a quarter of the input's size) do not
             train; 0 trains all. What they learned on ImageNet holds in both domains.
-        mean: Input statistics, RGB in [0, 1].
-        std: Input statistics, RGB in [0, 1].
+        mean: Input statistics, RGB in [0, 1]; by default those that pretrained weights of the
+            encoder were made with.
+        std: Likewise.
     """
 
     architecture: str = "bisenet"
@@ -70,6 +75,29 @@ class ModelSection(Section):
     freeze: Literal[0, 2, 4, 8, 16, 32] = 0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_weights(cls, section: Any) -> Any:
+        """Take the encoder's input statistics, or say that the recipe has others."""
+        if not isinstance(section, dict) or section.get("pretrained") == "none":
+            return section
+        name = section.get("encoder", "resnet18")
+        if not isinstance(name, str) or name == "resnet18":
+            return section
+        from edgeuda.models.encoders import input_statistics
+
+        own = dict(zip(("mean", "std"), input_statistics(name), strict=True))
+        other = [key for key, value in own.items() if tuple(section.get(key, value)) != value]
+        if other:
+            logger.warning(
+                "model.%s: the weights of %s were made with %s. Leave it out of the recipe to take "
+                "that",
+                " and model.".join(other),
+                name,
+                " and ".join(str(list(own[key])) for key in other),
+            )
+        return {**own, **section}
 
 
 class Geometry(Section):
@@ -96,7 +124,7 @@ class Optimisation(Section):
         batch: Images per domain and step, on each rank.
         accumulate: Batches whose gradients are added up to one step.
         lr: Learning rate after warm-up.
-        head_factor: Factor on the learning rate of everything but the trunk and spatial path.
+        head_factor: Factor on the learning rate of the heads, and of a BiSeNet's feature fusion.
         momentum: Of SGD.
         weight_decay: Not applied to batch norm and biases.
         power: Exponent of the polynomial decay.

@@ -194,7 +194,7 @@ def make_optimizer(model: Network, optimisation: Optimisation) -> torch.optim.Op
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            head = not name.startswith(model.trunk)
+            head = not name.startswith(model.base_rate)
             groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
     parts = [
         {
