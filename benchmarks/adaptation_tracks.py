@@ -1,16 +1,19 @@
-"""Methods x seeds on a real track; writes an ``edgeuda.comparison/1`` record.
+"""Methods x seeds on a real track; writes an ``edgeuda.comparison/1`` record and the networks.
 
-    python benchmarks/adaptation_tracks.py day-to-dusk --data DATA --work WORK --out JSON
+    python benchmarks/adaptation_tracks.py --track day-to-dusk \\
+        --rows source,adabn,control,edge,distil --seed 0 --out OUT
 
 DATA holds CamVid and CARLA images as ``camvid/{images,labels}/{train,val}`` and
-``carla/{images,labels}/train``; they cannot be redistributed. What WORK holds is not computed
-again, so seeds can be run by several processes and collected by a last call with all of them.
-Target labels are read by the evaluation and the oracle only.
+``carla/{images,labels}/train``; they cannot be redistributed. ``OUT/comparison.json`` is the record,
+``OUT/networks/ROW-SEED.safetensors`` are the networks. What ``OUT/runs`` holds is not computed
+again, so an interrupted call goes on, and seeds can be run by several processes and collected by a
+last call with all of them. Target labels are read by the evaluation and the oracle only.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.data.street import write_dataset
 from edgeuda.files import write_json, write_text
 from edgeuda.labels import SPACES, LabelSpace
-from edgeuda.training.compare import Track, compare, load_plan, markdown
+from edgeuda.training.compare import Track, Variant, compare, load_plan, markdown
 from engines.machine import git_commit, identity
 from engines.plots import comparison
 
@@ -100,25 +103,42 @@ def prepare(track: str, data: Path, work: Path, streets: str = "simulator") -> T
     )
 
 
+def chosen_rows(variants: list[Variant], rows: str | None) -> list[Variant]:
+    """Return the rows of a plan that are asked for, by name or its beginning, whatever the case."""
+    if rows is None:
+        return variants
+    found = []
+    for row in rows.split(","):
+        names = [v.name for v in variants if v.name.lower().startswith(row.strip().lower())]
+        if not names:
+            known = ", ".join(variant.name for variant in variants)
+            sys.exit(f"--rows {row}: expected rows of the plan, which are {known}")
+        exact = [name for name in names if name.lower() == row.strip().lower()]
+        found += [v for v in variants if v.name == (exact or names)[0] and v not in found]
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("track", choices=SIZES)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--track", choices=SIZES, required=True)
+    parser.add_argument("--rows", help="Rows of the plan, separated by commas; all by default.")
+    parser.add_argument("--seed", type=int, action="append", dest="seeds")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", default=str(Path(__file__).with_name("tracks.toml")))
-    parser.add_argument("--plan", default="baselines")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--recipe", default="lite")
+    parser.add_argument("--plan", default="adaptation")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--streets", default="simulator", help="Domain of the rendered source.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    folders = prepare(arguments.track, arguments.data, arguments.work, arguments.streets)
+    out, seeds = arguments.out, arguments.seeds or [0, 1, 2]
+    folders = prepare(arguments.track, arguments.data, out, arguments.streets)
     size = SIZES[arguments.track]
-    overrides = (f"model.input={size}", f"geometry.crop={size}", *arguments.overrides)
-    variants = load_plan(arguments.plan, arguments.recipe, overrides)
+    common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
+    overrides = (*common, *arguments.overrides)
+    variants = chosen_rows(load_plan(arguments.plan, arguments.recipe, overrides), arguments.rows)
     record = compare(
-        variants, folders, arguments.seeds, arguments.work,
-        report=lambda line: print(line, flush=True),
+        variants, folders, seeds, out, report=lambda line: print(line, flush=True),
+        keep=out / "networks",
     )  # fmt: skip
     record |= {
         "track": arguments.track,
@@ -130,8 +150,8 @@ def main() -> None:
         "versions": {"edgeuda": __version__, "torch": torch.__version__},
         "machine": identity(),
     }
-    write_json(arguments.out, record)
-    write_text(arguments.out.with_suffix(".svg"), comparison(record))
+    write_json(out / "comparison.json", record)
+    write_text(out / "comparison.svg", comparison(record))
     print(markdown(record))
 
 

@@ -22,7 +22,9 @@ TINY = (
     "monitor.every=2", "entropy.steps=2", "stage1.steps=5", "stage1.batch=2", "stage2.steps=2",
     "stage2.batch=2", "entropy.batch=2", "entropy.lr=1e-5", "stage1.lr=1e-5", "stage2.lr=1e-5",
     "adversarial.steps=2", "adversarial.lr=1e-5", "ass.steps=2", "ass.lr=1e-5", "hiast.steps=1",
-    "hiast.lr=1e-5", "lse.steps=1", "lse.lr=1e-5",
+    "hiast.lr=1e-5", "lse.steps=1", "lse.lr=1e-5", "distil.steps=2", "distil.batch=2",
+    "distil.lr=1e-5", "distil.large.encoder=resnet18", "distil.large.pretrained=none",
+    "distil.large.width=0.125", "distil.large.lr=1e-5",
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ def test_built_in_plans_run_on_the_small_recipe(plan, track, tmp_path):
     json.dumps(record, allow_nan=False)
     for method in record["methods"]:
         assert 0 <= method["miou"]["mean"] <= 100
+        assert 0 <= method["reliability"][0]["calibrated"]["calibration_error"] <= 1
 
 
 def plan_file(tmp_path, text):
@@ -66,7 +69,10 @@ trains_on = "oracle"
 def test_common_parts_run_once_and_a_second_call_runs_nothing(track, tmp_path, monkeypatch):
     variants = load_plan(plan_file(tmp_path, TWO), "small", TINY)
     lines = []
-    first = compare(variants, track, [0, 1], tmp_path / "out", report=lines.append)
+    out, keep = tmp_path / "out", tmp_path / "networks"
+    first = compare(variants, track, [0, 1], out, report=lines.append, keep=keep)
+    assert len(list(keep.glob("*.safetensors"))) == 8
+    assert (keep / "TUFL + CIM-1.safetensors").exists()
     assert len(lines) == 8
     folders = sorted(path.name.split("-")[0] for path in (tmp_path / "out/runs/seed0").iterdir())
     assert folders == ["adabn", "source", "source", "stage1", "stage2"]  # two sources: the oracle's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -23,13 +24,14 @@ from edgeuda.data.folders import (
 )
 from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.evaluation import Evaluation
-from edgeuda.files import read_json, sha256_of, write_json
+from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
-from edgeuda.training.confidence import temperature_of
+from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.recipe import Recipe, load_recipe, merged
+from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import run_source, run_stage, teacher_sha256
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
@@ -148,6 +150,7 @@ def compare(
     out: Path,
     workers: int = 0,
     report: Callable[[str], None] = lambda _: None,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed and return the record of their scores.
 
@@ -163,6 +166,7 @@ def compare(
         out: Folder of the runs.
         workers: Processes that load images.
         report: Called with a line of text after each run.
+        keep: Folder for a copy of each method's network, ``METHOD-SEED.safetensors``.
 
     Returns:
         The record, schema ``edgeuda.comparison/1``.
@@ -191,6 +195,8 @@ def compare(
     failures: dict[str, dict[str, str]] = {variant.name: {} for variant in variants}
     costs: dict[str, list[tuple[float, float]]] = {variant.name: [] for variant in variants}
     signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
+    trusted: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
+    notes: dict[str, dict[str, list[str]]] = {variant.name: {} for variant in variants}
     for seed in seeds:
         for variant in variants:
             recipe = variant.recipe.model_copy(update={"seed": seed})
@@ -199,16 +205,32 @@ def compare(
             except TrainingError as err:
                 scores[variant.name].append(None)
                 signals[variant.name].append(None)
+                trusted[variant.name].append(None)
                 failures[variant.name][str(seed)] = str(err)
                 report(f"seed {seed}, {variant.name}: failed ({err})")
                 continue
             found = _score(chain[-1], variant.name, data, labels)
+            if keep is not None:
+                network = keep / f"{variant.name}-{seed}.safetensors"
+                write_atomic(network, partial(shutil.copyfile, chain[-1] / MODEL_FILE))
             scores[variant.name].append(found)
             costs[variant.name].append(_cost(chain))
             chosen = [line for line in read_signals(chain[-1]) if line["chosen"]]
             signals[variant.name].append(chosen[0] if chosen else None)
+            trusted[variant.name].append(_reliability(chain, data, labels))
+            said = [
+                f"{stage}: {remark}"
+                for stage, at in zip(recipe.stages, chain[1:], strict=True)
+                for remark in remarks(stage, read_log(at), read_signals(at))
+            ]
+            if said:
+                notes[variant.name][str(seed)] = said
             report(f"seed {seed}, {variant.name}: {100 * found.miou:.1f}")
-    return _record(variants, seeds, scores, failures, costs, signals, data)
+    record = _record(variants, seeds, scores, failures, costs, signals, data)
+    for method in record["methods"]:
+        method["reliability"] = trusted[method["name"]]
+        method["remarks"] = notes[method["name"]]
+    return record
 
 
 def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
@@ -256,6 +278,16 @@ def _score(folder: Path, name: str, data: LabelledFolder, labels: str) -> Evalua
     if not record.exists():
         write_json(record, score(folder, data, name).to_record())
     return Evaluation.from_record(read_json(record), str(record))
+
+
+def _reliability(chain: Sequence[Path], data: LabelledFolder, labels: str) -> dict[str, Any]:
+    """Hold the confidence of a method's network against the labels, as a teacher reads it."""
+    record = chain[-1] / f"reliability-{labels[:12]}.json"
+    if not record.exists():
+        model, spec = load_model(chain[-1])
+        temperature = temperature_of(chain[0])
+        write_json(record, reliability_record(model, spec, lambda: data, temperature))
+    return read_json(record)
 
 
 def _cost(chain: Sequence[Path]) -> tuple[float, float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgeuda.data.folders import spread
 from edgeuda.data.images import Image, LabelMap
@@ -41,18 +42,32 @@ def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:
 
 def write_reliability(model: Network, spec: ModelSpec, held: Images, folder: Path) -> None:
     """Fit a temperature on held-out source images and write it beside the network."""
-    temperature = fit_temperature(model, spec, labelled(held))
+    temperature = round(fit_temperature(model, spec, labelled(held)), 4)
+    record = reliability_record(model, spec, lambda: labelled(held), temperature)
+    write_json(folder / RELIABILITY_FILE, record | {"images": list(held.names)})
+
+
+def reliability_record(
+    model: Network,
+    spec: ModelSpec,
+    pairs: Callable[[], Iterable[tuple[Image, LabelMap]]],
+    temperature: float,
+) -> dict[str, Any]:
+    """Return the record of a network's confidence on labelled images, see `Reliability.to_record`.
+
+    Args:
+        model: The network, in eval mode.
+        spec: Its spec.
+        pairs: Gives the images anew with each call.
+        temperature: By which its confidence is read.
+    """
     names = spec.label_space.classes
-    write_json(
-        folder / RELIABILITY_FILE,
-        {
-            "schema": SCHEMA,
-            "images": list(held.names),
-            "temperature": round(temperature, 4),
-            "as it is": reliability(model, spec, labelled(held)).to_record(names),
-            "calibrated": reliability(model, spec, labelled(held), temperature).to_record(names),
-        },
-    )
+    return {
+        "schema": SCHEMA,
+        "temperature": temperature,
+        "as it is": reliability(model, spec, pairs()).to_record(names),
+        "calibrated": reliability(model, spec, pairs(), temperature).to_record(names),
+    }
 
 
 def temperature_of(run: Path) -> float:
