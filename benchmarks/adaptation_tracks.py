@@ -1,13 +1,14 @@
 """Methods x seeds on a real track; writes an ``edgeuda.comparison/1`` record and the networks.
 
-    python benchmarks/adaptation_tracks.py --track day-to-dusk \\
-        --rows source,adabn,control,edge,distil --seed 0 --out OUT
+    python benchmarks/adaptation_tracks.py --track day-to-dusk --seed 0 --out OUT
+    ... --rows source,adabn,control,edge,distil
 
 DATA holds CamVid and CARLA images as ``camvid/{images,labels}/{train,val}`` and
-``carla/{images,labels}/train``; they cannot be redistributed. ``OUT/comparison.json`` is the record,
-``OUT/networks/ROW-SEED.safetensors`` are the networks. What ``OUT/runs`` holds is not computed
-again, so an interrupted call goes on, and seeds can be run by several processes and collected by a
-last call with all of them. Target labels are read by the evaluation and the oracle only.
+``carla/{images,labels}/train``; they cannot be redistributed. ``OUT/comparison.json`` is the
+record, ``OUT/networks/ROW-SEED.safetensors`` are the networks. What ``OUT/runs`` holds is not
+computed again, so an interrupted call goes on, and seeds can be run by several processes and
+collected by a last call with all of them. Target labels are read by the evaluation and the oracle
+only.
 """
 
 from __future__ import annotations
