@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,19 @@ from typing import Annotated
 import typer
 
 Source = Annotated[
-    Path, typer.Option("--source", help="Folder of labelled images: images/ and labels/.")
-]
+    list[Path],
+    typer.Option(
+        "--source", help="Folder of labelled images: images/ and labels/. Repeatable: several "
+        "sources are learned from together, in the label space of the first."
+    ),
+]  # fmt: skip
+SourceWeights = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--source-weight", help="How often images of a source are drawn, relative to the others: "
+        "once for each --source, in their order. By default all alike."
+    ),
+]  # fmt: skip
 Target = Annotated[
     Path, typer.Option("--target", help="Folder of target frames; labels are never read.")
 ]
@@ -80,3 +92,8 @@ RunDevice = Annotated[
 Graphs = Annotated[
     bool, typer.Option(help="Replay CUDA graphs with an .engine; without, copies are told apart.")
 ]
+
+
+def repeated(option: str, values: Sequence[object]) -> str:
+    """Return a repeatable option with its values, as they are typed."""
+    return " ".join(f"{option} {value}" for value in values)

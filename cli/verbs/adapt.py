@@ -37,6 +37,7 @@ def adapt(
         ),
     ] = None,
     seed: options.Seed = None,
+    source_weight: options.SourceWeights = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
 ) -> None:
@@ -68,7 +69,7 @@ def adapt(
         model,
         source,
         target,
-        Options(out, resume, workers, ignore_unmapped),
+        Options(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
         space_or_none(label_space),
     )
     for stage in read_json(out / ADAPTATION_FILE)["stages"]:

@@ -28,6 +28,7 @@ def compare(
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable.")] = None,
+    source_weight: options.SourceWeights = None,
     workers: options.Workers = 0,
 ) -> None:
     """Run methods x seeds on one track; table with mean, spread and a plot. Resumes by itself."""
@@ -39,8 +40,9 @@ def compare(
 
     variants = load_plan(plan, recipe, tuple(overrides or ()))
     track = Track(
-        source, target, data, oracle, space_or_none(label_space), ignore_unmapped=ignore_unmapped
-    )
+        source, target, data, oracle, space_or_none(label_space), ignore_unmapped=ignore_unmapped,
+        source_weights=tuple(source_weight or ()),
+    )  # fmt: skip
     record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
     record["machine"] = identity()
     record_file, text_file, plot_file = (

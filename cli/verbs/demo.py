@@ -57,9 +57,9 @@ def demo(
 
     runs, adapted = out / "source", out / "adapted"
     _say("Training on the simulator")
-    train(source, runs, recipe, overrides, seed=seed, resume=resume)
+    train([source], runs, recipe, overrides, seed=seed, resume=resume)
     _say("Adapting to the camera, without its labels")
-    adapt(runs, source, target, adapted, recipe, overrides, seed=seed, resume=resume)
+    adapt(runs, [source], target, adapted, recipe, overrides, seed=seed, resume=resume)
 
     _say("Exporting, calibrating INT8 on target frames, scoring and timing, variants in turns")
     names = ["source-only", "stage 2"]

@@ -27,6 +27,7 @@ def train(
         typer.Option(help="Target frames whose colours source images take (source.style)."),
     ] = None,
     seed: options.Seed = None,
+    source_weight: options.SourceWeights = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
 ) -> None:
@@ -38,12 +39,13 @@ def train(
         settings,
         source,
         space_or_none(classes),
-        Options(out, resume, workers, ignore_unmapped),
+        Options(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
         space_or_none(label_space),
         target,
     )
+    sources = options.repeated("--source", source)
     wrote(
         model,
-        then=f"edgeuda adapt --model {out} --source {source} --target FRAMES --recipe {recipe} "
+        then=f"edgeuda adapt --model {out} {sources} --target FRAMES --recipe {recipe} "
         "--out ADAPTED",
     )

@@ -22,6 +22,7 @@ from edgeuda.data.folders import (
     labelled_frames,
     readable_frames,
 )
+from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
@@ -30,6 +31,7 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
+from edgeuda.training.loader import Joined
 from edgeuda.training.recipe import Recipe, load_recipe, merged
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import run_source, run_stage, teacher_sha256
@@ -64,7 +66,7 @@ class Track:
     """Folders of a comparison.
 
     Attributes:
-        source: Labelled source images.
+        source: Labelled source images, in one folder or several.
         target: Target frames.
         data: Labelled images to score on.
         oracle: Labelled images that an oracle trains on, or None.
@@ -72,15 +74,17 @@ class Track:
             ``target``.
         stored: Label space of the label files, where the folders do not say.
         ignore_unmapped: Whether classes that the source's label space lacks may be ignored.
+        source_weights: How often images of each source are drawn, where there are several.
     """
 
-    source: Path
+    source: Path | Sequence[Path]
     target: Path
     data: Path
     oracle: Path | None = None
     stored: LabelSpace | None = None
     labelled: Path | None = None
     ignore_unmapped: bool = False
+    source_weights: tuple[float, ...] = ()
 
 
 def built_in_plans() -> list[str]:
@@ -178,17 +182,20 @@ def compare(
     if any(variant.recipe.model.input != first.model.input for variant in variants):
         msg = "The methods of a comparison must share model.input; expected it in the recipe only"
         raise ConfigError(msg)
-    folder = labelled_folder(track.source, None, track.stored)
+    sources = open_sources(
+        track.source, None, track.stored,
+        weights=track.source_weights, ignore_unmapped=track.ignore_unmapped,
+    )  # fmt: skip
     index = partial(labelled_folder, stored=track.stored, ignore_unmapped=track.ignore_unmapped)
-    data = index(track.data, folder.space)
+    data = index(track.data, sources.space)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
-    adapted = load_domains(folder, readable_frames(track.target), first.model.input)
+    adapted = load_domains(sources, readable_frames(track.target), first.model.input)
     if any("ass" in variant.recipe.stages for variant in variants):
-        few = labelled_frames(track.labelled or track.target, folder.space, track.stored)
+        few = labelled_frames(track.labelled or track.target, sources.space, track.stored)
         adapted = replace(adapted, labelled=few)
     domains = {False: adapted}
     if any(variant.oracle for variant in variants) and track.oracle is not None:
-        labelled = index(track.oracle, folder.space)
+        labelled = index(track.oracle, sources.space)
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
     scores: dict[str, list[Evaluation | None]] = {variant.name: [] for variant in variants}
@@ -245,6 +252,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         json.dumps(recipe.class_weights),
         str(recipe.seed),
         *domains.source.names,
+        *(map(str, domains.source.weights) if isinstance(domains.source, Joined) else ()),
     ]
     styled = recipe.source.style != "none"
     key = sha256_of(

@@ -15,7 +15,7 @@ from edgeuda.models.network import Network
 from edgeuda.models.reliability import fit_temperature, reliability
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains
-from edgeuda.training.loader import Chosen, Images
+from edgeuda.training.loader import Chosen, Images, Joined
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +28,24 @@ def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:
 
     Args:
         domains: Both domains.
-        share: Of the source images; at least one is kept unless it is 0.
+        share: Of the images of each source; at least one is kept unless it is 0.
     """
-    count = len(domains.source)
-    kept = set(spread(range(count), max(1, round(share * count)))) if share else set()
-    taught = [index for index in range(count) if index not in kept]
-    held = Chosen(domains.source, sorted(kept))
-    if not kept:
-        return domains, held
-    source = Chosen(domains.source, taught)
-    return replace(domains, source=source, counts=domains.counts[taught]), held
+    whole = domains.source
+    if not share:
+        return domains, Chosen(whole, [])
+    parts = whole.parts if isinstance(whole, Joined) else (whole,)
+    taught: list[list[int]] = []
+    kept: list[int] = []
+    first = 0
+    for part in parts:
+        out = set(spread(range(len(part)), max(1, round(share * len(part)))))
+        kept += [first + index for index in sorted(out)]
+        taught.append([index for index in range(len(part)) if index not in out])
+        first += len(part)
+    left: list[Images] = [Chosen(part, rest) for part, rest in zip(parts, taught, strict=True)]
+    source = Joined(left, whole.weights) if isinstance(whole, Joined) else left[0]
+    stay = [index for index in range(len(whole)) if index not in set(kept)]
+    return replace(domains, source=source, counts=domains.counts[stay]), Chosen(whole, kept)
 
 
 def write_reliability(model: Network, spec: ModelSpec, held: Images, folder: Path) -> None:

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
+from edgeuda.data.sources import Sources
 from edgeuda.errors import ConfigError
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.base import Method
@@ -24,6 +25,7 @@ from edgeuda.training.loader import (
     Augment,
     ClassCrops,
     Images,
+    Joined,
     RareClasses,
     StepData,
     Views,
@@ -91,17 +93,21 @@ class Domains:
 
 
 def load_domains(
-    source: LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
+    source: Sources | LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
 ) -> Domains:
     """Decode both domains at network size and count the source's classes."""
-    images = Images(source, size)
+    folders = source.folders if isinstance(source, Sources) else (source,)
+    parts = [Images(folder, size) for folder in folders]
+    images = parts[0]
+    if isinstance(source, Sources) and len(parts) > 1:
+        images = Joined(parts, source.weights)
     target = Images(frames, size) if frames is not None else None
     counts = class_counts(images.labels(), len(source.space))
     absent = [source.space.classes[i] for i in np.flatnonzero(counts.sum(0) == 0)]
     if absent:
         logger.warning(
             "%s: no pixel of %s; what has no source label cannot be learned",
-            source.root,
+            ", ".join(str(folder.root) for folder in folders),
             ", ".join(absent),
         )
     return Domains(images, target, source.space, counts)

@@ -74,12 +74,51 @@ class Images:
             return resize_image(image, *self._size), resize_label(label, *self._size)
         return resize_image(read_image(self._data[index]), *self._size), None
 
+    def draw(self, positions: range, seed: int, domain: int) -> list[int]:
+        """Return the images at places of the domain's endless stream, each once per epoch."""
+        return sample(len(self), positions, seed, domain)
+
     def labels(self) -> Iterator[LabelMap]:
         """Yield the label maps of a labelled domain."""
         for index in range(len(self)):
             label = self[index][1]
             if label is not None:
                 yield label
+
+
+class Joined(Images):
+    """Several domains' images as one, drawn by weight.
+
+    Which part a place of the stream belongs to is drawn; within a part each image comes once in so
+    many of its places.
+
+    Args:
+        parts: The domains.
+        weights: How often each is drawn, relative to the others.
+    """
+
+    def __init__(self, parts: Sequence[Images], weights: Sequence[float]) -> None:
+        self.parts, self.weights = tuple(parts), tuple(weights)
+        self.names = tuple(name for part in parts for name in part.names)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self._cache = None
+
+    def _read(self, index: int) -> tuple[Image, LabelMap | None]:
+        part = int(np.searchsorted(self._starts, index, "right")) - 1
+        return self.parts[part][index - int(self._starts[part])]
+
+    def draw(self, positions: range, seed: int, domain: int) -> list[int]:
+        """Return the images at places of the stream."""
+        share = np.asarray(self.weights) / sum(self.weights)
+        found = []
+        for position in positions:
+            rng = np.random.default_rng([seed, domain, position, 1])
+            part = int(rng.choice(len(share), p=share))
+            place = int(position * share[part])  # about the part's share of the places so far
+            stream = domain + 8 * (1 + part)
+            (index,) = sample(len(self.parts[part]), range(place, place + 1), seed, stream)
+            found.append(int(self._starts[part]) + index)
+        return found
 
 
 class Chosen(Images):
@@ -251,7 +290,7 @@ def sample(count: int, positions: range, seed: int, domain: int) -> list[int]:
     return indices
 
 
-@lru_cache(maxsize=6)  # three domains, and the epoch a batch may straddle
+@lru_cache(maxsize=16)  # three domains, their parts, and the epoch a batch may straddle
 def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, domain, epoch]).permutation(count)
 
@@ -315,7 +354,7 @@ class StepData(Dataset[Arrays]):
         names: list[str] = []
         positions = self.positions(item)
         for domain, data in enumerate(self.domains):
-            chosen = sample(len(data), positions, self.seed, domain)
+            chosen = data.draw(positions, self.seed, domain)
             pairs = []
             for place, position in enumerate(positions):
                 rng = np.random.default_rng([self.seed, 2 + domain, position])

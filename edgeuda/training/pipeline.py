@@ -15,12 +15,8 @@ import torch
 from lightning_fabric import Fabric
 
 from edgeuda import __version__
-from edgeuda.data.folders import (
-    LabelledFolder,
-    labelled_folder,
-    labelled_frames,
-    readable_frames,
-)
+from edgeuda.data.folders import labelled_frames, readable_frames
+from edgeuda.data.sources import Sources, open_sources
 from edgeuda.errors import ConfigError, ModelError, OutputExistsError
 from edgeuda.files import read_json, require_absent, sha256, sha256_of, write_json, write_text
 from edgeuda.labels import LabelSpace
@@ -61,17 +57,19 @@ class Options:
         resume: Continue the run in ``out`` instead of refusing it.
         workers: Processes that load images.
         ignore_unmapped: Whether classes that the network's label space lacks may be ignored.
+        source_weights: How often images of each source are drawn, where there are several.
     """
 
     out: Path
     resume: bool = False
     workers: int = 0
     ignore_unmapped: bool = False
+    source_weights: tuple[float, ...] = ()
 
 
 def train_source(
     recipe: Recipe,
-    source: Path,
+    source: Path | Sequence[Path],
     space: LabelSpace | None,
     options: Options,
     stored: LabelSpace | None = None,
@@ -81,8 +79,8 @@ def train_source(
 
     Args:
         recipe: Settings.
-        source: Folder with ``images`` and ``labels``.
-        space: Label space of the network; that of the folder if None.
+        source: Folder with ``images`` and ``labels``, or several, see `open_sources`.
+        space: Label space of the network; that of the first folder if None.
         options: Where and how.
         stored: Label space of the folder's files; by default what its ``dataset.json`` says.
         target: Folder of frames whose look the source images are given, if the recipe says so.
@@ -96,17 +94,18 @@ def train_source(
             "Give them with --target, or set source.style=none"
         )
         raise ConfigError(msg)
-    folder = labelled_folder(source, space, stored, ignore_unmapped=options.ignore_unmapped)
+    sources = open_sources(
+        source, space, stored,
+        weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
+    )  # fmt: skip
     frames = readable_frames(target) if target and recipe.source.style != "none" else None
-    spec = recipe.spec(folder.space)
-    digest = sha256_of(
-        [recipe.digest(), spec.to_json(), *_names(source, folder, target, frames or ())]
-    )
+    spec = recipe.spec(sources.space)
+    digest = sha256_of([recipe.digest(), spec.to_json(), *_names(sources, target, frames or ())])
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
-    domains = load_domains(folder, frames, recipe.model.input)
-    _open(options.out, recipe, digest, "train", {"source": str(source.resolve())}, fabric)
+    domains = load_domains(sources, frames, recipe.model.input)
+    _open(options.out, recipe, digest, "train", _recorded(sources), fabric)
     run_source(recipe, domains, Job(options.out, digest, fabric, options.workers))
     return options.out / MODEL_FILE
 
@@ -114,7 +113,7 @@ def train_source(
 def adapt(
     recipe: Recipe,
     init: Path,
-    source: Path,
+    source: Path | Sequence[Path],
     target: Path,
     options: Options,
     stored: LabelSpace | None = None,
@@ -128,7 +127,7 @@ def adapt(
     Args:
         recipe: Settings; its model section gives way to the network's own spec.
         init: Model file or run folder to start from.
-        source: Folder with ``images`` and ``labels``.
+        source: Folder with ``images`` and ``labels``, or several, see `open_sources`.
         target: Folder of frames.
         options: Where and how.
         stored: Label space of the source folder's files, see `train_source`.
@@ -138,22 +137,23 @@ def adapt(
     """
     model, spec = load_model(init)
     recipe = _for_network(recipe, spec, init)
-    folder = labelled_folder(
-        source, spec.label_space, stored, ignore_unmapped=options.ignore_unmapped
-    )
+    sources = open_sources(
+        source, spec.label_space, stored,
+        weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
+    )  # fmt: skip
     frames = readable_frames(target)
     networks = [*teacher_sha256(recipe), sha256(model_file(init))]
-    digest = sha256_of([recipe.digest(), *networks, *_names(source, folder, target, frames)])
+    digest = sha256_of([recipe.digest(), *networks, *_names(sources, target, frames)])
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
-    domains = load_domains(folder, frames, recipe.model.input)
+    domains = load_domains(sources, frames, recipe.model.input)
     domains = replace(domains, temperature=temperature_of(init))
     if "ass" in recipe.stages:
         domains = replace(domains, labelled=labelled_frames(target, spec.label_space, stored))
     data = {
         "init": str(init.resolve()),
-        "source": str(source.resolve()),
+        **_recorded(sources),
         "target": str(target.resolve()),
         "target_frames": len(frames),
     }
@@ -197,18 +197,21 @@ def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=own)})
 
 
-def _names(
-    source: Path, folder: LabelledFolder, target: Path | None, frames: Sequence[Path]
-) -> list[str]:
-    return [
-        *(_within(source, pair.image) for pair in folder.pairs),
-        *(_within(target, frame) for frame in frames if target is not None),
+def _recorded(sources: Sources) -> dict[str, Any]:
+    """Return what a run's record says of its source: a path, or several with their weights."""
+    paths = [str(folder.root.resolve()) for folder in sources.folders]
+    if len(paths) == 1:
+        return {"source": paths[0]}
+    return {"source": paths, "source_weights": list(sources.weights)}
+
+
+def _names(sources: Sources, target: Path | None, frames: Sequence[Path]) -> list[str]:
+    """Return names in their folders: a moved data set is the same. Those of a list stay."""
+    return sources.identity() + [
+        str(frame.relative_to(target) if frame.is_relative_to(target) else frame)
+        for frame in frames
+        if target is not None
     ]
-
-
-def _within(root: Path, path: Path) -> str:
-    """Return a file's name in its folder: a moved data set is the same. That of a list stays."""
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:
