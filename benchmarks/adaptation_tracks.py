@@ -36,11 +36,18 @@ SIZES = {
     "day-to-dusk": "[160, 224]",
     "day-to-dusk-held": "[160, 224]",
     "streets-to-camvid": "[160, 224]",
+    "streets-and-carla-to-camvid": "[160, 224]",
 }
 """Rows and columns of the network's input; CARLA's images are 80x160, CamVid's 360x480."""
 
 RENDERED = 800
 """Source images of streets-to-camvid."""
+
+RAIN = LabelSpace.from_record(
+    {key: SPACES["camvid-11"].to_record()[key][:9] for key in ("classes", "palette")}
+    | {"name": "camvid-9"}
+)
+"""Classes of CARLA's rainy street: CamVid's, without pedestrian and bicyclist."""
 
 Change = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -98,6 +105,15 @@ def prepare(track: str, data: Path, work: Path, streets: str = "simulator") -> T
     else:
         source = work / "source"
         write_dataset(source, streets, RENDERED, 0, 192, 256, space)
+    if track == "streets-and-carla-to-camvid":
+        rain = sorted((data / "carla_rain/images").glob("*.jpg"))
+        return Track(
+            [source, write_folder(work / "rain", rain, RAIN)],
+            write_folder(work / "target", camvid["train"], space),
+            write_folder(work / "develop", camvid["val"], space),
+            work / "target",
+            source_weights=(2.0, 1.0),
+        )
     target = write_folder(work / "target", camvid["train"], space, change)
     return Track(
         source, target, write_folder(work / "develop", camvid["val"], space, change), target
