@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from edgeuda.labels import IGNORE
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
-from edgeuda.methods.batchnorm import BatchNorm, forward
+from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
 from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.models.discriminators import output_discriminator, vector_discriminator
 from edgeuda.models.network import Network, upsample
@@ -160,7 +160,7 @@ class Adversarial(Method):
     @property
     def freezes_batch_norm(self) -> bool:
         """Whether the network stays in eval mode."""
-        return self.settings.batch_norm == "frozen"
+        return self.settings.batch_norm in FROZEN
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return supervised and adversarial losses."""

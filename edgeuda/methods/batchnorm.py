@@ -11,25 +11,32 @@ from torch import Tensor, nn
 
 from edgeuda.models.network import Logits, Network
 
-BatchNorm = Literal["frozen", "joint", "domain"]
+BatchNorm = Literal["frozen", "joint", "domain", "split"]
 """``"frozen"``: running statistics normalise and stay as they are; ``"joint"``: batch statistics of
 all images of a step together; ``"domain"``: source and target images are normalised apart, each
 with its own batch statistics, and only the target's enter the running ones (domain-specific batch
-norm with shared affine parameters; Chang et al., CVPR 2019)."""
+norm with shared affine parameters; Chang et al., CVPR 2019); ``"split"``: target images are
+normalised by the running statistics, which stay, and source images by those of their batch, as
+they were when the network was trained on them: they then do not pull its weights towards
+explaining source images by the target's statistics."""
+
+FROZEN: tuple[BatchNorm, ...] = ("frozen", "split")
+"""Modes in which the network stays in eval mode and running statistics stay as they are."""
 
 
 @contextmanager
 def separate_statistics(model: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are while images pass in training mode."""
+    """Normalise by batch statistics, and keep the running ones as they are."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, norm.training) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
+        norm.training = True
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, training) in zip(norms, before, strict=True):
+            norm.momentum, norm.training = momentum, training
 
 
 def forward(
@@ -37,7 +44,7 @@ def forward(
 ) -> list[Logits]:
     """Return float logits at low resolution of all heads, for the source images and each view.
 
-    All images pass as one batch, or with ``"domain"`` those of each domain.
+    All images pass as one batch, or with ``"domain"`` and ``"split"`` those of each domain.
 
     Args:
         model: The network.
@@ -46,7 +53,7 @@ def forward(
         batch_norm: How domains share statistics.
     """
     groups = [[source, *views]]
-    if batch_norm == "domain" and views:
+    if batch_norm in ("domain", "split") and views:
         groups = [[source], [*views]]
     found = []
     for number, group in enumerate(groups):

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
-from edgeuda.methods.batchnorm import BatchNorm, forward
+from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
 from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.methods.mixing import class_mask
 from edgeuda.methods.teacher import Teacher
@@ -127,7 +127,7 @@ class LargeStudent:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = factor * group["initial_lr"]
-        self.model.train(self.batch_norm != "frozen")
+        self.model.train(self.batch_norm not in FROZEN)
         self.optimizer.zero_grad()
         with torch.autocast(lesson.target.device.type, torch.bfloat16, enabled=self.half):
             terms, _ = losses_of(self.model, lesson, weights, self.preprocessing, self.batch_norm)
@@ -188,7 +188,7 @@ class Distil(Method):
     @property
     def freezes_batch_norm(self) -> bool:
         """Whether the network stays in eval mode."""
-        return self.settings.batch_norm == "frozen"
+        return self.settings.batch_norm in FROZEN
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return the loss on source images and on the teacher's labels of target images."""

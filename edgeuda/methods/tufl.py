@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
-from edgeuda.methods.batchnorm import BatchNorm, forward
+from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
 from edgeuda.methods.losses import (
     Modulator,
     cross_entropy_map,
@@ -105,7 +105,7 @@ class Tufl(Method):
     @property
     def freezes_batch_norm(self) -> bool:
         """Whether the network stays in eval mode."""
-        return self.settings.batch_norm == "frozen"
+        return self.settings.batch_norm in FROZEN
 
     def step(self, model: Network, batch: Batch, preprocessing: Preprocessing) -> Losses:
         """Return supervised, target and (stage 2) mix losses, and the state of the thresholds."""

@@ -254,7 +254,7 @@ class TuflSection(Optimisation):
     mix_weight: Weight = 1.0
     mix_weighted: bool = True
     rigid: bool = True
-    batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
+    batch_norm: Literal["frozen", "joint", "domain", "split"] = "frozen"
     source_weight: Weight = 1.0
     source_fade: Share = 0.0
     threshold: ThresholdSection = ThresholdSection()
@@ -324,7 +324,7 @@ class DistilSection(Optimisation):
     disagreement: Weight = 1.0
     quality: Literal["none", "image", "pixel"] = "none"
     alone: Share = 0.5
-    batch_norm: Literal["frozen", "joint", "domain"] = "domain"
+    batch_norm: Literal["frozen", "joint", "domain", "split"] = "domain"
 
     def settings(self) -> DistilSettings:
         """Return the method's parameters."""
@@ -343,7 +343,7 @@ class AdversarialSection(Optimisation):
     first_kernel: Literal[3, 4] = 4
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
     augment: bool = True
-    batch_norm: Literal["frozen", "joint", "domain"] = "frozen"
+    batch_norm: Literal["frozen", "joint", "domain", "split"] = "frozen"
 
     def settings(self) -> AdversarialSettings:
         """Return the method's parameters."""
