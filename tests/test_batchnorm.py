@@ -49,10 +49,10 @@ def statistics(model):
 )
 def test_whose_statistics_normalise(mode, source_by_batch, target_by_batch, network):
     source, target, _ = passed(network, mode)
-    assert torch.allclose(source, alone(network, images(0, 0.0), source_by_batch), atol=1e-4)
-    assert torch.allclose(target, alone(network, images(1, 2.0), target_by_batch), atol=1e-4)
+    assert torch.allclose(source, alone(network, images(0, 0.0), source_by_batch), atol=5e-3)
+    assert torch.allclose(target, alone(network, images(1, 2.0), target_by_batch), atol=5e-3)
     assert not torch.allclose(
-        alone(network, images(0, 0.0), True), alone(network, images(0, 0.0), False), atol=1e-2
+        alone(network, images(0, 0.0), True), alone(network, images(0, 0.0), False), atol=0.1
     )
 
 
