@@ -641,6 +641,23 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         assert above == below or 0 in (above, below)  # rows of a table have equally many cells
 
 
+def test_a_stage_that_trained_nothing_is_a_finding(tmp_path):
+    record = watched(measured(0, 0.61, chosen=True))
+    remark = f"The threshold lets next to nothing through {HOSTILE}"
+    record["stages"][0]["remarks"] = [remark]
+    write_json(tmp_path / "in" / "a.json", record)
+    build_report([tmp_path / "in"], tmp_path / "r.html")
+    (found,) = [
+        finding
+        for finding in json.loads((tmp_path / "r.json").read_text())["evidence"]
+        if finding["topic"] == "Self-training that hardly trains"
+    ]
+    assert found["status"] == "bad"
+    assert remark in found["headline"]
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "next to nothing through" in page.words()
+
+
 def test_without_labels_the_report_shows_what_the_networks_say_of_themselves(
     tmp_path: Path,
 ) -> None:
