@@ -92,6 +92,19 @@ def test_truncated_and_foreign_images_are_errors(tmp_path, suffix):
         read_label(path)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("after", [b"\0" * 4096, b"MotionPhoto" * 500])
+def test_a_whole_image_with_something_behind_it_is_whole(tmp_path, suffix, after):
+    path = tmp_path / f"x{suffix}"
+    write_image(path, image())
+    expected, whole = read_image(path), path.read_bytes()
+    path.write_bytes(whole + after)
+    assert np.array_equal(read_image(path), expected)
+    path.write_bytes(whole[: len(whole) * 3 // 4] + after)
+    with pytest.raises(DataError, match="truncated"):
+        read_image(path)
+
+
 def test_few_bad_frames_are_skipped_and_counted(tmp_path, caplog):
     for index in range(40):
         write_image(tmp_path / f"{index:02}.png", image(index))

@@ -1,13 +1,16 @@
 """Label files in every form that people save them, and lists of files."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from edgeuda.data.folders import labelled_folder, readable_frames
-from edgeuda.data.images import read_image, write_image, write_label
-from edgeuda.data.label_files import read_ids
+from edgeuda.data.images import read_image, read_label, write_image, write_label
+from edgeuda.data.label_files import read_channel, read_colours, read_ids, read_palette_index
 from edgeuda.data.lists import read_list, write_list
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import short_name, write_atomic
@@ -41,6 +44,50 @@ def test_ids_colours_and_palettes_of_one_space_are_the_same_labels(tmp_path):
     grey.save(tmp_path / "greys.png")
     for name in ("ids", "colours", "alpha", "palette", "greys"):
         assert np.array_equal(read_ids(tmp_path / f"{name}.png", CITY), ids), name
+
+
+def grey_png(ids, depth):
+    """A grey PNG of fewer than 8 bits per pixel, written by hand: few libraries can."""
+    rows, columns = ids.shape
+    bits = np.unpackbits(ids[..., None], axis=2)[..., 8 - depth :].reshape(rows, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", columns, rows, depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(raw)), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_grey_files_of_few_bits_hold_the_numbers_they_hold(depth, tmp_path):
+    ids = label(*range(2**depth))
+    path = tmp_path / "mask.png"
+    path.write_bytes(grey_png(ids, depth))
+    assert np.array_equal(np.asarray(Pillow.open(path).convert("L")).max(), 255)  # as it is drawn
+    for read in (read_label, read_palette_index, lambda file: read_ids(file, CITY)):
+        assert np.array_equal(read(path), ids)
+
+
+def test_a_boolean_mask_keeps_class_1(tmp_path):
+    Pillow.fromarray(label(0, 1, 1).astype(bool)).save(tmp_path / "mask.png")
+    assert np.array_equal(read_ids(tmp_path / "mask.png", CITY), label(0, 1, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_jpeg_is_no_label_whatever_its_name(channels, tmp_path):
+    pixels = np.full((8, 8) if channels == 1 else (8, 8, 3), 7, np.uint8)
+    (tmp_path / "0.png").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+    for read in (
+        read_label, lambda file: read_ids(file, CITY), lambda file: read_colours(file, CITY),
+        lambda file: read_channel(file, 0),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=r"0\.png: expected a label image, found a JPEG"):
+            read(tmp_path / "0.png")
 
 
 def test_a_palette_whose_colours_say_something_else_is_refused(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,8 @@ LabelMap = npt.NDArray[np.uint8]
 
 ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 turn the image by a quarter."""
+GREY, PALETTE = 0, 3
+"""Colour types of PNG."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
@@ -46,12 +50,12 @@ def decode_image(encoded: npt.NDArray[np.uint8], path: Path | None = None) -> Im
 
 
 def read_label(path: Path) -> LabelMap:
-    """Read a label map stored as an 8-bit single-channel PNG, ``[H, W]`` uint8.
+    """Read a label map stored as a single-channel PNG of up to 8 bits, ``[H, W]`` uint8.
 
     Raises:
-        DataError: If the file is missing, truncated, has colours or more than 8 bits.
+        DataError: If the file is missing, truncated, a JPEG, has colours or more than 8 bits.
     """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_UNCHANGED)
+    decoded = decode_label(path, intact_bytes(path))
     if decoded is None:
         msg = f"{path}: expected a label image, found bytes that cannot be decoded"
         raise DataError(msg)
@@ -63,6 +67,37 @@ def read_label(path: Path) -> LabelMap:
         )
         raise DataError(msg)
     return np.ascontiguousarray(decoded, dtype=np.uint8)
+
+
+def decode_label(path: Path, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8] | None:
+    """Decode a label file's bytes with the numbers that are stored; None if they are no image.
+
+    OpenCV stretches grey PNGs of 1, 2 and 4 bits to 0 to 255.
+
+    Raises:
+        DataError: If it is a JPEG, whatever its name: its compression alters ids and colours.
+    """
+    if encoded[:2].tobytes() == b"\xff\xd8":
+        msg = (
+            f"{path}: expected a label image, found a JPEG, whose compression alters class ids. "
+            "Save labels as PNG, from their source"
+        )
+        raise DataError(msg)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    depth, kind = png_form(encoded) or (8, GREY)
+    if decoded is not None and kind == GREY and depth < 8:
+        decoded = decoded // (255 // (2**depth - 1))
+    return decoded  # type: ignore[return-value]
+
+
+def png_form(encoded: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
+    """Return bit depth and colour type of a PNG, None if it is none."""
+    data = encoded[:26].tobytes()
+    # The header follows the signature: length, "IHDR", width, height, depth, colour type.
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
+        return None
+    depth, kind = struct.unpack(">BB", data[24:26])
+    return int(depth), int(kind)
 
 
 def write_label(path: Path, label: LabelMap) -> None:
@@ -161,10 +196,22 @@ def intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
         msg = f"{path}: expected a readable image file ({err.strerror})"
         raise DataError(msg) from err
     end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(data[:2])
-    if not data or (end is not None and end not in data[-64:]):
+    # What follows a whole image (a motion photo's video, padding) is a decoder's to judge.
+    whole = end is None or end in data[-64:] or (end in data and _decodes(data))
+    if not data or not whole:
         msg = f"{path}: expected a complete image file, found a truncated one ({len(data)} bytes)"
         raise DataError(msg)
     return np.frombuffer(data, np.uint8)
+
+
+def _decodes(data: bytes) -> bool:
+    """Whether a file is whole to a decoder that, unlike OpenCV, refuses truncated ones."""
+    try:
+        with Pillow.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 def paint(image: Image, label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image:

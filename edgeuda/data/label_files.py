@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import cv2
@@ -10,12 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from edgeuda.data.images import LabelMap, intact_bytes, read_label
+from edgeuda.data.images import (
+    GREY,
+    PALETTE,
+    LabelMap,
+    decode_label,
+    intact_bytes,
+    png_form,
+    read_label,
+)
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE, LabelSpace
-
-GREY, PALETTE = 0, 3
-"""Colour types of PNG."""
 
 
 def table(space: LabelSpace, encoding: str) -> npt.NDArray[np.uint8]:
@@ -28,21 +32,21 @@ def table(space: LabelSpace, encoding: str) -> npt.NDArray[np.uint8]:
 
 
 def read_palette_index(path: Path) -> LabelMap:
-    """Read the indices of a palette PNG, or an 8-bit grey one, as ``[H, W]`` uint8.
+    """Read the indices of a palette PNG, or a grey one of up to 8 bits, as ``[H, W]`` uint8.
 
     OpenCV would return the palette's colours.
 
     Raises:
         DataError: If the file is damaged or has another form.
     """
-    form = _png_form(intact_bytes(path))
+    form = png_form(intact_bytes(path))
     if form is None:
         msg = f"{path}: expected a PNG of class indices, found another format"
         raise DataError(msg)
     depth, kind = form
-    if kind != PALETTE and form != (8, GREY):
+    if kind != PALETTE and (kind != GREY or depth > 8):
         msg = (
-            f"{path}: expected a PNG of class indices, with a palette or of 8 bits, found "
+            f"{path}: expected a PNG of class indices, with a palette or of up to 8 bits, found "
             f"{depth} bits of PNG colour type {kind}"
         )
         raise DataError(msg)
@@ -62,7 +66,7 @@ def read_channel(path: Path, channel: int) -> LabelMap:
     Raises:
         DataError: If the file is damaged, has one channel only, or ids above 255.
     """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_UNCHANGED)
+    decoded = decode_label(path, intact_bytes(path))
     if decoded is None or decoded.ndim != 3:
         found = "one channel" if decoded is not None else "bytes that cannot be decoded"
         msg = f"{path}: expected class ids in channel {channel} of a colour PNG, found {found}"
@@ -85,7 +89,9 @@ def read_colours(path: Path, space: LabelSpace) -> LabelMap:
     Raises:
         DataError: If a colour is not the space's; channels in the wrong order are recognised.
     """
-    decoded = cv2.imdecode(intact_bytes(path), cv2.IMREAD_COLOR)
+    encoded = intact_bytes(path)
+    decode_label(path, encoded)  # refuses what is no label
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if decoded is None:
         msg = f"{path}: expected a colour-coded label image, found bytes that cannot be decoded"
         raise DataError(msg)
@@ -121,9 +127,9 @@ def read_ids(path: Path, space: LabelSpace) -> LabelMap:
         DataError: If the file is damaged, or holds anything else.
     """
     data = intact_bytes(path)
-    if (_png_form(data) or (0, 0))[1] == PALETTE:
+    if (png_form(data) or (0, 0))[1] == PALETTE:
         return _read_palette(path, space)
-    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    decoded = decode_label(path, data)
     if decoded is None or decoded.dtype != np.uint8:
         return read_label(path)  # which says what is wrong
     if decoded.ndim == 2:
@@ -180,16 +186,6 @@ def _numbered(path: Path, numbers: LabelMap, space: LabelSpace) -> LabelMap:
         )
         raise DataError(msg)
     return table(space, space.files)[numbers]
-
-
-def _png_form(content: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
-    """Return bit depth and colour type of a PNG, None if it is none."""
-    data = content[:26].tobytes()
-    # The header follows the signature: length, "IHDR", width, height, depth, colour type.
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
-        return None
-    depth, kind = struct.unpack(">BB", data[24:26])
-    return int(depth), int(kind)
 
 
 def _colour_codes(space: LabelSpace) -> dict[int, int]:
