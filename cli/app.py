@@ -72,7 +72,11 @@ def run() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.captureWarnings(True)
     # How labels are mapped, and whose settings count, is said before it is used.
-    for name in ("edgeuda.data.folders", "edgeuda.training.pipeline"):
+    for name in (
+        "edgeuda.data.folders",
+        "edgeuda.training.pipeline",
+        "edgeuda.training.confidence",
+    ):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         app()
@@ -81,6 +85,11 @@ def run() -> int:
         return err.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    except Exception as err:  # whatever else escapes is our fault
+        from cli.crash import EXIT_CODE, describe
+
+        errors.print(f"[bold red]Error:[/] {_plain(describe(err))}", soft_wrap=True)
+        return EXIT_CODE
     return 0
 
 
