@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.labels import LabelSpace
 
+LARGEST = 1 << 14
+"""Rows or columns of an input: more is a damaged file, not a camera."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _RENAMED = {f"bisenet-r18{gate}": f"bisenet{gate}" for gate in ("", "-paper-gate", "-relu-gate")}
@@ -39,8 +42,14 @@ class Preprocessing:
             if value <= 0 or value % 32:
                 msg = f"Input {name} must be a positive multiple of 32, found {value}"
                 raise ConfigError(msg)
-        if min(self.std) <= 0:
+            if value > LARGEST:
+                msg = f"Input {name} must be at most {LARGEST}, found {value}"
+                raise ConfigError(msg)
+        if not all(0 < value < math.inf for value in self.std):
             msg = f"Input std must be positive, found {self.std}"
+            raise ConfigError(msg)
+        if not all(math.isfinite(value) for value in self.mean):
+            msg = f"Input mean must be finite, found {self.mean}"
             raise ConfigError(msg)
 
 
@@ -61,6 +70,11 @@ class ModelSpec:
     label_space: LabelSpace
     preprocessing: Preprocessing
     encoder: str = "resnet18"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width <= 4:  # false for what is no number, too
+            msg = f"Width must be above 0 and at most 4, found {self.width}"
+            raise ConfigError(msg)
 
     def to_json(self) -> str:
         """Serialise to one line of JSON."""
@@ -97,7 +111,7 @@ class ModelSpec:
                 ),
                 encoder=str(record.get("encoder", "resnet18")),
             )
-        except (ConfigError, KeyError, TypeError, ValueError) as err:
+        except (ConfigError, KeyError, OverflowError, TypeError, ValueError) as err:
             msg = (
                 f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is "
                 f"missing or damaged ({err!r})"

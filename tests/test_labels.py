@@ -121,6 +121,26 @@ def test_spec_survives_json_and_damage_is_named():
         ModelSpec.from_json(json.dumps(record), "model.onnx")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("width",), "nan"), (("width",), "inf"), (("width",), 1e6), (("width",), 0),
+        (("preprocessing", "height"), 32 * 10**6), (("preprocessing", "height"), "inf"),
+        (("preprocessing", "mean"), ["nan", 0, 0]), (("preprocessing", "std"), [1, "inf", 1]),
+        (("preprocessing", "std"), [1, "nan", 1]),
+    ],
+)  # fmt: skip
+def test_damaged_numbers_of_a_spec_are_refused(path, value):
+    """Such a file once asked for petabytes, or normalised images to nothing."""
+    spec = ModelSpec("bisenet", 0.5, SPACES["camvid-11"], Preprocessing(64, 128))
+    record = json.loads(spec.to_json())
+    *above, last = path
+    place = record[above[0]] if above else record
+    place[last] = value
+    with pytest.raises(ModelError, match=r"model\.onnx: expected a model written by edgeuda"):
+        ModelSpec.from_json(json.dumps(record), "model.onnx")
+
+
 @pytest.mark.parametrize(("height", "width"), [(100, 128), (0, 64), (64, -32)])
 def test_input_sizes_must_be_multiples_of_32(height, width):
     with pytest.raises(ConfigError, match="multiple of 32"):
