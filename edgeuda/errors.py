@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
 
@@ -98,3 +100,9 @@ def require(module: str, extra: str) -> ModuleType:
         )
         msg = f"Package {module!r} is not installed. Install it with: pip install {choice}"
         raise DependencyError(msg) from err
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``", did you mean 'small'?"`` for a name that is nearly a known one, else nothing."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, did_you_mean
 from edgeuda.files import read_json
 
 IGNORE = 255
@@ -159,7 +159,10 @@ def label_space(name: str) -> LabelSpace:
         return SPACES[name]
     if name.endswith(".json"):
         return LabelSpace.from_record(read_json(Path(name), "edgeuda.labels/1"))
-    msg = f"Unknown label space {name!r}; known: {', '.join(SPACES)}, or a .json file"
+    msg = (
+        f"Unknown label space {name!r}{did_you_mean(name, SPACES)}; known: {', '.join(SPACES)}, or "
+        "a .json file"
+    )
     raise ConfigError(msg)
 
 

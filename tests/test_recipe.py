@@ -31,6 +31,8 @@ def test_overrides():
     ("override", "message"),
     [
         ("stage1.stepz=7", r"unknown key 'stage1\.stepz'; did you mean 'steps'"),
+        ("steps=5", r"--set steps=5: unknown key 'steps'; .* sections: source\.steps, "),
+        ("source.steps=none", r"--set source\.steps=none: source\.steps: .*integer"),
         ("stage1.threshold.initail=1", r"'stage1\.threshold\.initail'; did you mean 'initial'"),
         ("colour=1", r"unknown key 'colour'; known keys: name"),
         ("stage1.lr=-1", r"stage1\.lr: .*greater than 0, found -1"),
@@ -43,6 +45,12 @@ def test_overrides():
 def test_bad_settings_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe("small", (override,))
+
+
+@pytest.mark.parametrize(("name", "meant"), [("smal", "small"), ("edgy", "edge")])
+def test_a_mistyped_recipe_is_recognised(name, meant):
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        load_recipe(name)
 
 
 def test_unknown_recipe_lists_the_known_ones(tmp_path):

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from edgeuda.errors import ConfigError, ModelError
+from edgeuda.errors import ConfigError, ModelError, did_you_mean
 from edgeuda.files import write_atomic
 from edgeuda.models.bisenet import BiSeNet, BiSeNetPaperGate, BiSeNetReluGate
 from edgeuda.models.deeplab import (
@@ -41,7 +41,9 @@ def build(spec: ModelSpec) -> Network:
         ConfigError: If the architecture is unknown; the message lists the known ones.
     """
     if spec.architecture not in ARCHITECTURES:
-        msg = f"Unknown architecture {spec.architecture!r}; known: {', '.join(ARCHITECTURES)}"
+        hint = did_you_mean(spec.architecture, ARCHITECTURES)
+        known = ", ".join(ARCHITECTURES)
+        msg = f"Unknown architecture {spec.architecture!r}{hint}; known: {known}"
         raise ConfigError(msg)
     kind = ARCHITECTURES[spec.architecture]
     if issubclass(kind, BiSeNet):

@@ -23,7 +23,7 @@ from edgeuda.data.folders import (
     readable_frames,
 )
 from edgeuda.data.sources import open_sources
-from edgeuda.errors import ConfigError, TrainingError
+from edgeuda.errors import ConfigError, TrainingError, did_you_mean
 from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
@@ -113,7 +113,8 @@ def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[V
         text = Path(name).read_text(encoding="utf-8")
     else:
         known = ", ".join(built_in_plans())
-        msg = f"Unknown plan {name!r}: expected a .toml file or one of {known}"
+        hint = did_you_mean(name, built_in_plans())
+        msg = f"Unknown plan {name!r}{hint}: expected a .toml file or one of {known}"
         raise ConfigError(msg)
     try:
         tables = tomllib.loads(text)

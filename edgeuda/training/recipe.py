@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, did_you_mean
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.adversarial import AdversarialSettings
@@ -656,7 +656,11 @@ def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
     elif Path(name).is_file():
         origin, text = name, Path(name).read_text(encoding="utf-8")
     else:
-        msg = f"Unknown recipe {name!r}: expected a .toml file or one of {', '.join(built_in())}"
+        known = built_in()
+        msg = (
+            f"Unknown recipe {name!r}{did_you_mean(name, known)}: expected a .toml file or one of "
+            f"{', '.join(known)}"
+        )
         raise ConfigError(msg)
     return _parse(text, origin, (*seen, name)), origin
 
@@ -678,7 +682,7 @@ def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) ->
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as err:
-        raise ConfigError("\n".join(_explain(origin, e) for e in err.errors())) from err
+        raise ConfigError("\n".join(_explain(origin, e, overrides) for e in err.errors())) from err
     if any(side % 32 for side in (*recipe.model.input, *recipe.crop())):
         msg = f"{origin}: model.input and geometry.crop must be multiples of 32"
         raise ConfigError(msg)
@@ -722,20 +726,33 @@ def _apply(table: dict[str, Any], override: str) -> None:
         table[key] = value.strip()
 
 
-def _explain(origin: str, error: Any) -> str:
-    """Turn one of pydantic's errors into file, key, expected and found."""
+def _explain(origin: str, error: Any, overrides: tuple[str, ...] = ()) -> str:
+    """Turn one of pydantic's errors into file or option, key, expected and found."""
     path = ".".join(str(part) for part in error["loc"])
+    given = [item for item in overrides if item.partition("=")[0].strip() == path]
+    if given:
+        origin = f"--set {given[-1]}"
     if error["type"] != "extra_forbidden":
         return f"{origin}: {path}: {error['msg']}, found {error['input']!r}"
     section: type[BaseModel] = Recipe
     for part in error["loc"][:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        section = next(  # an optional section is a union with None
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
-    known = list(section.model_fields)
-    close = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
+        section = _section_of(section.model_fields[str(part)].annotation) or section
+    known, key = list(section.model_fields), str(error["loc"][-1])
+    elsewhere = [
+        f"{name}.{key}"
+        for name, field in Recipe.model_fields.items()
+        if key in getattr(_section_of(field.annotation), "model_fields", ())
+    ]
+    if section is Recipe and elsewhere:
+        return f"{origin}: unknown key {path!r}; it is a key of sections: {', '.join(elsewhere)}"
+    close = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
     return f"{origin}: unknown key {path!r}; {hint}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the table that a key holds, or None; an optional one is a union with None."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
