@@ -108,7 +108,7 @@ def test_a_space_of_ones_own_from_a_file(tmp_path):
     own = LabelSpace("own-2", ("road", "rest"), ((1, 2, 3), (4, 5, 6)))
     write_json(tmp_path / "own.json", own.to_record())
     assert label_space(str(tmp_path / "own.json")) == own
-    with pytest.raises(ConfigError, match="did you mean 'camvid-11'.*cityscapes-19"):
+    with pytest.raises(ConfigError, match=r"did you mean 'camvid-11'.*cityscapes-19"):
         label_space("camvid11")
 
 
