@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -145,10 +146,17 @@ def main() -> None:
     parser.add_argument("--recipe", default="lite")
     parser.add_argument("--plan", default="adaptation")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument(
+        "--split", choices=("develop", "target"), default="develop",
+        help="Score on the develop images, or on the target frames themselves, to see what a "
+        "method did to the frames that it saw.",
+    )  # fmt: skip
     parser.add_argument("--streets", default="simulator", help="Domain of the rendered source.")
     arguments = parser.parse_args()
     out, seeds = arguments.out, arguments.seeds or [0, 1, 2]
     folders = prepare(arguments.track, arguments.data, out, arguments.streets)
+    if arguments.split == "target":
+        folders = replace(folders, data=folders.target)
     size = SIZES[arguments.track]
     common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
     overrides = (*common, *arguments.overrides)
@@ -159,7 +167,7 @@ def main() -> None:
     )  # fmt: skip
     record |= {
         "track": arguments.track,
-        "split": "develop",
+        "split": arguments.split,
         **({"streets": arguments.streets} if arguments.track.startswith("streets") else {}),
         "plan": arguments.plan,
         "recipes": {variant.name: variant.recipe.model_dump(mode="json") for variant in variants},
