@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.base import Batch
+from edgeuda.methods.distil import Distil
 from edgeuda.methods.losses import cross_entropy_map, ohem
 from edgeuda.methods.mixing import MixSettings, mix
 from edgeuda.methods.supervised import Supervised
@@ -227,11 +229,30 @@ def test_a_stage_that_trains_nothing_says_so(data, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("teacher", ["large", "self"])
-def test_distil_trains_resumes_and_keeps_its_teacher(teacher, data, tmp_path):
+def test_a_distillation_that_was_killed_ends_with_the_same_weights(
+    teacher, data, tmp_path, monkeypatch
+):
     keys = ('stages=["distil"]', f"distil.teacher={teacher}", "distil.checkpoint_every=1")
     whole = run(data, tmp_path / "whole", *keys)
     assert [stage["name"] for stage in whole["stages"]] == ["distil"]
     assert (teacher == "large") == any(tmp_path.glob("whole/large-*/adabn/model.safetensors"))
+    real = Distil.step
+
+    class KilledError(Exception):
+        pass
+
+    def killed(self, model, batch, preprocessing):
+        if batch.step == 2:
+            raise KilledError
+        return real(self, model, batch, preprocessing)
+
+    monkeypatch.setattr(Distil, "step", killed)
+    with pytest.raises(KilledError):
+        run(data, tmp_path / "cut", *keys)
+    monkeypatch.setattr(Distil, "step", real)
+    run(data, tmp_path / "cut", *keys, resume=True)
+    expected, found = (load_file(tmp_path / name / MODEL_FILE) for name in ("whole", "cut"))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_a_stored_network_teaches(data, tmp_path):

@@ -77,9 +77,9 @@ class Lesson:
     """What a student learns from in a step: images and labels of both domains.
 
     Attributes:
-        source: ``[N, 3, H, W]`` normalised, or None.
+        source: ``[N, 3, H, W]`` in [0, 1], perturbed, or None.
         source_label: ``[N, H, W]`` int64.
-        target: ``[N, 3, H, W]`` normalised: strongly perturbed, mixed, masked.
+        target: ``[N, 3, H, W]`` in [0, 1]: strongly perturbed, mixed, masked.
         probability: ``[N, K, H, W]`` labels, one-hot where source was pasted.
         weight: ``[N, H, W]`` of the pixels.
     """
