@@ -77,17 +77,26 @@ def decode_label(path: Path, encoded: npt.NDArray[np.uint8]) -> npt.NDArray[np.u
     Raises:
         DataError: If it is a JPEG, whatever its name: its compression alters ids and colours.
     """
+    refuse_jpeg(path, encoded)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    depth, kind = png_form(encoded) or (8, GREY)
+    if decoded is not None and kind == GREY and depth < 8:
+        decoded = decoded // (255 // (2**depth - 1))
+    return decoded  # type: ignore[return-value]
+
+
+def refuse_jpeg(path: Path, encoded: npt.NDArray[np.uint8]) -> None:
+    """Refuse a label file that is a JPEG, whatever its name.
+
+    Raises:
+        DataError: If it is one: its compression alters ids and colours.
+    """
     if encoded[:2].tobytes() == b"\xff\xd8":
         msg = (
             f"{path}: expected a label image, found a JPEG, whose compression alters class ids. "
             "Save labels as PNG, from their source"
         )
         raise DataError(msg)
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    depth, kind = png_form(encoded) or (8, GREY)
-    if decoded is not None and kind == GREY and depth < 8:
-        decoded = decoded // (255 // (2**depth - 1))
-    return decoded  # type: ignore[return-value]
 
 
 def png_form(encoded: npt.NDArray[np.uint8]) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from edgeuda.data.images import (
     intact_bytes,
     png_form,
     read_label,
+    refuse_jpeg,
 )
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE, LabelSpace
@@ -90,7 +91,7 @@ def read_colours(path: Path, space: LabelSpace) -> LabelMap:
         DataError: If a colour is not the space's; channels in the wrong order are recognised.
     """
     encoded = intact_bytes(path)
-    decode_label(path, encoded)  # refuses what is no label
+    refuse_jpeg(path, encoded)
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if decoded is None:
         msg = f"{path}: expected a colour-coded label image, found bytes that cannot be decoded"

@@ -7,7 +7,7 @@ error and temperature.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,6 @@ class Reliability:
         }
 
 
-@torch.inference_mode()
 def reliability(
     model: Network,
     spec: ModelSpec,
@@ -113,24 +112,44 @@ def reliability(
     Raises:
         DataError: If no pixel has a label.
     """
+    (found,) = reliabilities(model, spec, pairs, (temperature,))
+    return found
+
+
+@torch.inference_mode()
+def reliabilities(
+    model: Network,
+    spec: ModelSpec,
+    pairs: Iterable[tuple[Image, LabelMap]],
+    temperatures: Sequence[float],
+) -> list[Reliability]:
+    """Do as `reliability` at several temperatures, each image passing the network once.
+
+    Raises:
+        DataError: If no pixel has a label.
+    """
     classes = len(spec.label_space)
-    pixels, correct = (np.zeros((classes, BINS), np.int64) for _ in range(2))
-    confidence = np.zeros((classes, BINS))
+    shape = (classes, BINS)
+    found = [
+        Reliability(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
+        for _ in temperatures
+    ]
     for logits, label in _logits(model, spec, pairs):
-        sure, winner = (logits / temperature).softmax(0).max(0)
         known = label != IGNORE
-        cell = winner[known] * BINS + (sure[known] * BINS).long().clamp(max=BINS - 1)
-        cells = cell.numpy()
-        shape = (classes, BINS)
-        pixels += np.bincount(cells, minlength=classes * BINS).reshape(shape)
-        right = (winner == label)[known].double().numpy()
-        correct += np.bincount(cells, right, classes * BINS).reshape(shape).astype(np.int64)
-        weights = sure[known].double().numpy()
-        confidence += np.bincount(cells, weights, classes * BINS).reshape(shape)
-    if not pixels.any():
+        for temperature, one in zip(temperatures, found, strict=True):
+            sure, winner = (logits / temperature).softmax(0).max(0)
+            cell = winner[known] * BINS + (sure[known] * BINS).long().clamp(max=BINS - 1)
+            cells = cell.numpy()
+            one.pixels[:] += np.bincount(cells, minlength=classes * BINS).reshape(shape)
+            right = (winner == label)[known].double().numpy()
+            counted = np.bincount(cells, right, classes * BINS).reshape(shape)
+            one.correct[:] += counted.astype(np.int64)
+            weights = sure[known].double().numpy()
+            one.confidence[:] += np.bincount(cells, weights, classes * BINS).reshape(shape)
+    if not all(one.pixels.any() for one in found):
         msg = "Expected at least one labelled pixel to hold confidence against, found none"
         raise DataError(msg)
-    return Reliability(pixels, correct, confidence)
+    return found
 
 
 @torch.inference_mode()

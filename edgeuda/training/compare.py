@@ -31,7 +31,6 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
-from edgeuda.training.loader import Joined
 from edgeuda.training.recipe import Recipe, load_recipe, merged
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import run_source, run_stage, teacher_sha256
@@ -252,8 +251,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         recipe.precision,
         json.dumps(recipe.class_weights),
         str(recipe.seed),
-        *domains.source.names,
-        *(map(str, domains.source.weights) if isinstance(domains.source, Joined) else ()),
+        *domains.source.identity(),
     ]
     styled = recipe.source.style != "none"
     key = sha256_of(
@@ -295,7 +293,7 @@ def _reliability(chain: Sequence[Path], data: LabelledFolder, labels: str) -> di
     if not record.exists():
         model, spec = load_model(chain[-1])
         temperature = temperature_of(chain[0])
-        write_json(record, reliability_record(model, spec, lambda: data, temperature))
+        write_json(record, reliability_record(model, spec, data, temperature))
     return read_json(record)
 
 

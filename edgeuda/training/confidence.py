@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from edgeuda.data.folders import spread
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.files import read_json, write_json
 from edgeuda.models.network import Network
-from edgeuda.models.reliability import fit_temperature, reliability
+from edgeuda.models.reliability import fit_temperature, reliabilities
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains
 from edgeuda.training.loader import Chosen, Images, Joined
@@ -51,14 +51,14 @@ def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:
 def write_reliability(model: Network, spec: ModelSpec, held: Images, folder: Path) -> None:
     """Fit a temperature on held-out source images and write it beside the network."""
     temperature = round(fit_temperature(model, spec, labelled(held)), 4)
-    record = reliability_record(model, spec, lambda: labelled(held), temperature)
+    record = reliability_record(model, spec, labelled(held), temperature)
     write_json(folder / RELIABILITY_FILE, record | {"images": list(held.names)})
 
 
 def reliability_record(
     model: Network,
     spec: ModelSpec,
-    pairs: Callable[[], Iterable[tuple[Image, LabelMap]]],
+    pairs: Iterable[tuple[Image, LabelMap]],
     temperature: float,
 ) -> dict[str, Any]:
     """Return the record of a network's confidence on labelled images, see `Reliability.to_record`.
@@ -66,15 +66,16 @@ def reliability_record(
     Args:
         model: The network, in eval mode.
         spec: Its spec.
-        pairs: Gives the images anew with each call.
+        pairs: Images with label maps.
         temperature: By which its confidence is read.
     """
     names = spec.label_space.classes
+    plain, calibrated = reliabilities(model, spec, pairs, (1.0, temperature))
     return {
         "schema": SCHEMA,
         "temperature": temperature,
-        "as it is": reliability(model, spec, pairs()).to_record(names),
-        "calibrated": reliability(model, spec, pairs(), temperature).to_record(names),
+        "as it is": plain.to_record(names),
+        "calibrated": calibrated.to_record(names),
     }
 
 

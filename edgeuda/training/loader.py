@@ -74,6 +74,10 @@ class Images:
             return resize_image(image, *self._size), resize_label(label, *self._size)
         return resize_image(read_image(self._data[index]), *self._size), None
 
+    def identity(self) -> list[str]:
+        """Return what tells these images from others."""
+        return list(self.names)
+
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
         """Return the images at places of the domain's endless stream, each once per epoch."""
         return sample(len(self), positions, seed, domain)
@@ -106,6 +110,10 @@ class Joined(Images):
     def _read(self, index: int) -> tuple[Image, LabelMap | None]:
         part = int(np.searchsorted(self._starts, index, "right")) - 1
         return self.parts[part][index - int(self._starts[part])]
+
+    def identity(self) -> list[str]:
+        """Return the names and how often each part is drawn."""
+        return [*self.names, *map(str, self.weights)]
 
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
         """Return the images at places of the stream."""

@@ -29,7 +29,7 @@ from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, fit_stage, stage_weights, stream
-from edgeuda.training.loader import PSEUDO_PLANES, Images, Joined, PseudoLabelled, sample, to_unit
+from edgeuda.training.loader import PSEUDO_PLANES, Images, PseudoLabelled, sample, to_unit
 from edgeuda.training.recipe import (
     AdaBNSection,
     AdversarialSection,
@@ -233,8 +233,7 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
             "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),
             recipe.source.model_dump_json(),
             recipe.geometry.model_dump_json(), recipe.precision, str(recipe.class_weights),
-            str(recipe.seed), *domains.source.names, *frames,
-            *(map(str, domains.source.weights) if isinstance(domains.source, Joined) else ()),
+            str(recipe.seed), *domains.source.identity(), *frames,
         ]
     )  # fmt: skip
     folder = job.folder.parent / f"large-{key[:12]}"
