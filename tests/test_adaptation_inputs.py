@@ -178,3 +178,51 @@ def test_compiled_networks_train_to_the_same_weights(data, tmp_path, monkeypatch
     two = run(data, tmp_path / "two", 'stages=["stage1"]', "compile=true")
     for key, value in one.items():
         assert torch.allclose(value.float(), two[key].float(), atol=1e-5), key
+
+
+DISTIL = ('stages=["adabn", "distil"]', "distil.teacher=self", "distil.labels.decay=1.0",
+          "distil.source_weight=0.0", "distil.mix=0.0", "distil.batch_norm=frozen",
+          "distil.steps=3", "distil.batch=2", "distil.log_every=1", "distil.lr=1e-3")  # fmt: skip
+
+
+def test_soft_labels_made_ahead_are_those_of_the_frozen_teacher(data, tmp_path):
+    """Without geometric views they are what the teacher says online, up to size and 8 bits."""
+    still = ("geometry.scales=[1.0]", "geometry.flip=0.0", "monitor.frames=0", *DISTIL)
+    online = run(data, tmp_path / "online", *still)
+    offline = run(data, tmp_path / "offline", *still, "distil.labels.offline=true")
+    assert len(list((tmp_path / "offline/distil/soft").iterdir())) == 8
+    logs = [read_log(tmp_path / name / "distil") for name in ("online", "offline")]
+    for a, b in zip(*logs, strict=True):
+        assert b["distil"] == pytest.approx(a["distil"], rel=0.02)
+    start = load_file(tmp_path / "offline/adabn" / MODEL_FILE)
+    way, apart = (
+        sum((online[key] - other[key]).float().square().sum() for key in online).sqrt()
+        for other in (start, offline)
+    )
+    assert apart < 0.1 * way
+
+
+def test_a_large_network_labels_whole_frames_at_its_own_size(data, tmp_path):
+    small = run(data, tmp_path / "a", *DISTIL, "distil.labels.offline=true")
+    run(data, tmp_path / "b", *DISTIL, "distil.labels.offline=true", "distil.teacher=large",
+        "distil.large.width=0.25", "distil.large.pretrained=none",
+        "distil.large.input=[128, 256]")  # fmt: skip
+    (large,) = (tmp_path / "b").glob("large-*")
+    sizes = [load_model(folder)[1].preprocessing for folder in (large / "adabn", tmp_path / "b")]
+    assert [(pre.height, pre.width) for pre in sizes] == [(128, 256), (64, 128)]
+    soft = read_label(tmp_path / "b/distil/soft/000000.png")
+    assert soft.shape == (11 * 32, 64)
+    assert (soft.reshape(11, 32, 64).astype(int).sum(0) - 255 <= 6).all()
+    assert not same(small, load_file(tmp_path / "b" / MODEL_FILE))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("distil.labels.offline=true", "distil.labels.decay=0.9"), "set distil.labels.decay = 1"),
+        (("distil.large.input=[128, 192]",), "set distil.labels.offline = true"),
+    ],
+)
+def test_labels_made_ahead_need_a_teacher_that_stays(data, tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        run(data, tmp_path / "out", *DISTIL, *settings)

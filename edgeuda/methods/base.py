@@ -24,6 +24,8 @@ class Batch:
         pseudo_label: ``[N, H, W]`` int64 pseudo-labels of the target images where they were made
             beforehand, 255 ignored, or None.
         pseudo_confidence: ``[N, H, W]`` float confidence of the pseudo-labels, or None.
+        pseudo_probability: ``[N, K, H, W]`` float soft labels of the target images where they were
+            made beforehand, or None.
         labelled: More labelled images ``[N, 3, H, W]`` and their labels ``[N, H, W]``, or None: a
             few of the target with ASS, those of the source in rounds on pseudo-labels.
         generators: One per pair of images, on the CPU: all further draws come from them.
@@ -41,6 +43,7 @@ class Batch:
     names: tuple[str, ...]
     crop: Callable[[int, Generator], tuple[Tensor, Tensor] | None] | None = None
     labelled: tuple[Tensor, Tensor] | None = None
+    pseudo_probability: Tensor | None = None
 
     def require_target(self) -> Tensor:
         """Return the target images of an adaptation step."""

@@ -161,7 +161,7 @@ class Distil(Method):
     Args:
         settings: Parameters.
         weights: ``[K]`` class weights of the source term.
-        teacher: Labels the target images.
+        teacher: Labels the target images; None where their soft labels come with the batches.
         preprocessing: How the teacher is fed.
         steps: Length of the stage.
         large: The large student whose moving average the teacher is; None with a teacher that is
@@ -172,7 +172,7 @@ class Distil(Method):
         self,
         settings: DistilSettings,
         weights: Tensor,
-        teacher: Teacher,
+        teacher: Teacher | None,
         preprocessing: Preprocessing,
         steps: int,
         large: LargeStudent | None = None,
@@ -221,7 +221,8 @@ class Distil(Method):
     def after_step(self, model: Network) -> None:
         """Let the large student learn, or move a teacher that follows the small one."""
         if self.large is None:
-            self.teacher.follow(model)
+            if self.teacher is not None:
+                self.teacher.follow(model)
         elif self._lesson is not None:
             factor = (1 - self._done / max(1, self.joint)) ** POWER
             weights = self.weights.to(self._lesson.target)
@@ -233,7 +234,12 @@ class Distil(Method):
         """Label and perturb the target images; returns also the teacher's mean confidence."""
         settings, generators = self.settings, batch.generators
         target = batch.require_target()
-        probability = self.teacher.probabilities(target, self.preprocessing)
+        probability = batch.pseudo_probability
+        if probability is None:
+            if self.teacher is None:
+                msg = "Distil: the batch has no soft labels, and there is no teacher to make them"
+                raise ValueError(msg)
+            probability = self.teacher.probabilities(target, self.preprocessing)
         confidence = probability.max(1).values
         weight = torch.ones_like(confidence)
         if settings.quality == "image":
@@ -282,14 +288,15 @@ class Distil(Method):
         state: dict[str, Any] = {"overlap": self.overlap}
         if self.large is not None:
             return state | self.large.state()
-        return state | (self.teacher.state() if self.teacher.decay < 1 else {})
+        moving = self.teacher if self.teacher is not None and self.teacher.decay < 1 else None
+        return state | (moving.state() if moving is not None else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take the state back."""
         self.overlap = state["overlap"]
         if self.large is not None:
             self.large.load_state(state)
-        elif self.teacher.decay < 1:
+        elif self.teacher is not None and self.teacher.decay < 1:
             self.teacher.load_state(state)
 
 

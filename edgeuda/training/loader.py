@@ -74,6 +74,10 @@ class Images:
             return resize_image(image, *self._size), resize_label(label, *self._size)
         return resize_image(read_image(self._data[index]), *self._size), None
 
+    def resized(self, size: tuple[int, int]) -> Images:
+        """Return the same images at another size."""
+        return self if size == self._size else Images(self._data, size)
+
     def identity(self) -> list[str]:
         """Return what tells these images from others."""
         return list(self.names)
@@ -111,6 +115,10 @@ class Joined(Images):
         part = int(np.searchsorted(self._starts, index, "right")) - 1
         return self.parts[part][index - int(self._starts[part])]
 
+    def resized(self, size: tuple[int, int]) -> Images:
+        """Return the same images at another size."""
+        return Joined([part.resized(size) for part in self.parts], self.weights)
+
     def identity(self) -> list[str]:
         """Return the names and how often each part is drawn."""
         return [*self.names, *map(str, self.weights)]
@@ -142,6 +150,10 @@ class Chosen(Images):
         self._images, self._indices = images, indices
         self._cache = None
 
+    def resized(self, size: tuple[int, int]) -> Images:
+        """Return the same images at another size."""
+        return Chosen(self._images.resized(size), self._indices)
+
     def _read(self, index: int) -> tuple[Image, LabelMap | None]:
         return self._images[self._indices[index]]
 
@@ -164,6 +176,30 @@ class PseudoLabelled(Images):
 
 
 PSEUDO_PLANES = ("labels", "confidence")
+
+
+class SoftLabelled(Images):
+    """Target frames with soft labels made ahead; the label is ``[H, W, K]``: 255 is certain.
+
+    Args:
+        frames: The frames, decoded.
+        folder: PNG files named by the frame's number: the classes' probabilities, one below the
+            other, at any size.
+        classes: K.
+    """
+
+    def __init__(self, frames: Images, folder: Path, classes: int) -> None:
+        self.names, self._frames, self._folder = frames.names, frames, folder
+        self._classes = classes
+        self._cache = None
+
+    def _read(self, index: int) -> tuple[Image, LabelMap | None]:
+        image = self._frames[index][0]
+        stacked = read_label(self._folder / f"{index:06d}.png")
+        planes = stacked.reshape(self._classes, -1, stacked.shape[1])
+        rows, columns = image.shape[:2]
+        planes = np.ascontiguousarray(planes.transpose(1, 2, 0))
+        return image, np.asarray(cv2.resize(planes, (columns, rows)), np.uint8)
 
 
 class LabelledBy(Images):
@@ -390,6 +426,8 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
         pin_memory=device.type == "cuda",
     )
 
+    soft = "target" in data.roles and isinstance(data.domains[1], SoftLabelled)
+
     def label(planes: Tensor | None) -> Tensor | None:
         return None if planes is None else planes.to(device, torch.int64, non_blocking=True)
 
@@ -398,10 +436,16 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
         others = dict(zip(data.roles[1:], rest, strict=True))
         known = label(source_label)
         assert known is not None
-        target, pseudo, confidence, labelled = None, None, None, None
+        target, pseudo, confidence, probability, labelled = None, None, None, None, None
         if "target" in others:
-            target = to_unit(others["target"][0], device)
-            pseudo = label(others["target"][1])
+            images, planes = others["target"]
+            target = to_unit(images, device)
+            if soft:
+                assert planes is not None
+                probability = to_unit(planes, device)
+                probability = probability / probability.sum(1, keepdim=True)
+            else:
+                pseudo = label(planes)
             if pseudo is not None and pseudo.ndim == 4:
                 pseudo, confidence = pseudo[..., 0], pseudo[..., 1].float() / 255
         if "labelled" in others:
@@ -415,6 +459,7 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
             target=target,
             pseudo_label=pseudo,
             pseudo_confidence=confidence,
+            pseudo_probability=probability,
             generators=[position_generator(data.seed, p) for p in data.positions(item)],
             names=names,
             crop=data.crop,
@@ -423,7 +468,7 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
 
 
 def to_unit(images: Tensor, device: torch.device) -> Tensor:
-    """Turn ``[N, H, W, 3]`` uint8 into ``[N, 3, H, W]`` float in [0, 1]."""
+    """Turn ``[N, H, W, C]`` uint8 into ``[N, C, H, W]`` float in [0, 1]."""
     moved = images.to(device, non_blocking=True)
     return moved.permute(0, 3, 1, 2).contiguous().float().div_(255)
 

@@ -291,6 +291,8 @@ class LargeSection(Section):
         pretrained: See `ModelSection`.
         lr: Its learning rate beside the small network.
         adabn: Whether its batch-norm statistics are those of the target before it teaches.
+        input: Rows and columns at which it learns and labels where these are not the small
+            network's; needs ``labels.offline``.
     """
 
     architecture: str = "bisenet"
@@ -299,6 +301,7 @@ class LargeSection(Section):
     pretrained: str = "imagenet"
     lr: Annotated[float, Field(gt=0)] = 5e-3
     adabn: bool = True
+    input: tuple[Positive, Positive] | None = None
 
 
 class DistilSection(Optimisation):
@@ -309,7 +312,9 @@ class DistilSection(Optimisation):
             source; ``"self"``: of the network itself; else the run folder or model file of an
             adapted network, which stays as it is.
         large: The large network.
-        labels: How the teacher labels; its ``decay`` is that of the moving average.
+        labels: How the teacher labels; its ``decay`` is that of the moving average. With
+            ``offline`` every frame is labelled once as a whole, at the teacher's own size, and
+            views are cut from frame and soft label alike; the teacher then stays as it is.
     """
 
     teacher: str = "large"
@@ -325,6 +330,22 @@ class DistilSection(Optimisation):
     quality: Literal["none", "image", "pixel"] = "none"
     alone: Share = 0.5
     batch_norm: Literal["frozen", "joint", "domain", "split"] = "domain"
+
+    @model_validator(mode="after")
+    def _offline_or_not(self) -> DistilSection:
+        if self.labels.offline and self.labels.decay < 1:
+            msg = (
+                "labels that are made ahead are those of a teacher that stays: set "
+                "distil.labels.decay = 1, or distil.labels.offline = false"
+            )
+            raise ValueError(msg)
+        if self.large.input is not None and not self.labels.offline:
+            msg = (
+                "a large network that looks at another size labels whole frames ahead: set "
+                "distil.labels.offline = true and distil.labels.decay = 1"
+            )
+            raise ValueError(msg)
+        return self
 
     def settings(self) -> DistilSettings:
         """Return the method's parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgeuda.data.folders import labelled_subset
@@ -29,7 +31,14 @@ from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, fit_stage, stage_weights, stream
-from edgeuda.training.loader import PSEUDO_PLANES, Images, PseudoLabelled, sample, to_unit
+from edgeuda.training.loader import (
+    PSEUDO_PLANES,
+    Images,
+    PseudoLabelled,
+    SoftLabelled,
+    sample,
+    to_unit,
+)
 from edgeuda.training.recipe import (
     AdaBNSection,
     AdversarialSection,
@@ -41,6 +50,7 @@ from edgeuda.training.recipe import (
     LseSection,
     Optimisation,
     Recipe,
+    Section,
     Stage,
     StageSection,
     TuflSection,
@@ -162,29 +172,45 @@ def _tufl(
 def _distil(
     recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
 ) -> None:
-    half = in_half(recipe.precision)
-    labels = section.labels
-    spec, large = recipe.spec(domains.space), None
-    if section.teacher == "self":
-        teacher = Teacher(
-            model, labels.decay, labels.scales, labels.flip, half, domains.temperature
-        )
+    teacher, spec = _teacher(recipe, section, model, domains, job)
+    target, large = domains.target, None
+    assert target is not None
+    if section.labels.offline:
+        target = _soft_labels(teacher, target, spec, recipe.model.input, job)
     elif section.teacher == "large":
-        big = large_recipe(recipe, section.large)
-        network = _large(big, section.large, domains, job)
-        spec = big.spec(domains.space)
-        teacher = Teacher(network, labels.decay, labels.scales, labels.flip, half)
         optimisation = section.model_copy(update={"lr": section.large.lr})
-        device = job.fabric.device
-        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = copy.deepcopy(teacher.model).requires_grad_(True)
+        network.freeze(recipe.model.freeze)
+        network.to(device=job.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         large = LargeStudent(
             network,
             spec.preprocessing,
             teacher,
             make_optimizer(network, optimisation),
             section.batch_norm,
-            half,
+            in_half(recipe.precision),
         )
+    method = Distil(
+        section.settings(),
+        stage_weights(recipe, section, domains),
+        None if section.labels.offline else teacher,
+        spec.preprocessing,
+        section.steps,
+        large,
+    )
+    _fit(method, recipe, "distil", model, domains, job, target)
+
+
+def _teacher(
+    recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
+) -> tuple[Teacher, ModelSpec]:
+    """Return who labels target images in stage ``distil``, and the spec that it is fed by."""
+    spec, temperature = recipe.spec(domains.space), 1.0
+    if section.teacher == "self":
+        network, temperature = model, domains.temperature
+    elif section.teacher == "large":
+        big = large_recipe(recipe, section.large)
+        network, spec = _large(big, section.large, domains, job), big.spec(domains.space)
     else:
         network, spec = load_model(Path(section.teacher))
         if spec.label_space.classes != domains.space.classes:
@@ -193,16 +219,10 @@ def _distil(
                 f"found one for those of {spec.label_space.name!r}"
             )
             raise ConfigError(msg)
-        teacher = Teacher(network, 1.0, labels.scales, labels.flip, half)
-    method = Distil(
-        section.settings(),
-        stage_weights(recipe, section, domains),
-        teacher,
-        spec.preprocessing,
-        section.steps,
-        large,
-    )
-    _fit(method, recipe, "distil", model, domains, job)
+    labels = section.labels
+    decay = labels.decay if section.teacher in ("self", "large") else 1.0
+    half = in_half(recipe.precision)
+    return Teacher(network, decay, labels.scales, labels.flip, half, temperature), spec
 
 
 def teacher_sha256(recipe: Recipe) -> list[str]:
@@ -216,7 +236,11 @@ def teacher_sha256(recipe: Recipe) -> list[str]:
 def large_recipe(recipe: Recipe, large: LargeSection) -> Recipe:
     """Return the recipe with the large network in the place of its own."""
     own = large.model_dump(include={"architecture", "encoder", "width", "pretrained"})
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update=own)})
+    changed: dict[str, Section] = {}
+    if large.input is not None:
+        own["input"] = large.input
+        changed["geometry"] = recipe.geometry.model_copy(update={"crop": large.input})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=own), **changed})
 
 
 def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) -> Network:
@@ -225,9 +249,11 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
     It lies beside the stage's folder, named by what it depends on: stages that need the same share
     it.
     """
-    spec = recipe.spec(domains.space)
-    assert domains.target is not None
-    frames = domains.target.names if recipe.source.style != "none" or section.adabn else ()
+    spec, target = recipe.spec(domains.space), domains.target
+    assert target is not None
+    size = recipe.model.input
+    domains = replace(domains, source=domains.source.resized(size), target=target.resized(size))
+    frames = target.names if recipe.source.style != "none" or section.adabn else ()
     key = sha256_of(
         [
             "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),
@@ -302,6 +328,29 @@ def _adabn(
     if job.fabric.is_global_zero:
         save_model(model, spec, job.folder / MODEL_FILE)
     job.fabric.barrier()
+
+
+def _soft_labels(
+    teacher: Teacher, target: Images, spec: ModelSpec, size: tuple[int, int], job: Job
+) -> SoftLabelled:
+    """Write the teacher's probabilities (0 to 255) of every whole target frame as PNG, once.
+
+    The frames are looked at in the teacher's size; probabilities are kept at half of ``size``, for
+    networks decide at an eighth.
+    """
+    folder, device = job.folder / "soft", job.fabric.device
+    frames = target.resized((spec.preprocessing.height, spec.preprocessing.width))
+    half = [side // 2 for side in size]
+    for index in range(job.fabric.global_rank, len(target), job.fabric.world_size):
+        name = folder / f"{index:06d}.png"
+        if name.exists():
+            continue
+        image = torch.from_numpy(frames[index][0])[None]
+        probability = teacher.probabilities(to_unit(image, device), spec.preprocessing)
+        probability = F.interpolate(probability, half, mode="bilinear", antialias=True)
+        write_label(name, (255 * probability[0].flatten(0, 1)).round().byte().cpu().numpy())
+    job.fabric.barrier()
+    return SoftLabelled(target, folder, len(spec.label_space))
 
 
 def _pseudo_labels(teacher: Teacher, target: Images, spec: ModelSpec, job: Job) -> PseudoLabelled:
