@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.data.street import write_dataset
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
@@ -74,6 +74,18 @@ def test_a_class_without_source_labels_is_named(data, tmp_path, caplog):
         run(data, tmp_path / "out", "stage2.rare_temperature=0.1", "stage2.mix.long_tail=1.0",
             source=source)  # fmt: skip
     assert "no pixel of sky; what has no source label cannot be learned" in caplog.text
+
+
+def test_labels_that_are_all_ignored_teach_nothing_and_say_so(data, tmp_path):
+    source = tmp_path / "source"
+    for index in range(2):
+        write_image(source / f"images/{index}.png", np.full((64, 128, 3), 90, np.uint8))
+        write_label(source / f"labels/{index}.png", np.full((64, 128), 255, np.uint8))
+    record = {"schema": "edgeuda.dataset/1", "label_space": "camvid-11"}
+    write_json(source / "dataset.json", record)
+    with pytest.raises(DataError, match=r"all pixels of all 2 label maps are ignored"):
+        train_source(recipe(), source, None, Options(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("count", [1, 8])

@@ -1,5 +1,7 @@
 """Public data sets in their genuine form, made small."""
 
+import logging
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from edgeuda.data.images import write_image, write_label
 from edgeuda.data.label_files import read_channel, read_colours, read_palette_index
 from edgeuda.data.layouts import CITYSCAPES_IDS, LAYOUTS, ROBOTCAR_IDS, SYNTHIA_IDS, layout_of
 from edgeuda.errors import DataError
+from edgeuda.files import write_json
 from edgeuda.labels import IGNORE, SPACES, mapping
 
 FRAME = np.full((4, 6, 3), 90, np.uint8)
@@ -180,3 +183,57 @@ def test_tables_lead_into_their_spaces():
     assert set(SYNTHIA_IDS.tolist()) == {*range(19), IGNORE}
     assert set(ROBOTCAR_IDS.tolist()) == {*range(9), IGNORE}
     assert len({layout.name for layout in LAYOUTS}) == len(LAYOUTS)
+
+
+def palette_png(path, label):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Pillow.fromarray(label, "P")
+    picture.putpalette([value for index in range(256) for value in (index, 7, 9)])
+    picture.save(path)
+
+
+def test_what_the_user_says_wins_over_what_a_folder_looks_like(tmp_path, caplog):
+    """Five digits and a palette look like GTA5; the ids are those of camvid-11."""
+    camvid = SPACES["camvid-11"]
+    write_image(tmp_path / "images/00001.png", FRAME)
+    palette_png(tmp_path / "labels/00001.png", ids(0, 3, 10))
+    with caplog.at_level(logging.INFO):
+        folder = labelled_folder(tmp_path, None, camvid)
+    assert folder.space == camvid
+    assert folder.read(0)[1].ravel().tolist()[:3] == [0, 3, 10]
+    assert "looks like GTA5" in caplog.text
+    assert "1 images, read as folders images and labels with labels of camvid-11" in caplog.text
+    assert "of the pixels of 1 label maps are ignored" in caplog.text
+
+
+def test_a_data_set_whose_labels_are_of_another_space_is_refused(tmp_path):
+    write_image(tmp_path / "rgb_anon/night/train/G/a_rgb_anon.png", FRAME)
+    write_label(tmp_path / "gt/night/train/G/a_gt_labelTrainIds.png", ids(13, 2))
+    with pytest.raises(DataError, match=r"ACDC folder.*'cityscapes-19'.*says 'camvid-11'"):
+        labelled_folder(tmp_path / "rgb_anon/night", None, SPACES["camvid-11"])
+    same = labelled_folder(tmp_path / "rgb_anon/night", None, SPACES["cityscapes-19"])
+    assert same.layout == "ACDC"
+
+
+def test_labels_of_which_nothing_is_left_are_refused(tmp_path, caplog):
+    write_image(tmp_path / "images/00001.png", FRAME)
+    palette_png(tmp_path / "labels/00001.png", np.zeros((4, 6), np.uint8))  # all "unlabeled"
+    with pytest.raises(DataError, match=r"100\.0% of the pixels are ignored.*read as GTA5.*--la"):
+        labelled_folder(tmp_path)
+    write_label(tmp_path / "labels/00001.png", np.full((4, 6), IGNORE, np.uint8))
+    with pytest.raises(DataError, match=r"ignored.*put a dataset\.json"):
+        labelled_folder(tmp_path, None, SPACES["camvid-11"])
+    record = {"schema": "edgeuda.dataset/1", "label_space": "camvid-11"}
+    write_json(tmp_path / "dataset.json", record)
+    assert len(labelled_folder(tmp_path)) == 1
+    assert "100.0% of the pixels are ignored" in caplog.text
+
+
+def test_a_label_space_that_contradicts_the_record_is_said(tmp_path, caplog):
+    write_image(tmp_path / "images/a.png", FRAME)
+    write_label(tmp_path / "labels/a.png", ids(0, 1))
+    write_json(
+        tmp_path / "dataset.json", {"schema": "edgeuda.dataset/1", "label_space": "camvid-11"}
+    )
+    assert labelled_folder(tmp_path, None, SPACES["cityscapes-19"]).space.name == "cityscapes-19"
+    assert "labels are of camvid-11; they are read as cityscapes-19" in caplog.text

@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 MAX_BAD_SHARE = 0.05
 """Share of unreadable frames above which a target folder is refused."""
 
+MAX_IGNORED = 0.95
+"""Share of ignored pixels above which labels are taken for misread; a look at a few files."""
+LOOKED_AT = 8
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ class LabelledFolder:
         stored: Label space of the files.
         space: Label space that `read` returns.
         read_file: Reads a label file as ids of ``stored``.
+        layout: What the files were recognised as, for people.
         table: ``[256]`` uint8 from ids of ``stored`` to those of ``space``.
     """
 
@@ -57,6 +62,7 @@ class LabelledFolder:
     stored: LabelSpace
     space: LabelSpace
     read_file: Callable[[Path], LabelMap]
+    layout: str
     table: npt.NDArray[np.uint8] = field(compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -116,40 +122,117 @@ def labelled_folder(
             pairs, see `edgeuda.data.lists`.
         space: Label space wanted; that of the files if not given.
         stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
-            ``space``.
+            ``space``. What is said here wins over what the folder looks like.
         every: Whether each image must have a label map; those without are left out if not.
         ignore_unmapped: Whether classes without counterpart in ``space`` may be ignored.
 
     Raises:
-        DataError: If there are no images, labels are missing, or no label space is known.
+        DataError: If there are no images, labels are missing, no label space is known, the folder
+            is one of a data set whose labels are of another space than ``stored``, or nearly all
+            pixels are ignored.
         ConfigError: If classes have no counterpart, see `edgeuda.labels.counterparts`.
     """
     if is_list(root):
         listed = tuple(Pair(*entry) for entry in read_list(root, columns=2))
-        return _indexed(root, listed, _known(root, stored or space), space, every, ignore_unmapped)
+        known = _known(root, stored or space)
+        return _looked_at(_indexed(root, listed, known, space, every, ignore_unmapped, "a list"))
     file = root / "dataset.json"
     record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
     layout = None if record else layout_of(root)
-    if layout is not None:
-        return _public(root, layout, space, every, ignore_unmapped)
+    if layout is not None and _agreed(root, layout, stored):
+        return _looked_at(_public(root, layout, space, every, ignore_unmapped))
     image_root, label_root = root / record.get("images", "images"), root / "labels"
     if "images" not in record:
         list_images(root)  # says what is wrong with a folder that holds nothing
     if not image_root.is_dir() or not label_root.is_dir():
-        known = "; ".join(f"{layout.name} ({layout.looks})" for layout in LAYOUTS)
+        layouts = "; ".join(f"{layout.name} ({layout.looks})" for layout in LAYOUTS)
         msg = (
             f"{root}: expected the folders 'images' and 'labels' in it, or the folder of images of "
-            f"a known data set, found neither. Known are: {known}"
+            f"a known data set, found neither. Known are: {layouts}"
         )
         raise DataError(msg)
     images = list_images(image_root)
-    if stored is None and record:
+    if record:
         named = record["label_space"]
-        stored = label_space(named) if isinstance(named, str) else LabelSpace.from_record(named)
+        own = label_space(named) if isinstance(named, str) else LabelSpace.from_record(named)
+        if stored is not None and stored != own:
+            logger.warning(
+                "%s: it says that labels are of %s; they are read as %s, as --label-space says",
+                file, own.name, stored.name,
+            )  # fmt: skip
+        stored = stored or own
     pairs = tuple(
         Pair(image, _label_of(label_root / image.relative_to(image_root))) for image in images
     )
-    return _indexed(root, pairs, _known(root, stored or space), space, every, ignore_unmapped)
+    form = "folders images and labels" + (", with a dataset.json" if record else "")
+    known_space = _known(root, stored or space)
+    found = _indexed(root, pairs, known_space, space, every, ignore_unmapped, form)
+    return _looked_at(found, stop=not record)
+
+
+def _agreed(root: Path, layout: Layout, stored: LabelSpace | None) -> bool:
+    """Return whether a folder is read as the data set that it looks like.
+
+    Raises:
+        DataError: If the user says otherwise and it cannot be a plain folder.
+    """
+    if stored is None or stored == layout.space:
+        return True
+    if (root / "images").is_dir() and (root / "labels").is_dir():
+        logger.warning(
+            "%s: looks like %s (%s), whose labels are of %s; read as a plain folder with labels of "
+            "%s, as --label-space says",
+            root, layout.name, layout.looks, layout.space.name, stored.name,
+        )  # fmt: skip
+        return False
+    msg = (
+        f"{root}: this is a {layout.name} folder ({layout.looks}), whose labels are of "
+        f"{layout.space.name!r}, but --label-space says {stored.name!r}. Leave --label-space away, "
+        "or give a folder with 'images' and 'labels'"
+    )
+    raise DataError(msg)
+
+
+def _looked_at(folder: LabelledFolder, stop: bool = True) -> LabelledFolder:
+    """Say what a folder was recognised as and how much of a few label maps is ignored.
+
+    Args:
+        folder: The folder.
+        stop: Whether labels of which nearly nothing is left are refused.
+
+    Raises:
+        DataError: If they are.
+    """
+    looked, ignored = 0, 0.0
+    for pair in spread(folder.pairs, LOOKED_AT):
+        try:
+            label = folder.table[folder.read_file(pair.label)]
+        except DataError:
+            continue  # whoever needs this file says what is wrong with it
+        looked += 1
+        ignored += float((label == IGNORE).mean())
+    if not looked:
+        return folder
+    share = ignored / looked
+    logger.info(
+        "%s: %d images, read as %s with labels of %s; %.1f %% of the pixels of %d label maps are "
+        "ignored",
+        folder.root, len(folder), folder.layout, folder.stored.name, 100 * share, looked,
+    )  # fmt: skip
+    if share > MAX_IGNORED:
+        msg = (
+            f"{folder.root}: {share:.1%} of the pixels are ignored in {looked} label maps that "
+            f"were looked at, read as {folder.layout} with labels of {folder.stored.name!r}"
+        )
+        if stop:
+            msg += (
+                ". Probably the labels are of another space: say which with --label-space. If they "
+                "are meant to be so sparse, put a dataset.json beside them that names their space "
+                '({"schema": "edgeuda.dataset/1", "label_space": "..."})'
+            )
+            raise DataError(msg)
+        logger.warning(msg)
+    return folder
 
 
 def _label_of(image: Path) -> Path:
@@ -172,6 +255,7 @@ def _indexed(
     space: LabelSpace | None,
     every: bool,
     ignore_unmapped: bool,
+    form: str,
 ) -> LabelledFolder:
     """Index label files of the forms that `read_ids` knows."""
     missing = [pair.label for pair in pairs if not pair.label.is_file()]
@@ -181,7 +265,7 @@ def _indexed(
     kept = tuple(pair for pair in pairs if pair.label.is_file())
     reader = partial(read_ids, space=stored)
     table = _table(root, stored, space or stored, ignore_unmapped)
-    return LabelledFolder(root, kept, stored, space or stored, reader, table)
+    return LabelledFolder(root, kept, stored, space or stored, reader, form, table)
 
 
 def _table(
@@ -212,7 +296,14 @@ def _public(
     kept = tuple(pair for pair in pairs if pair.label.is_file())
     wanted = space or layout.space
     table = _table(root, layout.space, wanted, ignore_unmapped)
-    return LabelledFolder(root, kept, layout.space, wanted, layout.read, table)
+    return LabelledFolder(root, kept, layout.space, wanted, layout.read, layout.name, table)
+
+
+def tells_space(root: Path) -> bool:
+    """Return whether a folder itself says which label space its files are of."""
+    if is_list(root):
+        return False
+    return (root / "dataset.json").exists() or layout_of(root) is not None
 
 
 def labelled_frames(
@@ -223,12 +314,13 @@ def labelled_frames(
     Args:
         root: Folder with ``images/`` and perhaps ``labels/``, see `labelled_folder`.
         space: Label space wanted.
-        stored: Label space of the files.
+        stored: Label space of the files where the folder does not tell it.
     """
     plain = (root / "labels").is_dir() and (root / "images").is_dir()
     if not plain and layout_of(root) is None:
         return None
-    found = labelled_folder(root, space, stored, every=False, ignore_unmapped=True)
+    own = None if tells_space(root) else stored
+    found = labelled_folder(root, space, own, every=False, ignore_unmapped=True)
     return found if found.pairs else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeuda.data.folders import LabelledFolder, labelled_folder
+from edgeuda.data.folders import LabelledFolder, labelled_folder, tells_space
 from edgeuda.errors import ConfigError
 from edgeuda.labels import LabelSpace
 
@@ -57,8 +57,8 @@ def open_sources(
     Args:
         roots: One folder, or several.
         space: Label space wanted; by default that of the first.
-        stored: Label space of the files. With several folders it counts for those that have no
-            ``dataset.json``, which says its own.
+        stored: Label space of the files. With several folders it counts for those that do
+            not tell it themselves.
         weights: One per folder; by default all weigh alike.
         ignore_unmapped: See `labelled_folder`.
 
@@ -76,7 +76,7 @@ def open_sources(
         raise ConfigError(msg)
     folders: list[LabelledFolder] = []
     for path in paths:
-        own = len(paths) > 1 and (path / "dataset.json").exists()
+        own = len(paths) > 1 and tells_space(path)
         wanted = folders[0].space if folders else space
         folders.append(
             labelled_folder(path, wanted, None if own else stored, ignore_unmapped=ignore_unmapped)

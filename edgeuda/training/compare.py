@@ -21,6 +21,7 @@ from edgeuda.data.folders import (
     labelled_folder,
     labelled_frames,
     readable_frames,
+    tells_space,
 )
 from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError, TrainingError, did_you_mean
@@ -186,8 +187,12 @@ def compare(
         track.source, None, track.stored,
         weights=track.source_weights, ignore_unmapped=track.ignore_unmapped,
     )  # fmt: skip
-    index = partial(labelled_folder, stored=track.stored, ignore_unmapped=track.ignore_unmapped)
-    data = index(track.data, sources.space)
+
+    def index(root: Path) -> LabelledFolder:
+        own = None if tells_space(root) else track.stored
+        return labelled_folder(root, sources.space, own, ignore_unmapped=track.ignore_unmapped)
+
+    data = index(track.data)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
     adapted = load_domains(sources, readable_frames(track.target), first.model.input)
     if any("ass" in variant.recipe.stages for variant in variants):
@@ -195,7 +200,7 @@ def compare(
         adapted = replace(adapted, labelled=few)
     domains = {False: adapted}
     if any(variant.oracle for variant in variants) and track.oracle is not None:
-        labelled = index(track.oracle, sources.space)
+        labelled = index(track.oracle)
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
     scores: dict[str, list[Evaluation | None]] = {variant.name: [] for variant in variants}

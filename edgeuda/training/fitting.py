@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
 from edgeuda.data.sources import Sources
-from edgeuda.errors import ConfigError
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.base import Method
 from edgeuda.methods.losses import class_weights
@@ -103,6 +103,12 @@ def load_domains(
         images = Joined(parts, source.weights)
     target = Images(frames, size) if frames is not None else None
     counts = class_counts(images.labels(), len(source.space))
+    if not counts.sum():
+        msg = (
+            f"{', '.join(str(folder.root) for folder in folders)}: all pixels of all "
+            f"{len(counts)} label maps are ignored (255); there is nothing to learn"
+        )
+        raise DataError(msg)
     absent = [source.space.classes[i] for i in np.flatnonzero(counts.sum(0) == 0)]
     if absent:
         logger.warning(
