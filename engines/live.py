@@ -82,6 +82,22 @@ class Course:
             self.every *= 2
 
 
+class Clock:
+    """Time along recordings that are played one after the other, each of which begins at 0."""
+
+    def __init__(self) -> None:
+        self._begin, self._last, self._step = 0.0, 0.0, 0.0
+
+    def at(self, seconds: float) -> float:
+        """Return the time since the first recording began, of a frame's time in its own."""
+        now = self._begin + seconds
+        if now < self._last:  # the next recording
+            self._begin = self._last + self._step - seconds
+            now = self._begin + seconds
+        self._step, self._last = now - self._last, now
+        return now
+
+
 @dataclass(frozen=True)
 class Limits:
     """When to end; None never.
@@ -132,6 +148,7 @@ def run(
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
     begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
     first_ns: int | None = None
+    clock = Clock()
     frames, said = 0, 0.0
     error: EdgeudaError | None = None
 
@@ -155,7 +172,11 @@ def run(
                 latencies.add((done - start) / 1e6)
                 recent.append((done, (done - start) / 1e6))
                 words = _status(recent)
-                seconds = None if lossless else (arrived.at_ns - first_ns) / 1e9
+                seconds = (
+                    clock.at(arrived.frame.seconds)
+                    if lossless
+                    else (arrived.at_ns - first_ns) / 1e9
+                )
                 for thread in threads:
                     thread.offer(Result(arrived.frame, seconds, labels, words))
                 course.note(elapsed(), frames, capture.queue.dropped)

@@ -30,7 +30,8 @@ class Result:
 
     Attributes:
         frame: The frame.
-        seconds: When it came, since the beginning; None if every frame of a recording is shown.
+        seconds: When it came, since the beginning; in a recording of which every frame is shown,
+            its time there.
         labels: ``[H, W]`` uint8 class ids.
         status: Frame rate and latency in words.
     """
@@ -115,18 +116,22 @@ class OverlayVideo:
     """Writes overlays as a video that plays at the speed of what it shows.
 
     Where frames were dropped the picture stands. The Matroska container can be read up to where
-    it was written, also after a power cut.
+    it was written, also after a power cut, but for what the encoder still held: about a quarter of
+    a megabyte.
 
     Args:
         path: The video, ``.mkv``.
         fps: Its frame rate.
         colors: ``[256, 3]`` uint8 RGB by class id.
+        every: Whether each result is shown, also where several come within a frame's time.
     """
 
     name = "overlay video"
 
-    def __init__(self, path: Path, fps: float, colors: npt.NDArray[np.uint8]) -> None:
-        self._path, self._fps, self._colors = path, fps, colors
+    def __init__(
+        self, path: Path, fps: float, colors: npt.NDArray[np.uint8], every: bool = False
+    ) -> None:
+        self._path, self._fps, self._colors, self._every = path, fps, colors, every
         self._writer: Any = None
         self._size = (0, 0)
         self._frames = 0
@@ -144,6 +149,8 @@ class OverlayVideo:
         due = round(result.seconds * self._fps)
         if due - self._frames > LONGEST_GAP * self._fps:
             self._frames = due
+        if self._every:
+            due = max(due, self._frames)
         while self._frames <= due:
             self._writer.write(picture)
             self._frames += 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -34,6 +35,31 @@ def video(path, count=20, fps=10, still=()):
         writer.write(np.ascontiguousarray(picture(value)[:, :, ::-1]))
     writer.release()
     return path
+
+
+def matroska(frames, times, duration):
+    """Bytes of a Matroska video of JPEG frames at any times, in milliseconds."""
+
+    def element(code, content):
+        if isinstance(content, int):
+            content = content.to_bytes(4, "big")
+        elif isinstance(content, float):
+            content = struct.pack(">d", content)
+        size = (0x01 << 56 | len(content)).to_bytes(8, "big")
+        return bytes.fromhex(code) + size + content
+
+    height, width = frames[0].shape[:2]
+    head = element("1A45DFA3", element("4282", b"matroska") + element("4287", 4))
+    info = element("1549A966", element("2AD7B1", 1_000_000) + element("4489", float(duration)))
+    video = element("E0", element("B0", width) + element("BA", height))
+    entry = element("D7", 1) + element("73C5", 1) + element("83", 1) + element("86", b"V_MJPEG")
+    track = element("1654AE6B", element("AE", entry + video))
+    clusters = b""
+    for frame, at in zip(frames, times, strict=True):
+        encoded = cv2.imencode(".jpg", frame)[1].tobytes()
+        block = b"\x81" + struct.pack(">h", 0) + b"\x80" + encoded
+        clusters += element("1F43B675", element("E7", at) + element("A3", block))
+    return head + element("18538067", info + track + clusters)
 
 
 def folder(path, count):
@@ -87,7 +113,42 @@ class TestReading:
         (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
         found = list(footage(tmp_path / "cut.avi"))
         assert 5 < len(found) < 30
-        assert f"cut.avi: ends after {len(found)} of 30 frames" in caplog.text
+        assert f"cut.avi: ends after {len(found)} frames, at 1.0 of 3.0 seconds" in caplog.text
+
+    def test_times_are_those_of_the_container(self, tmp_path, caplog):
+        """Ten frames at 30 per second, then ten at 2 per second; nothing is broken."""
+        times = [33 * index for index in range(10)] + [330 + 500 * index for index in range(10)]
+        path = tmp_path / "phone.mkv"
+        path.write_bytes(matroska([picture(index) for index in range(20)], times, 5330))
+        assert [frame.seconds for frame in footage(path)] == pytest.approx(np.array(times) / 1000)
+        found = list(footage(path, Span(start=1.0, end=4.0, rate=1.5)))
+        assert [frame.index for frame in found] == [12, 14, 16]
+        assert not caplog.text
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        cut = list(footage(path))
+        assert 5 < len(cut) < 15
+        assert "of 5.3 seconds; the rest cannot be decoded" in caplog.text
+
+    def test_linked_folders_are_entered_and_circles_are_not(self, tmp_path, caplog):
+        folder(tmp_path / "disk" / "deep", 2)
+        folder(tmp_path / "drive", 1)
+        (tmp_path / "drive/other").symlink_to(tmp_path / "disk")
+        (tmp_path / "disk/deep/back").symlink_to(tmp_path / "drive")
+        wanted = ["000.png", "other/deep/000.png", "other/deep/001.png"]
+        found = list_images(tmp_path / "drive")
+        assert [str(path.relative_to(tmp_path / "drive")) for path in found] == wanted
+        assert list(sorted_names(tmp_path / "drive")) == wanted
+        assert len(names(footage(tmp_path / "drive"))) == 3
+        assert "back: leads back to a folder above it" in caplog.text
+
+    def test_hidden_and_temporary_files_are_no_frames(self, tmp_path, caplog):
+        folder(tmp_path, 2)
+        for name in (".0123.77.tmp.png", "._000.png"):
+            (tmp_path / name).write_bytes(b"half of a picture")
+        folder(tmp_path / ".thumbnails", 3)
+        with caplog.at_level("INFO"):
+            assert [path.name for path in list_images(tmp_path)] == ["000.png", "001.png"]
+        assert "left out 2 files whose name begins with a dot" in caplog.text
 
     @pytest.mark.parametrize("content", [b"", b"not a video" * 100])
     def test_what_is_no_video(self, tmp_path, content):

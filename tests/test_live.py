@@ -1,5 +1,6 @@
 """Frames as they come: what is dropped, what is kept, what is written, what survives."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.capture import Capture
 from engines.latest_queue import LatestQueue
-from engines.live import Course, LatencyHistogram, Limits, run
+from engines.live import Clock, Course, LatencyHistogram, Limits, run
 from engines.metadata import policy_of, precision_of, read_metadata
 from engines.onnxruntime_runner import OnnxRunner
 from engines.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
@@ -214,6 +215,40 @@ def test_a_video_cut_off_can_be_played(tmp_path):
     sink.close()
     assert len(read_video(path)) == 60
     assert len(read_video(cut)) > 10
+
+
+def test_a_killed_recording_keeps_all_but_its_end(tmp_path):
+    """What the encoder holds, about a quarter of a megabyte, is lost; no more."""
+    code = f"""
+import os, cv2, numpy as np
+from engines.sinks import OverlayVideo, Result
+from edgeuda.data.footage import Frame
+from pathlib import Path
+sink = OverlayVideo(Path({str(tmp_path / "o.mkv")!r}), 25, np.zeros((256, 3), np.uint8))
+rng = np.random.default_rng(0)
+for i in range(400):
+    image = cv2.resize(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8), (320, 240))
+    frame = Frame(Path("f"), "f", i, 0.0, image)
+    sink.write(Result(frame, None, np.zeros((240, 320), np.uint8), ""))
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    whole = (tmp_path / "o.mkv").stat().st_size
+    found = len(read_video(tmp_path / "o.mkv"))
+    assert found > 200
+    assert (400 - found) * whole / found < 400_000
+
+
+def test_a_recording_plays_at_its_own_times(tmp_path):
+    """Frames at 10 per second, a burst of three, a pause; then the next recording."""
+    clock = Clock()
+    times = [clock.at(seconds) for seconds in (0.0, 0.1, 0.11, 0.12, 0.5, 0.0, 0.1)]
+    assert times == pytest.approx([0.0, 0.1, 0.11, 0.12, 0.5, 0.88, 0.98])
+    sink = OverlayVideo(tmp_path / "o.mkv", 10, COLORS, every=True)
+    for index, seconds in enumerate(times):
+        sink.write(result(index, seconds=seconds))
+    sink.close()
+    assert len(read_video(tmp_path / "o.mkv")) == 11  # each at least once, up to 0.98 s
 
 
 def test_a_video_that_cannot_be_written_is_named(tmp_path):

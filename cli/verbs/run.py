@@ -90,9 +90,10 @@ def run(
             )
             stop = threading.Event()
             colors = runner.spec.label_space.colors()
+            whole = not live and fps is None
             sinks: list[Sink] = []
             if video:
-                sinks.append(OverlayVideo(out / "overlay.mkv", rate, colors))
+                sinks.append(OverlayVideo(out / "overlay.mkv", rate, colors, whole))
             if labels:
                 sinks.append(LabelMaps(out / "labels"))
             if window:
@@ -103,7 +104,7 @@ def run(
                 runner,
                 Capture(source, live=live, fps=None if live else fps),
                 sinks,
-                lossless=not live and fps is None,
+                lossless=whole,
                 limits=Limits(frames, seconds),
                 stop=stop,
                 status=say,

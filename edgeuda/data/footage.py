@@ -23,6 +23,7 @@ import numpy as np
 
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, read_image
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError
 from edgeuda.files import short_name
 
@@ -47,7 +48,8 @@ class Frame:
         origin: The image file, or the video.
         name: Unique within the footage, fit for a file name: ``drive_000012``.
         index: Place in its video, or among the images.
-        seconds: Since the beginning of its video; for images ``index`` over the frame rate.
+        seconds: Since the beginning of its video, as its container says; for images ``index`` over
+            the frame rate.
         image: ``[H, W, 3]`` uint8 RGB.
     """
 
@@ -169,7 +171,7 @@ def sorted_names(folder: Path) -> Iterator[str]:
 
     Listings beyond `SORTED_AT_ONCE` names are sorted in parts on disk and merged.
     """
-    names = _names_under(folder)
+    names = names_under(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     first = sorted(islice(names, SORTED_AT_ONCE))
     if len(first) < SORTED_AT_ONCE:
         yield from first
@@ -185,21 +187,6 @@ def sorted_names(folder: Path) -> Iterator[str]:
             part = sorted(islice(names, SORTED_AT_ONCE))
         del first, part
         yield from heapq.merge(*map(_names_in, files))
-
-
-def _names_under(folder: Path) -> Iterator[str]:
-    """Yield names as the file system has them; no folder's listing is held."""
-    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    waiting = [""]
-    while waiting:
-        at = waiting.pop()
-        with os.scandir(folder / at) as entries:
-            for entry in entries:
-                name = at + entry.name
-                if name[name.rfind(".") :].lower() in suffixes:
-                    yield name
-                elif entry.is_dir():
-                    waiting.append(name + "/")
 
 
 def _names_in(path: Path) -> Iterator[str]:
@@ -226,11 +213,15 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
             msg = f"{path}: expected a video that OpenCV can open; it may be cut off or of a codec "
             msg += "that is missing. Re-encode it: ffmpeg -i IN -c:v libx264 OUT.mp4"
             raise DataError(msg)
-        fps = capture.get(cv2.CAP_PROP_FPS) or span.fps
+        fps = _positive(capture.get(cv2.CAP_PROP_FPS)) or span.fps
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        index, last = 0, None
+        index, last, seconds, longest = 0, None, 0.0, 1 / fps
         while capture.grab():
-            seconds = index / fps
+            if index:
+                seconds, before = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, seconds
+                if seconds <= before:  # a container without times
+                    seconds = before + 1 / fps
+                longest = max(longest, seconds - before)
             if span.end is not None and seconds >= span.end:
                 return
             if span.wants(seconds, last):
@@ -246,10 +237,12 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
     if index == 0:
         msg = f"{path}: expected a video, found no frame that can be decoded"
         raise DataError(msg)
-    if index < promised:
+    # Where frames come at no fixed rate, their promised number is a guess; the length is not.
+    if index < promised and seconds + 2 * longest < promised / fps:
         logger.warning(
-            "%s: ends after %d of %d frames; the rest cannot be decoded", path, index, promised
-        )
+            "%s: ends after %d frames, at %.1f of %.1f seconds; the rest cannot be decoded",
+            path, index, seconds, promised / fps,
+        )  # fmt: skip
 
 
 def frame_rate(path: Path) -> float | None:
@@ -258,9 +251,14 @@ def frame_rate(path: Path) -> float | None:
         return None
     capture = cv2.VideoCapture(str(path))
     try:
-        return float(capture.get(cv2.CAP_PROP_FPS)) or None
+        return _positive(capture.get(cv2.CAP_PROP_FPS))
     finally:
         capture.release()
+
+
+def _positive(value: float) -> float | None:
+    """Return what OpenCV says of a video, None where it says 0 or -1 for not knowing."""
+    return float(value) if value > 0 else None
 
 
 def camera(source: int | str) -> Iterator[Frame]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE
 
@@ -187,7 +188,7 @@ def list_images(folder: Path) -> list[Path]:
             raise DataError(msg)
         msg = f"{folder}: expected a folder of images, found no such folder"
         raise DataError(msg)
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(root / name for name in names_under(root, IMAGE_SUFFIXES))
     if not found:
         msg = f"{root}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none"
         raise DataError(msg)
