@@ -1,7 +1,10 @@
 """Folders of frames and labelled images: what is accepted, refused, skipped."""
 
 import logging
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 
@@ -103,6 +106,33 @@ def test_a_whole_image_with_something_behind_it_is_whole(tmp_path, suffix, after
     path.write_bytes(whole[: len(whole) * 3 // 4] + after)
     with pytest.raises(DataError, match="truncated"):
         read_image(path)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_frames_of_12_bits_are_not_read_as_night(tmp_path, monkeypatch, channels):
+    path, deep = tmp_path / "x.png", np.zeros((8, 8, *channels), np.uint16)
+    deep[:4] = 4000
+    deep[4:] = 2048
+    cv2.imwrite(str(path), deep)
+    with pytest.raises(
+        DataError, match=r"x\.png: a PNG of 16 bits whose values end at 4000"
+    ):
+        read_image(path)
+    monkeypatch.setenv("EDGEUDA_FRAME_BITS", "12")
+    assert read_image(path)[[0, 7], 0, 0].tolist() == [250, 128]
+    monkeypatch.setenv("EDGEUDA_FRAME_BITS", "16")
+    assert read_image(path)[[0, 7], 0, 0].tolist() == [15, 8]
+    monkeypatch.setenv("EDGEUDA_FRAME_BITS", "twelve")
+    with pytest.raises(DataError, match="number of bits from 8 to 16, found 'twelve'"):
+        read_image(path)
+    monkeypatch.delenv("EDGEUDA_FRAME_BITS")
+    chunk = b"sBIT" + bytes([12] * (3 if channels else 1))
+    whole = path.read_bytes()  # the chunk goes behind the header, with its length and checksum
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+    assert read_image(path)[[0, 7], 0, 0].tolist() == [250, 128]
+    cv2.imwrite(str(path), deep * 16)
+    assert read_image(path)[[0, 7], 0, 0].tolist() == [250, 128]
 
 
 def test_few_bad_frames_are_skipped_and_counted(tmp_path, caplog):

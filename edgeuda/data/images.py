@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -25,6 +26,8 @@ ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 turn the image by a quarter."""
 GREY, PALETTE = 0, 3
 """Colour types of PNG."""
+BITS_VARIABLE = "EDGEUDA_FRAME_BITS"
+"""Environment variable: bits that a camera fills in PNGs of 16 bits."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
@@ -40,14 +43,48 @@ def read_image(path: Path) -> Image:
 def decode_image(encoded: npt.NDArray[np.uint8], path: Path | None = None) -> Image:
     """Decode a file's bytes as ``[H, W, 3]`` uint8 RGB.
 
+    Of more than 8 bits the upper 8 are kept: of 16, or of as many as the file or the environment
+    variable `BITS_VARIABLE` says that its camera has.
+
     Raises:
-        DataError: If they are not an image; ``path`` names the file in the error.
+        DataError: If they are not an image; ``path`` names the file in the error. If its values
+            look like those of a camera of fewer than 16 bits and nothing says how many.
     """
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    deep = (png_form(encoded) or (8, GREY))[0] > 8
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0))
     if decoded is None:
         msg = f"{path or 'Image'}: expected an image, found bytes that cannot be decoded"
         raise DataError(msg)
+    if deep:
+        bits = _bits(encoded, int(decoded.max()), path)
+        decoded = (decoded.astype(np.int32) >> (bits - 8)).clip(max=255).astype(np.uint8)
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _bits(encoded: npt.NDArray[np.uint8], largest: int, path: Path | None) -> int:
+    """Return how many bits of a 16-bit PNG its camera fills.
+
+    Raises:
+        DataError: If that cannot be told.
+    """
+    said = os.environ.get(BITS_VARIABLE)
+    if said is not None:
+        if not said.isdecimal() or not 8 <= int(said) <= 16:
+            msg = f"{BITS_VARIABLE}: expected a number of bits from 8 to 16, found {said!r}"
+            raise DataError(msg)
+        return int(said)
+    data = encoded.tobytes()
+    place = data.find(b"sBIT", 0, data.find(b"IDAT"))  # significant bits, by channel
+    if place > 0 and 8 <= data[place + 4] <= 16:
+        return data[place + 4]
+    if largest < 1 << 14:  # a camera of 10, 12 or 14 bits, or a very dark picture
+        msg = (
+            f"{path or 'Image'}: a PNG of 16 bits whose values end at {largest}, as those of a "
+            f"{max(8, largest.bit_length())}-bit camera would. Say how many bits it has: "
+            f"{BITS_VARIABLE}=12, say, or 16 if the picture is only dark"
+        )
+        raise DataError(msg)
+    return 16
 
 
 def read_label(path: Path) -> LabelMap:
