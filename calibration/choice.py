@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from calibration.ranges import Histogram
 from edgeuda.data.folders import parallel, spread
-from edgeuda.data.images import read_image, resize_image
+from edgeuda.data.images import read_image, scaled
 from edgeuda.errors import ConfigError
 
 Choice = Literal["uniform", "diverse", "classes"]
@@ -133,5 +133,5 @@ def choose(name: Choice, frames: Sequence[Path], count: int) -> list[Path]:
 
 
 def _thumbnail(path: Path) -> npt.NDArray[np.float32]:
-    small = resize_image(read_image(path), THUMBNAIL, THUMBNAIL)
+    small = scaled(read_image(path), THUMBNAIL, THUMBNAIL)
     return cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32).reshape(-1)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap, paint, resize_image, resize_label
+from edgeuda.data.images import Image, LabelMap, paint, resize_label, scaled
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
 
@@ -321,7 +321,7 @@ def overlay(
         width: Greatest width in pixels.
     """
     height = max(1, round(image.shape[0] * min(width, image.shape[1]) / image.shape[1]))
-    small = resize_image(image, height, min(width, image.shape[1]))
+    small = scaled(image, height, min(width, image.shape[1]))
     if label is not None and space is not None:
         small = paint(small, resize_label(label, *small.shape[:2]), space.colors())
     done, encoded = cv2.imencode(

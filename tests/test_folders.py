@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from edgeuda.data.folders import class_counts, labelled_folder, readable_frames, spread
-from edgeuda.data.images import read_image, read_label, resize_label, write_image, write_label
+from edgeuda.data.images import (
+    read_image,
+    read_label,
+    resize_image,
+    resize_label,
+    write_image,
+    write_label,
+)
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE, SPACES
 
@@ -108,15 +115,23 @@ def test_a_whole_image_with_something_behind_it_is_whole(tmp_path, suffix, after
         read_image(path)
 
 
+def test_a_change_of_shape_is_said_once(caplog):
+    for _ in range(3):
+        resize_image(np.zeros((361, 480, 3), np.uint8), 256, 512)
+        resize_image(np.zeros((361, 480, 3), np.uint8), 224, 320)  # by 7 %
+        resize_image(np.zeros((64, 512, 3), np.uint8), 64, 127)
+    assert len(caplog.records) == 2
+    assert "480x361 are resized to 512x256: things become 1.50 times as wide" in caplog.text
+    assert "512x64 are resized to 127x64: things become 4.03 times as narrow" in caplog.text
+
+
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_frames_of_12_bits_are_not_read_as_night(tmp_path, monkeypatch, channels):
     path, deep = tmp_path / "x.png", np.zeros((8, 8, *channels), np.uint16)
     deep[:4] = 4000
     deep[4:] = 2048
     cv2.imwrite(str(path), deep)
-    with pytest.raises(
-        DataError, match=r"x\.png: a PNG of 16 bits whose values end at 4000"
-    ):
+    with pytest.raises(DataError, match=r"x\.png: a PNG of 16 bits whose values end at 4000"):
         read_image(path)
     monkeypatch.setenv("EDGEUDA_FRAME_BITS", "12")
     assert read_image(path)[[0, 7], 0, 0].tolist() == [250, 128]

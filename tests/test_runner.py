@@ -142,7 +142,7 @@ def test_damaged_export_record(text):
 def test_vehicle_side_runs_without_torch_and_quietly(model, tmp_path):
     """In a process of its own: torch and onnx are absent, and nothing is printed but the result."""
     image = tmp_path / "frame.npy"
-    np.save(image, random_frames(1, 70, 90)[0])
+    np.save(image, random_frames(1, 70, 140)[0])
     code = f"""
 import sys
 sys.modules["torch"] = sys.modules["onnx"] = None  # importing them now fails
@@ -155,4 +155,4 @@ with OnnxRunner(Path({str(model)!r}), threads=1) as runner:
     print(segment(runner, np.load({str(image)!r})).shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("(70, 90)\n", "", 0)
+    assert (done.stdout, done.stderr, done.returncode) == ("(70, 140)\n", "", 0)

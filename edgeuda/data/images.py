@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,8 @@ from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE
 
+logger = logging.getLogger(__name__)
+
 Image = npt.NDArray[np.uint8]
 """``[H, W, 3]`` uint8 RGB."""
 LabelMap = npt.NDArray[np.uint8]
@@ -28,6 +32,8 @@ GREY, PALETTE = 0, 3
 """Colour types of PNG."""
 BITS_VARIABLE = "EDGEUDA_FRAME_BITS"
 """Environment variable: bits that a camera fills in PNGs of 16 bits."""
+SQUEEZED = 1.1
+"""Change of aspect from which it is said."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
@@ -169,7 +175,8 @@ def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
 def resize_image(image: Image, height: int, width: int, into: Image | None = None) -> Image:
     """Resize to ``height`` x ``width``: by area when shrinking, bilinearly otherwise.
 
-    This is the one resize between a camera frame and a network, in training and on the vehicle.
+    This is the one resize between a camera frame and a network, in training and on the vehicle. It
+    keeps no aspect, and says so once where that changes the shape of things.
 
     Args:
         image: ``[H, W, 3]`` uint8.
@@ -183,6 +190,26 @@ def resize_image(image: Image, height: int, width: int, into: Image | None = Non
             return image
         np.copyto(into, image)
         return into
+    _say_squeezed(image.shape[1], image.shape[0], width, height)
+    return scaled(image, height, width, into)
+
+
+@lru_cache(maxsize=256)
+def _say_squeezed(width: int, height: int, to_width: int, to_height: int) -> None:
+    """Say once in a process that frames of some size change their shape."""
+    factor = (width / height) / (to_width / to_height)
+    if max(factor, 1 / factor) > SQUEEZED:
+        logger.warning(
+            "Frames of %dx%d are resized to %dx%d: things become %.2f times as %s. Where source "
+            "and target differ in this, crop one of them (edgeuda data frames --crop), or choose "
+            "model.input between them",
+            width, height, to_width, to_height, max(factor, 1 / factor),
+            "narrow" if factor > 1 else "wide",
+        )  # fmt: skip
+
+
+def scaled(image: Image, height: int, width: int, into: Image | None = None) -> Image:
+    """Resize as `resize_image` does, for people to look at or for comparing: without a word."""
     shrink = image.shape[0] >= height and image.shape[1] >= width
     method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), into, interpolation=method), np.uint8)

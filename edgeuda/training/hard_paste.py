@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
+from edgeuda.data.images import Image, LabelMap, resize_label, scaled
 
 DROPPED = 0.1
 """Share of a class's images, those with the fewest of its pixels, that do not donate."""
@@ -88,7 +88,7 @@ class HardPaste:
             if other.shape != image.shape:
                 height, width = label.shape
                 other, its_label = (
-                    resize_image(other, height, width),
+                    scaled(other, height, width),
                     resize_label(its_label, height, width),
                 )
             table = np.zeros(256, np.uint8)
