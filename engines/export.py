@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
+from edgeuda.models.checkpoint import require_finite
 from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.graphs import require_valid
@@ -78,6 +79,7 @@ def export_onnx(
         msg = f"{out}: expected at least one frame to compare torch with ONNX Runtime, found none"
         raise DataError(msg)
     network = copy.deepcopy(model).cpu().float().eval()
+    require_finite(network.state_dict(), str(out))
     run = fused(network)  # compared below with what was trained
     proto = _trace(run, spec, "logits" if head in SMALL else head)
     _strip_traces(proto)
@@ -264,6 +266,9 @@ def _compare(
         with torch.inference_mode():
             x = (torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 - mean) / std
             reference = network(x).main.numpy()
+        if not np.isfinite(reference).all():
+            msg = "The network's scores of a frame are not finite: its weights are too large"
+            raise ModelError(msg)
         if reference.shape[1] != len(spec.label_space):
             msg = (
                 f"Expected {len(spec.label_space)} classes ({spec.label_space.name}), "

@@ -7,38 +7,78 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeuda.errors import ModelError, require
 
 if TYPE_CHECKING:
     import onnx
 
 
-def load_graph(
-    path: Path, extra: str = "cpu", *, weights: bool = True, content: bytes | None = None
-) -> onnx.ModelProto:
+EXTERNAL = b"\x0a\x08location\x12"
+"""How a tensor whose values lie in another file begins to say where, in protobuf's form."""
+
+
+def load_graph(path: Path, extra: str = "cpu", *, content: bytes | None = None) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Args:
         path: The file; where there is ``content``, it only names that in errors.
         extra: The extra of this distribution that brings ``onnx`` where it is missing.
-        weights: Whether weights that lie in files of their own are read too.
         content: What was read already, for example out of a bundle.
 
     Raises:
-        ModelError: If the file is missing or is not an ONNX model.
+        ModelError: If the file is missing or is not an ONNX model, keeps weights in other files, or
+            holds weights that are not finite.
         DependencyError: If ``onnx`` is not installed.
     """
     reader = require("onnx", extra)
     try:
-        model: onnx.ModelProto = (
-            reader.load(path, load_external_data=weights)
-            if content is None
-            else reader.load_from_string(content)
-        )
+        content = path.read_bytes() if content is None else content
+        require_whole(content, str(path))
+        model: onnx.ModelProto = reader.load_from_string(content)
+    except ModelError:
+        raise
     except Exception as err:  # protobuf's DecodeError, OSError and more: all mean one thing
         msg = f"{path}: expected an ONNX model, found a file that cannot be loaded ({err})"
         raise ModelError(msg) from err
+    require_finite(model, str(path))
     return model
+
+
+def require_whole(content: bytes, origin: str) -> None:
+    """Refuse an ONNX file whose weights lie beside it, without help of ``onnx``.
+
+    Checksums and bundles cover one file: the weights could be exchanged, or left behind.
+
+    Raises:
+        ModelError: If some do.
+    """
+    if EXTERNAL in content:
+        msg = (
+            f"{origin}: keeps weights in files of their own, which its checksum does not cover and "
+            'a bundle would leave behind. Save it as one file: python -c "import onnx; '
+            "onnx.save(onnx.load('IN.onnx'), 'OUT.onnx')\""
+        )
+        raise ModelError(msg)
+
+
+def require_finite(model: onnx.ModelProto, origin: str) -> None:
+    """Refuse a graph that holds NaN, or infinite weights: it calls every pixel one class.
+
+    Raises:
+        ModelError: If a constant does; it is named.
+    """
+    onnx = require("onnx", "cpu")
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    for tensor in model.graph.initializer:
+        if tensor.data_type not in floats:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        # A single infinity may be a bound.
+        if np.isnan(values).any() or (values.size > 1 and not np.isfinite(values).all()):
+            msg = f"{origin}: weights must be finite, found NaN or infinity in {tensor.name!r}"
+            raise ModelError(msg)
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:

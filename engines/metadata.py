@@ -143,7 +143,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         require("onnxruntime", "cpu")
     except DependencyError as missing:
         try:
-            return metadata_of(load_graph(path, weights=False))
+            return metadata_of(load_graph(path))
         except DependencyError:
             raise missing from None
     session = open_session(path, threads=1, optimize=False)
@@ -201,7 +201,9 @@ def _entry(metadata: Mapping[str, str], key: str, origin: str) -> str:
         found = ", ".join(sorted(metadata)) or "no metadata"
         msg = (
             f"{origin}: expected a model written by `edgeuda export` (metadata {key!r}), "
-            f"found {found}"
+            f"found {found}. Another project's network comes in by its weights: edgeuda import "
+            "--weights FILE.pth --out MODEL.safetensors, then edgeuda export, which puts the "
+            "normalisation of camera images into the graph"
         )
         raise ModelError(msg)
     return metadata[key]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeuda.errors import DependencyError, DeviceError, ModelError, require
+from engines.graphs import require_whole
 
 Device = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDERS: dict[Device, tuple[str, ...]] = {
@@ -69,6 +70,7 @@ def open_session(
     if isinstance(model, Path) and not model.is_file():
         msg = f"{origin}: expected an ONNX model, found no such file"
         raise ModelError(msg)
+    require_whole(model.read_bytes() if isinstance(model, Path) else model, origin)
     if _PROVIDERS[device][0] not in ort.get_available_providers():
         msg = (
             f"ONNX Runtime {ort.__version__} has no provider for device {device!r} here, only "

@@ -5,6 +5,24 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def filled(model, seed=0):
+    """Random weights and batch-norm statistics, so that nothing is neutral."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.3, generator=random)
+                module.running_var.uniform_(0.5, 2.0, generator=random)
+                module.weight.uniform_(0.5, 1.5, generator=random)
+                module.bias.normal_(0, 0.2, generator=random)
+            elif isinstance(module, nn.Conv2d):
+                fan = module.weight[0].numel()
+                module.weight.normal_(0, fan**-0.5, generator=random)
+                if module.bias is not None:
+                    module.bias.normal_(0, 0.2, generator=random)
+    return model.eval()
+
+
 class Block(nn.Module):
     """Convolution, batch norm and ReLU under the names that both BiSeNets use."""
 

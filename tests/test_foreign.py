@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from foreign_models import AdaptSegNet, CoinCheung, MMSeg
+from foreign_models import AdaptSegNet, CoinCheung, MMSeg, filled
 from safetensors.torch import save_file
 from torch import nn
 
@@ -17,24 +17,6 @@ from edgeuda.models.foreign import ORIGINS, import_checkpoint, read_state, recog
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CITY = ((0.3257, 0.3690, 0.3223), (0.2112, 0.2148, 0.2115))
 SIZE = (64, 96)
-
-
-def filled(model, seed=0):
-    """Random weights and batch-norm statistics, so that nothing is neutral."""
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.3, generator=random)
-                module.running_var.uniform_(0.5, 2.0, generator=random)
-                module.weight.uniform_(0.5, 1.5, generator=random)
-                module.bias.normal_(0, 0.2, generator=random)
-            elif isinstance(module, nn.Conv2d):
-                fan = module.weight[0].numel()
-                module.weight.normal_(0, fan**-0.5, generator=random)
-                if module.bias is not None:
-                    module.bias.normal_(0, 0.2, generator=random)
-    return model.eval()
 
 
 def frame():

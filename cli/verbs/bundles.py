@@ -42,12 +42,13 @@ def bundle(
 ) -> None:
     """Pack models, their calibration, metrics and licences into one checked file."""
     from engines.bundle import write_bundle
-    from engines.metadata import export_of, policy_of, precision_of, read_metadata, spec_of
+    from engines.graphs import load_graph, metadata_of
+    from engines.metadata import export_of, policy_of, precision_of, spec_of
 
     files: list[tuple[Role, Path, dict[str, Any]]] = []
     specs = {}
     for path in model:
-        metadata = read_metadata(path)
+        metadata = metadata_of(load_graph(path))
         specs[path] = spec_of(metadata, str(path))
         exported = export_of(metadata, str(path))
         files.append(

@@ -19,6 +19,10 @@ def import_weights(
         str | None,
         typer.Option(help="Label space it was trained on; cityscapes-19 where it has 19 classes."),
     ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(help="Where in the file the network lies, if it holds several: ema, say."),
+    ] = None,
     size: Annotated[
         str, typer.Option("--input", help="Input size of the network, HEIGHTxWIDTH.")
     ] = "512x1024",
@@ -34,7 +38,8 @@ def import_weights(
     from edgeuda.models.checkpoint import save_model
     from edgeuda.models.foreign import import_checkpoint
 
-    found = import_checkpoint(weights, space_or_none(label_space), (rows, columns))
+    space = space_or_none(label_space)
+    found = import_checkpoint(weights, space, (rows, columns), weights_key)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_model(found.model, found.spec, out)
     pre = found.spec.preprocessing
@@ -43,7 +48,7 @@ def import_weights(
         f"  classes: {len(found.spec.label_space)}, {found.spec.label_space.name}",
         f"  input: mean {_triple(pre.mean)}, std {_triple(pre.std)} (RGB, 0 to 1)",
         f"  matched: {len(found.matched)} tensors",
-        f"  left out: {', '.join(found.left_out) or 'none'}",
+        f"  left out: {_some(found.left_out)}",
         f"  not in the file, left new: {', '.join(found.new) or 'none'}",
     ]
     if found.origin.remark:
@@ -54,6 +59,12 @@ def import_weights(
         out,
         then=f"edgeuda adapt --model {out} --source SOURCE --target FRAMES --out ADAPTED",
     )
+
+
+def _some(keys: tuple[str, ...]) -> str:
+    """Return some of many keys: an optimiser's state holds thousands."""
+    more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+    return (", ".join(keys[:20]) or "none") + more
 
 
 def _triple(values: tuple[float, float, float]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from edgeuda.errors import ConfigError, ModelError, did_you_mean
 from edgeuda.files import write_atomic
@@ -71,6 +72,25 @@ def model_file(path: Path) -> Path:
     return file
 
 
+def require_finite(state: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights that hold NaN or infinities: such a network calls every pixel one class.
+
+    Args:
+        state: Tensors by name.
+        origin: Names the file in the error.
+
+    Raises:
+        ModelError: If one is not finite; it is named.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            msg = (
+                f"{origin}: weights must be finite, found NaN or infinity in {name!r}. The "
+                "training that made it diverged; take an earlier checkpoint"
+            )
+            raise ModelError(msg)
+
+
 def load_model(path: Path) -> tuple[Network, ModelSpec]:
     """Read a network written by `save_model`, in eval mode, from its file or run folder.
 
@@ -93,6 +113,7 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
         )
         raise ModelError(msg)
     spec = ModelSpec.from_json(spec_text, str(file))
+    require_finite(state, str(file))
     model = build(spec)
     try:
         model.load_state_dict(state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from torch import Tensor
 
 from edgeuda.errors import ModelError
 from edgeuda.labels import SPACES, LabelSpace
-from edgeuda.models.checkpoint import build
+from edgeuda.models.checkpoint import build, require_finite
 from edgeuda.models.network import Network
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 
-NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
-"""Keys under which training codes put the state dict of their network."""
-PREFIXES = ("module.", "_orig_mod.", "model.")
+DEEPEST = 6
+"""Levels of dictionaries and wrappers in which a network is looked for."""
 COUNTER = "num_batches_tracked"
 
 Triple = tuple[float, float, float]
@@ -84,13 +83,13 @@ class Imported:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a ``.pth``, ``.pt`` or ``.safetensors`` file; nothing is executed.
+    """Read the tensors in a ``.pth``, ``.pt`` or ``.safetensors`` file; nothing is executed.
 
-    It may lie under one of `NESTED`, its keys may begin with one of `PREFIXES`.
+    Those in dictionaries of dictionaries are called by all their keys: ``state_dict.conv1.weight``.
 
     Raises:
         ModelError: If the file is missing, damaged, needs more than tensors and plain values, or
-            holds no state dict.
+            holds no tensor.
     """
     if not path.is_file():
         msg = f"{path}: expected a checkpoint, found no file"
@@ -112,23 +111,84 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as err:
         msg = f"{path}: expected a checkpoint, found a file that cannot be read as one ({err})"
         raise ModelError(msg) from err
-    for _ in range(2):  # {"model": {"state_dict": ...}} exists
-        inner = next(
-            (found[key] for key in NESTED if isinstance(found, dict) and key in found), None
-        )
-        if isinstance(inner, dict):
-            found = inner
     if not isinstance(found, dict):
         msg = f"{path}: expected a state dict, found {type(found).__name__}"
         raise ModelError(msg)
-    state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+    state = dict(_tensors(found))
     if not state:
         msg = f"{path}: expected tensors by name, found {', '.join(map(str, found)) or 'nothing'}"
         raise ModelError(msg)
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _tensors(
+    found: dict[Any, Any], prefix: str = "", level: int = 0
+) -> Iterator[tuple[str, Tensor]]:
+    for key, value in found.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict) and level < DEEPEST:
+            yield from _tensors(value, f"{prefix}{key}.", level + 1)
+
+
+def networks_in(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the networks of known projects in a checkpoint, each by what its keys begin with.
+
+    Whatever a training code put around a network is found so: ``module.`` and ``_orig_mod.`` of
+    torch's wrappers, ``model.`` beside a criterion, a moving average in a dictionary of its own.
+    """
+    return _parts(dict(state), lambda part: recognise(part) is not None)
+
+
+def _parts(
+    state: dict[str, Tensor],
+    wanted: Callable[[dict[str, Tensor]], bool],
+    prefix: str = "",
+    level: int = 0,
+) -> dict[str, dict[str, Tensor]]:
+    if wanted(state):
+        return {prefix: state}
+    if level > DEEPEST:
+        return {}
+    inner: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        first, dot, rest = key.partition(".")
+        if dot:
+            inner.setdefault(first, {})[rest] = value
+    found: dict[str, dict[str, Tensor]] = {}
+    for first, part in inner.items():
+        found |= _parts(part, wanted, f"{prefix}{first}.", level + 1)
+    return found
+
+
+def _chosen(
+    path: Path, state: Mapping[str, Tensor], weights_key: str | None
+) -> tuple[str, dict[str, Tensor]]:
+    """Return the network of a checkpoint that is asked for, or the only one.
+
+    Raises:
+        ModelError: If there is none, or several and none is chosen.
+    """
+    found = networks_in(state)
+    if not found:
+        raise ModelError(_unknown(path, state))
+    names = {prefix.rstrip(".") or "(top)": prefix for prefix in found}
+    if weights_key is not None:
+        prefix = names.get(weights_key.rstrip("."))
+        if prefix is None:
+            msg = (
+                f"{path}: --weights-key {weights_key}: holds no network there, but at "
+                f"{', '.join(names)}"
+            )
+            raise ModelError(msg)
+        return prefix, found[prefix]
+    if len(found) > 1:
+        msg = (
+            f"{path}: holds {len(found)} networks, at {', '.join(names)}: one is probably a moving "
+            "average of the other. Say which is wanted with --weights-key"
+        )
+        raise ModelError(msg)
+    return next(iter(found.items()))
 
 
 def recognise(state: Mapping[str, Tensor]) -> Origin | None:
@@ -141,21 +201,26 @@ def recognise(state: Mapping[str, Tensor]) -> Origin | None:
     return None
 
 
-def import_checkpoint(path: Path, space: LabelSpace | None, size: tuple[int, int]) -> Imported:
+def import_checkpoint(
+    path: Path, space: LabelSpace | None, size: tuple[int, int], weights_key: str | None = None
+) -> Imported:
     """Convert a checkpoint of another project.
 
     Args:
         path: The file, see `read_state`.
         space: What its classes mean; by default Cityscapes' 19 if it has 19.
         size: Height and width of the network's input, multiples of 32.
+        weights_key: Where in the file the network lies, if there are several: ``"ema"``, say.
 
     Raises:
-        ModelError: If the file cannot be read, is not recognised, or does not fit.
+        ModelError: If the file cannot be read, is not recognised, does not fit, or its weights are
+            not finite.
     """
-    state = read_state(path)
+    whole = read_state(path)
+    prefix, state = _chosen(path, whole, weights_key)
+    require_finite(state, str(path))
     origin = recognise(state)
-    if origin is None:
-        raise ModelError(_unknown(path, state))
+    assert origin is not None
     names = {key: origin.rename(key) for key in state}
     ours = {new: state[old] for old, new in names.items() if new is not None}
     if origin.classifier not in ours:
@@ -192,8 +257,9 @@ def import_checkpoint(path: Path, space: LabelSpace | None, size: tuple[int, int
             ours[key] = torch.zeros_like(wanted[key])
     model.load_state_dict({**wanted, **ours})
     matched = {old: name for old, name in names.items() if name is not None}
-    left_out = tuple(old for old, name in names.items() if name is None)
-    return Imported(model.eval(), spec, origin, matched, left_out, new)
+    left_out = [old for old, name in names.items() if name is None]
+    left_out += [key for key in whole if not key.startswith(prefix)]
+    return Imported(model.eval(), spec, origin, matched, tuple(left_out), new)
 
 
 def _is_optional(key: str, ours: Mapping[str, Tensor]) -> bool:
@@ -203,8 +269,16 @@ def _is_optional(key: str, ours: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _unknown(path: Path, state: Mapping[str, Tensor]) -> str:
-    if {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= state.keys():
+_TRUNKS = (
+    {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"},
+    {"features.0.weight", "classifier.0.weight"},
+)
+
+
+def _unknown(path: Path, whole: Mapping[str, Tensor]) -> str:
+    trunks = _parts(dict(whole), lambda part: any(keys <= part.keys() for keys in _TRUNKS))
+    state: Mapping[str, Tensor] = next(iter(trunks.values()), whole)
+    if _TRUNKS[0] <= state.keys():
         deep = "layer3.22.conv3.weight" in state
         use = "--set model.architecture=deeplabv2-r101 " if deep else ""
         return (
@@ -212,7 +286,7 @@ def _unknown(path: Path, state: Mapping[str, Tensor]) -> str:
             "trunk, no segmentation network. Train with it: edgeuda train "
             f"{use}--set model.pretrained={path}"
         )
-    if {"features.0.weight", "classifier.0.weight"} <= state.keys():
+    if _TRUNKS[1] <= state.keys():
         return (
             f"{path}: holds torchvision's VGG16, trained on ImageNet: a trunk, no segmentation "
             "network. Train with it: edgeuda train --set model.architecture=fcn8s-vgg16 --set "
