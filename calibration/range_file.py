@@ -104,8 +104,7 @@ class RangeFile:
                 progress = begun and Progress(
                     tuple(begun["tensors"]),
                     arrays["begun_frame_ranges"],
-                    arrays["begun_counts"],
-                    begun["steps"],
+                    (arrays["begun_counts"], begun["steps"]),
                 )
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as err:
             msg = f"{path}: expected a file of ranges ({SCHEMA}), found something else ({err!r})"
@@ -128,7 +127,8 @@ class RangeFile:
             ),
             "counts": np.array([h.counts for h in done], np.int64).reshape(-1, bins),
         }
-        if self.begun is not None:
+        # An interruption may come between taking a chunk's result and forgetting its beginning.
+        if self.begun is not None and not set(self.begun.names) <= self.histograms.keys():
             notes["begun"] = {"tensors": list(self.begun.names), "steps": self.begun.steps}
             arrays["begun_frame_ranges"] = self.begun.frame_ranges
             arrays["begun_counts"] = self.begun.counts

@@ -48,14 +48,24 @@ class Progress:
     Attributes:
         names: The tensors.
         frame_ranges: ``[tensors, frames, 2]`` float32, filled by the first pass.
-        counts: ``[tensors, bins]`` int64, filled by the second.
-        steps: Frames done, those of both passes added: at most twice the frames.
+        done: ``[tensors, bins]`` int64 counts, filled by the second, and the frames done, those of
+            both passes added: at most twice the frames. Both change together, in one assignment,
+            so that an interruption finds no frame counted that is not among the frames done.
     """
 
     names: tuple[str, ...]
     frame_ranges: Floats
-    counts: npt.NDArray[np.int64]
-    steps: int = 0
+    done: tuple[npt.NDArray[np.int64], int]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """``[tensors, bins]`` int64."""
+        return self.done[0]
+
+    @property
+    def steps(self) -> int:
+        """Frames done in both passes."""
+        return self.done[1]
 
     @classmethod
     def start(cls, names: Sequence[str], frames: int, bins: int) -> Progress:
@@ -64,7 +74,7 @@ class Progress:
         return cls(
             tuple(names),
             np.zeros((size, frames, 2), np.float32),
-            np.zeros((size, bins), np.int64),
+            (np.zeros((size, bins), np.int64), 0),
         )
 
     def bounds(self) -> list[tuple[float, float]]:
@@ -147,13 +157,14 @@ def _fill(
     names = list(state.names)
     for frame in range(min(state.steps, len(frames)), len(frames)):
         _see(session.run(names, {"image": frames[frame]}), state.frame_ranges[:, frame])
-        state.steps += 1
+        state.done = (state.counts, frame + 1)
         after_step(state)
     bounds = state.bounds()
     for frame in range(state.steps - len(frames), len(frames)):
         # Not named here: a name would keep one frame's activations until the next one's are there.
-        _count_all(session.run(names, {"image": frames[frame]}), bounds, state.counts)
-        state.steps += 1
+        counts = state.counts.copy()
+        _count_all(session.run(names, {"image": frames[frame]}), bounds, counts)
+        state.done = (counts, len(frames) + frame + 1)
         after_step(state)
 
 

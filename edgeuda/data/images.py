@@ -32,7 +32,7 @@ GREY, PALETTE = 0, 3
 """Colour types of PNG."""
 BITS_VARIABLE = "EDGEUDA_FRAME_BITS"
 """Environment variable: bits that a camera fills in PNGs of 16 bits."""
-SQUEEZED = 1.1
+SQUEEZED = 1.15
 """Change of aspect from which it is said."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 

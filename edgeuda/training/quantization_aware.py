@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgeuda.errors import Interrupted, TrainingError
 from edgeuda.files import sha256_of, write_atomic
+from edgeuda.interrupts import stop_requests
 from edgeuda.models.onnx_graph import OnnxGraph
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def tune(
     Raises:
         ModelError: If the graph cannot be trained.
         TrainingError: If the loss is not finite.
-        Interrupted: On Ctrl-C, after the state was written.
+        Interrupted: On Ctrl-C or SIGTERM, at the end of the step, after the state was written.
     """
     teacher = OnnxGraph(model, scores).requires_grad_(False)
     student = RoundedGraph(copy.deepcopy(teacher).requires_grad_(True), rounding)
@@ -206,7 +207,7 @@ def tune(
         }
         write_atomic(state, lambda name: torch.save(content, name))
 
-    try:
+    with stop_requests() as received:
         for step in range(len(losses), tuning.steps):
             for group, lr in zip(optimiser.param_groups, base, strict=True):
                 group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / tuning.steps))
@@ -223,12 +224,14 @@ def tune(
             optimiser.step()
             losses.append(float(loss.detach()))
             progress(step + 1, tuning.steps)
-            if len(losses) % SAVE_STEPS == 0:
+            if received or len(losses) % SAVE_STEPS == 0:
                 save()
-    except KeyboardInterrupt:
-        save()
-        msg = f"Interrupted after step {len(losses)}; {state} keeps it. The same command goes on"
-        raise Interrupted(msg) from None
+            if received:
+                msg = (
+                    f"Interrupted after step {len(losses)}; {state} keeps it. The same command "
+                    "goes on"
+                )
+                raise Interrupted(msg)
     state.unlink(missing_ok=True)
     with torch.no_grad():
         ranges = {}

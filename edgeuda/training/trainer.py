@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +28,7 @@ from torch import nn
 
 from edgeuda.errors import Interrupted, ModelError, TrainingError
 from edgeuda.files import write_atomic, write_text
+from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
 from edgeuda.models.network import Network
@@ -122,7 +122,7 @@ def fit(
     model.train(not method.freezes_batch_norm)
 
     with (
-        _stop_requests() as stop,
+        stop_requests() as stop,
         _progress(run.title, optimisation.steps, start, fabric.is_global_zero) as advance,
         _log(run, fabric.is_global_zero) as write,
     ):
@@ -352,28 +352,6 @@ def _log(run: Run, writes: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
         return
     with (run.folder / LOG_FILE).open("a", encoding="utf-8", buffering=1) as log:
         yield lambda line: print(json.dumps(line), file=log)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[str]]:
-    """Collect SIGINT and SIGTERM instead of dying from them; a second one kills as usual."""
-    received: list[str] = []
-
-    def note(number: int, _frame: object) -> None:
-        received.append(signal.Signals(number).name)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in previous:
-            signal.signal(number, note)
-    except ValueError:  # not the main thread: the program's own handling stays
-        previous = {}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
