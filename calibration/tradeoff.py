@@ -20,7 +20,7 @@ from edgeuda.boundary import CITYSCAPES_RATIO, BoundaryCounts
 from edgeuda.data.images import LabelMap, read_image
 from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
-from edgeuda.files import now_utc, read_json, sha256, write_json, write_npz
+from edgeuda.files import alone, now_utc, read_json, sha256, write_json, write_npz
 from engines.bench import bench
 from engines.bench_record import SCHEMA as BENCH
 from engines.bench_record import samples_path
@@ -62,8 +62,13 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
         OutputExistsError: If the folder holds the products of another plan.
         EdgeudaError: If a variant cannot be made, scored or timed.
     """
-    variants = what.variants()
     _require_same_plan(out, what.plan())
+    with alone(out):
+        return _sweep(what, out, budget, say)
+
+
+def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> dict[str, Any]:
+    variants = what.variants()
     files: dict[Variant, Path] = {}
     for number, variant in enumerate(variants, 1):
         say(f"{number} of {len(variants)}: making {variant.name}")

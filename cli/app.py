@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -31,7 +33,7 @@ from cli.verbs.run import run as run_verb
 from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
 from edgeuda import __version__
-from edgeuda.errors import EdgeudaError
+from edgeuda.errors import EdgeudaError, OutputError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,11 +71,14 @@ def run() -> int:
     """Run the application; returns the exit code."""
     errors = Console(stderr=True)
     # Plain lines: a terminal's line breaks would cut file names in two.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
     # How labels are mapped, and whose settings count, is said before it is used.
     for name in (
         "edgeuda.data.folders",
+        "edgeuda.data.walk",
         "edgeuda.training.pipeline",
         "edgeuda.training.confidence",
     ):
@@ -83,15 +88,34 @@ def run() -> int:
     except EdgeudaError as err:
         errors.print(f"[bold red]Error:[/] {_plain(str(err))}", soft_wrap=True, highlight=False)
         return err.exit_code
+    except OSError as err:
+        from edgeuda.files import UNWRITABLE, unwritable
+
+        if err.errno not in UNWRITABLE - {errno.EACCES, errno.EPERM}:  # those may be of reading
+            return _fault(errors, err)
+        where = Path(err.filename) if err.filename else Path("A file")
+        errors.print(f"[bold red]Error:[/] {_plain(unwritable(where, err))}", soft_wrap=True)
+        return OutputError.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except Exception as err:  # whatever else escapes is our fault
-        from cli.crash import EXIT_CODE, describe
-
-        errors.print(f"[bold red]Error:[/] {_plain(describe(err))}", soft_wrap=True)
-        return EXIT_CODE
+        return _fault(errors, err)
     return 0
 
 
+def _fault(errors: Console, err: Exception) -> int:
+    from cli.crash import EXIT_CODE, describe
+
+    errors.print(f"[bold red]Error:[/] {_plain(describe(err))}", soft_wrap=True)
+    return EXIT_CODE
+
+
+class _Printable(logging.Formatter):
+    """Keeps passwords and control characters of names out of the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    return printable(text).replace("[", r"\[")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 import tempfile
 import traceback
 from importlib.metadata import PackageNotFoundError, version
 
 from edgeuda import __version__
+from edgeuda.errors import without_passwords
 from edgeuda.files import now_utc
 
 EXIT_CODE = 70
@@ -48,11 +48,6 @@ def describe(error: BaseException) -> str:
     except OSError as err:
         where = f"Its log could not be written ({err.strerror}); set {DEBUG}=1 to see it"
     return f"a fault in EdgeUDA itself, not in what you gave it ({what}). {where}; please report it"
-
-
-def without_passwords(text: str) -> str:
-    """Leave out user and password of addresses such as ``rtsp://user:password@camera``."""
-    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
 
 
 def _version(package: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 from typing import ClassVar
@@ -72,6 +73,12 @@ class BundleError(EdgeudaError):
     exit_code = 11
 
 
+class OutputError(EdgeudaError):
+    """A file cannot be written: the disk is full, read-only or broken, or not ours to write to."""
+
+    exit_code = 12
+
+
 class Interrupted(EdgeudaError):  # noqa: N818 - an orderly stop, not a failure
     """Work was stopped by a signal after its state had been saved."""
 
@@ -106,3 +113,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``", did you mean 'small'?"`` for a name that is nearly a known one, else nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def without_passwords(text: str) -> str:
+    """Leave out user and password of addresses such as ``rtsp://user:password@camera``."""
+    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal may have it: no passwords, control characters made visible.
+
+    A file's name may hold sequences that move the cursor or rename the window.
+    """
+    shown = without_passwords(text)
+    return "".join(c if c in "\n\t" or c.isprintable() else repr(c)[1:-1] for c in shown)

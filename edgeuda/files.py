@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeuda.errors import ConfigError, DataError, OutputExistsError
+from edgeuda.errors import (
+    ConfigError,
+    DataError,
+    EdgeudaError,
+    OutputError,
+    OutputExistsError,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+HASHED = 512 << 20
+"""Bytes of a data set that are read to tell it from another."""
+FULL = 1 << 20
+"""Free bytes below which a disk is full."""
+LOCK_FILE = ".edgeuda.lock"
+UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+)
+"""Errors of a disk, not of a program."""
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def sha256(path: Path) -> str:
@@ -34,22 +55,105 @@ def sha256_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def stamp(paths: Sequence[Path], limit: int = HASHED) -> str:
+    """Return what tells files of the same names apart: a checksum of their sizes and contents.
+
+    Args:
+        paths: The files.
+        limit: Bytes in all, beyond which times of change stand for contents.
+
+    Raises:
+        DataError: If one is missing.
+    """
+    try:
+        facts = [path.stat() for path in paths]
+        if sum(fact.st_size for fact in facts) <= limit:
+            return sha256_of(sha256(path) for path in paths)
+    except OSError as err:
+        msg = f"{err.filename}: expected a file, found none that can be read ({err.strerror})"
+        raise DataError(msg) from err
+    return sha256_of(f"{fact.st_size} {fact.st_mtime_ns}" for fact in facts)
+
+
+def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Create ``path`` by calling ``write`` on a temporary name beside it, then renaming.
 
-    A reader sees the old file or the new one, never half of one, also after a power cut.
+    A reader sees the old file or the new one, never half of one. Temporary names begin with a dot,
+    are nobody's guess, and the file under them is made first: a link that was planted is not
+    followed.
+
+    Args:
+        path: The file.
+        write: Writes to the path it is given.
+        durable: Whether that holds after a power cut, too, for some milliseconds.
+
+    Raises:
+        OutputError: If the disk is full, or the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the whole name: one of 255 bytes leaves no room.
-    own = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    temporary = path.with_name(f".{own}.{os.getpid()}.tmp{path.suffix}")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(f".tmp{path.suffix}", ".", path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # some writers let nobody else read
+        if durable:
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
         temporary.replace(path)
+    except Exception as err:
+        if isinstance(err, OSError) and err.errno in UNWRITABLE:
+            raise OutputError(unwritable(path, err)) from err
+        if not isinstance(err, EdgeudaError) and is_full(path.parent):  # writers of other libraries
+            raise OutputError(unwritable(path, OSError(errno.ENOSPC, "full"))) from err
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether a folder's disk has no room for anything more."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < FULL
+
+
+def unwritable(path: Path, err: OSError) -> str:
+    """Return a sentence on why a file cannot be written."""
+    why = "the disk is full" if err.errno in (errno.ENOSPC, errno.EDQUOT) else err.strerror
+    return (
+        f"{path}: cannot be written: {why}. What was complete before is kept; make room, or choose "
+        "another --out, and give the same command with --resume where it has one"
+    )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep others from writing to a folder while this process does; it ends with the process.
+
+    Raises:
+        OutputExistsError: If another process is at work there.
+    """
+    import fcntl  # not on every system, and the others only read here
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    with path.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            msg = f"{folder}: another process writes there. Wait for it, or choose another --out"
+            raise OutputExistsError(msg) from err
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def short_name(stem: str, limit: int = 150) -> str:
@@ -97,8 +201,11 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
     except FileNotFoundError as err:
         msg = f"{path}: no such file"
         raise DataError(msg) from err
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as err:
         msg = f"{path}: expected a JSON record, found something else ({err})"
+        raise DataError(msg) from err
+    except OSError as err:  # a folder, or not ours to read
+        msg = f"{path}: expected a JSON record, found none that can be read ({err.strerror})"
         raise DataError(msg) from err
     found = record.get("schema") if isinstance(record, dict) else None
     if found is None or (schema is not None and found != schema):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import stat
@@ -41,6 +42,12 @@ MAX_MEMBERS = 1000
 MAX_MANIFEST = 4 * 2**20
 MAX_MEMBER = 4 * 2**30
 MAX_TOTAL = 16 * 2**30
+ANY_TOTAL = 256 * 2**20
+"""Bytes that a bundle of any size may unpack to."""
+RATIO = 20
+"""Times of its own size that a larger one may unpack to."""
+TOTAL_VARIABLE = "EDGEUDA_MAX_BUNDLE"
+"""Environment variable: bytes that a bundle may unpack to, in place of these limits."""
 MAX_NAME = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 _CHUNK = 2**20
@@ -249,8 +256,12 @@ def _checked_members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.
             raise BundleError(_says(path, f"{info.filename!r} occurs twice"))
         lowered.add(info.filename.lower())
         infos[info.filename] = info
-    if sum(info.file_size for info in listed) > MAX_TOTAL:
-        raise BundleError(_says(path, f"is larger than {MAX_TOTAL} bytes"))
+    total, packed = sum(info.file_size for info in listed), max(1, path.stat().st_size)
+    # Weights hardly shrink; what unpacks to many times its size was made to fill a disk.
+    most = int(os.environ.get(TOTAL_VARIABLE, min(MAX_TOTAL, max(ANY_TOTAL, RATIO * packed))))
+    if total > most:
+        text = f"unpacks to {total} bytes, {total / packed:.0f} times its size. If that is meant, "
+        raise BundleError(_says(path, f"{text}set {TOTAL_VARIABLE}={total}"))
     return infos
 
 

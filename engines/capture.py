@@ -38,6 +38,12 @@ class Capture:
         live: Whether the source is a camera: it is never held up, old frames are dropped, and it
             is opened again when it ends. Else no frame is lost and the end is the end.
         fps: Rate at which a recording is played as if it were a camera; None as fast as it goes.
+
+    Attributes:
+        received: Frames read.
+        reconnects: How often a camera was opened again.
+        missed: Frames that a camera of rate ``fps`` would have delivered while the recording could
+            not be read as fast.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Capture:
         self.queue: LatestQueue[Arrived] = LatestQueue(QUEUE, lossless=not live and fps is None)
         self.received = 0
         self.reconnects = 0
+        self.missed = 0
         self._frames, self._live, self._fps = frames, live, fps
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -88,11 +95,15 @@ class Capture:
             self.queue.close()
 
     def _read(self) -> None:
-        begin = time.perf_counter()
+        begin, place = time.perf_counter(), -1
         with closing(self._frames()) as frames:  # type: ignore[type-var]
-            for number, frame in enumerate(frames):
+            for frame in frames:
                 if self._fps is not None:
-                    self._stop.wait(max(0.0, begin + number / self._fps - time.perf_counter()))
+                    now = time.perf_counter() - begin
+                    late = max(0, int(now * self._fps) - (place + 1))
+                    place += 1 + late
+                    self.missed += late
+                    self._stop.wait(max(0.0, place / self._fps - now))
                 if self._stop.is_set():
                     return
                 if self._live:  # a camera that is opened again counts from 0

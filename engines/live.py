@@ -136,8 +136,9 @@ def run(
         status: Told frame rate, latency and drops about once a second.
 
     Returns:
-        The record: frames, drops, latencies, memory. If the source or a sink failed on the way, its
-        ``error`` says how; what was segmented before is counted and written.
+        The record: frames, drops, latencies, memory. If the source failed on the way, its ``error``
+        says how; what was segmented before is counted and written. A sink that fails is dropped,
+        and the others and the network go on; its entry says why.
 
     Raises:
         EdgeudaError: If not even one frame was segmented.
@@ -190,9 +191,7 @@ def run(
             for thread in threads:
                 thread.close()
     for thread in threads:
-        if isinstance(thread.error, EdgeudaError):
-            error = thread.error
-        elif thread.error is not None:
+        if thread.error is not None and not isinstance(thread.error, (EdgeudaError, OSError)):
             raise thread.error
     if error is not None and not frames:
         raise error
@@ -209,6 +208,7 @@ def run(
             "received": capture.received,
             "segmented": frames,
             "dropped": capture.queue.dropped,
+            "missed": capture.missed,
             "per_second": round(frames / took, 3),
         },
         "reconnects": capture.reconnects,
@@ -221,7 +221,12 @@ def run(
             "max": latencies.max,
         },
         "sinks": {
-            one.sink.name: {"written": one.written, "dropped": one.queue.dropped} for one in threads
+            one.sink.name: {
+                "written": one.written,
+                "dropped": one.queue.dropped + one.refused,
+                "error": None if one.error is None else str(one.error),
+            }
+            for one in threads
         },
         "resident_mb": {"start": round(begin_memory, 1), "end": round(resident_mb(), 1)},
         "course": {

@@ -178,7 +178,16 @@ def precision_of(metadata: Mapping[str, str]) -> Precision:
 def policy_of(metadata: Mapping[str, str]) -> str | None:
     """Return the runtime a model is quantized for; None if it is not."""
     text = metadata.get(QUANTIZATION_KEY)
-    return None if text is None else str(json.loads(text)["policy"])
+    if text is None:
+        return None
+    try:
+        return str(json.loads(text)["policy"])
+    except (ValueError, TypeError, KeyError, RecursionError) as err:
+        msg = (
+            f"The model's metadata {QUANTIZATION_KEY!r} is damaged: expected a record with a "
+            f"'policy', found {text[:60]!r}. Calibrate it again"
+        )
+        raise ModelError(msg) from err
 
 
 def read_spec(path: Path) -> ModelSpec:

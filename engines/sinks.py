@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,13 +17,18 @@ import numpy.typing as npt
 
 from edgeuda.data.footage import Frame
 from edgeuda.data.images import Image, LabelMap, paint, write_label
-from edgeuda.errors import DataError, DeviceError
+from edgeuda.errors import DataError, DeviceError, OutputError
+from edgeuda.files import is_full, unwritable
 from engines.latest_queue import LatestQueue
+
+logger = logging.getLogger(__name__)
 
 QUEUE = 4
 """Results that wait for a sink."""
 LONGEST_GAP = 10.0
 """Seconds of standing picture at most, where frames are missing."""
+LOOKS = 30
+"""Results between two looks at the room on the disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +64,8 @@ class Sink(Protocol):
 class SinkThread:
     """Feeds a sink from a queue, so that it cannot hold up what produces results.
 
+    A sink that fails takes nothing more; what it does not take is counted.
+
     Args:
         sink: The sink; opened, used and closed in the thread.
         lossless: Whether `offer` waits for a slow sink instead of dropping the oldest result.
@@ -66,19 +75,14 @@ class SinkThread:
         self.sink = sink
         self.queue: LatestQueue[Result] = LatestQueue(QUEUE, lossless=lossless)
         self.written = 0
+        self.refused = 0
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def offer(self, result: Result) -> None:
-        """Hand a result over.
-
-        Raises:
-            EdgeudaError: If the sink has failed.
-        """
-        self.queue.put(result)
-        if self.error is not None:
-            raise self.error
+        """Hand a result over."""
+        self.refused += not self.queue.put(result)
 
     def close(self) -> None:
         """Wait until everything handed over is written."""
@@ -95,8 +99,12 @@ class SinkThread:
         except BaseException as err:
             self.error = err
             self.queue.close()
+            logger.warning("%s: failed and takes nothing more: %s", self.sink.name, err)
         finally:
-            self.sink.close()
+            try:
+                self.sink.close()
+            except Exception as err:
+                self.error = self.error or err
 
 
 def overlay(result: Result, colors: npt.NDArray[np.uint8]) -> Image:
@@ -134,11 +142,14 @@ class OverlayVideo:
         self._path, self._fps, self._colors, self._every = path, fps, colors, every
         self._writer: Any = None
         self._size = (0, 0)
-        self._frames = 0
+        self._frames, self._results = 0, 0
 
     def write(self, result: Result) -> None:
         """See `Sink`."""
         picture = cv2.cvtColor(overlay(result, self._colors), cv2.COLOR_RGB2BGR)
+        self._results += 1
+        if self._results % LOOKS == 1 and is_full(self._path.parent):  # OpenCV does not say
+            raise OutputError(unwritable(self._path, OSError(errno.ENOSPC, "full")))
         if self._writer is None:
             self._open(picture.shape[1], picture.shape[0])
         if picture.shape[1::-1] != self._size:  # a video has one size
@@ -184,7 +195,8 @@ class LabelMaps:
 
     def write(self, result: Result) -> None:
         """See `Sink`."""
-        write_label(self._folder / f"{result.frame.name}.png", result.labels)
+        path = self._folder / f"{result.frame.name}.png"
+        write_label(path, result.labels, durable=False)  # a slow card would drop frames
 
     def close(self) -> None:
         """See `Sink`."""

@@ -12,7 +12,7 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
-from edgeuda.errors import ConfigError, DataError
+from edgeuda.errors import ConfigError, DataError, OutputError, without_passwords
 from edgeuda.files import require_absent, sha256, write_json
 
 if TYPE_CHECKING:
@@ -110,14 +110,15 @@ def run(
                 status=say,
             )
     record["model"] = {"file": str(model), "sha256": checksum}
-    record["source"] = target
+    record["source"] = without_passwords(target)
     path = out / "run.json"
     write_json(path, record)
     counted, memory = record["frames"], record["resident_mb"]
     tail = list(record["latency_ms"]["percentiles"].items())
     say(
         f"{counted['segmented']} of {counted['received']} frames, {counted['dropped']} dropped, "
-        f"{record['reconnects']} reconnects; "
+        + (f"{counted['missed']} missed, " if counted["missed"] else "")
+        + f"{record['reconnects']} reconnects; "
         + ", ".join(f"p{name} {value:.1f} ms" for name, value in tail[:1] + tail[1:][-1:])
         + f"; resident memory {memory['start']:.0f} to {memory['end']:.0f} MB"
     )
@@ -125,3 +126,7 @@ def run(
     wrote(path, *written)
     if record["error"] is not None:
         raise DataError(record["error"])
+    failed = [f"{name}: {one['error']}" for name, one in record["sinks"].items() if one["error"]]
+    if failed:
+        msg = f"The network went on to the end, but not all was written. {'; '.join(failed)}"
+        raise OutputError(msg)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edgeuda.errors import ConfigError, require
+from edgeuda.errors import ConfigError, printable, require
 
 if TYPE_CHECKING:
     from edgeuda.labels import LabelSpace
@@ -20,9 +20,9 @@ console = Console(highlight=False)
 def wrote(*paths: Path, then: str | None = None) -> None:
     """Say what was written, and the command that usually comes next."""
     for path in paths:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+        console.print(f"wrote {printable(str(path))}", soft_wrap=True, markup=False)
     if then:
-        console.print(f"next: {then}", soft_wrap=True, markup=False)
+        console.print(f"next: {printable(then)}", soft_wrap=True, markup=False)
 
 
 def space_or_none(name: str | None) -> LabelSpace | None:

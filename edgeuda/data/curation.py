@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.files import read_json, sha256, write_atomic, write_json
+from edgeuda.files import alone, read_json, sha256, stamp, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def curate(
     """
     settings = {
         "source": str(source.resolve()),
+        **({"source_sha256": stamp([source])} if source.is_file() else {}),
         "span": asdict(span),
         "curation": asdict(curation),
         "files": {
@@ -112,7 +113,7 @@ def curate(
         return progress
     prepare = Preparation(curation)
     last = _from_hex(progress.thumbnail)
-    with (out / LINES_FILE).open("a", encoding="utf-8") as lines:
+    with alone(out), (out / LINES_FILE).open("a", encoding="utf-8") as lines:
         for frame in footage(source, span, progress.seen):
             image = prepare(frame.image, frame.origin)
             small = thumbnail(image)
@@ -318,7 +319,7 @@ def _write(
     out: Path, frame: Frame, image: Image, suffix: str, line: Callable[[str], object]
 ) -> None:
     path = out / "images" / f"{frame.name}{suffix}"
-    write_atomic(path, lambda name: write_image(name, image))
+    write_image(path, image)
     entry = {
         "file": f"images/{path.name}",
         "origin": str(frame.origin),

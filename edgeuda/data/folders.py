@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from edgeuda.data.label_files import read_ids
 from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
 from edgeuda.data.lists import is_list, read_list
 from edgeuda.errors import DataError
-from edgeuda.files import read_json, sha256, sha256_of
+from edgeuda.files import read_json, sha256, sha256_of, stamp
 from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,12 @@ class LabelledFolder:
         if self.stored != self.space:
             label = self.table[label]
         return image, label
+
+    @cached_property
+    def stamp(self) -> str:
+        """What tells these images and labels from others of the same names."""
+        files = [pair.image for pair in self.pairs], [pair.label for pair in self.pairs]
+        return sha256_of(stamp(paths) for paths in files)
 
     def labels_sha256(self) -> str:
         """Return a checksum over the label files: equal ones mean comparable scores."""

@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from edgeuda.data.lists import is_list, read_list
 from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError
+from edgeuda.files import write_atomic
 from edgeuda.labels import IGNORE
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,12 @@ ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 turn the image by a quarter."""
 GREY, PALETTE = 0, 3
 """Colour types of PNG."""
+Pillow.MAX_IMAGE_PIXELS = None  # our own limit, which names the file, holds in its place
+HEADER = 1 << 18
+"""Bytes in which an image file says its size."""
+MAX_PIXELS = 100_000_000
+PIXELS_VARIABLE = "EDGEUDA_MAX_PIXELS"
+"""Environment variable: pixels of an image at most, in place of `MAX_PIXELS`."""
 BITS_VARIABLE = "EDGEUDA_FRAME_BITS"
 """Environment variable: bits that a camera fills in PNGs of 16 bits."""
 SQUEEZED = 1.15
@@ -65,6 +72,26 @@ def decode_image(encoded: npt.NDArray[np.uint8], path: Path | None = None) -> Im
         bits = _bits(encoded, int(decoded.max()), path)
         decoded = (decoded.astype(np.int32) >> (bits - 8)).clip(max=255).astype(np.uint8)
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _require_modest(data: bytes, path: Path) -> None:
+    """Refuse an image that would not fit in memory: a megabyte of file can hold a gigabyte.
+
+    Raises:
+        DataError: If it has more pixels than `PIXELS_VARIABLE` allows.
+    """
+    try:
+        with Pillow.open(io.BytesIO(data[:HEADER])) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError):
+        return  # whoever decodes it says what is wrong
+    most = int(os.environ.get(PIXELS_VARIABLE, MAX_PIXELS))
+    if width * height > most:
+        msg = (
+            f"{path}: has {width}x{height} pixels, more than the {most:,} that are "
+            f"allowed. If it is meant to be so large, set {PIXELS_VARIABLE}={width * height}"
+        )
+        raise DataError(msg)
 
 
 def _bits(encoded: npt.NDArray[np.uint8], largest: int, path: Path | None) -> int:
@@ -153,23 +180,23 @@ def png_form(encoded: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
     return int(depth), int(kind)
 
 
-def write_label(path: Path, label: LabelMap) -> None:
-    """Write an ``[H, W]`` uint8 label map as PNG."""
-    _write(path, label)
+def write_label(path: Path, label: LabelMap, *, durable: bool = True) -> None:
+    """Write an ``[H, W]`` uint8 label map as PNG, see `edgeuda.files.write_atomic`."""
+    _write(path, label, durable)
 
 
 def write_image(path: Path, image: Image) -> None:
-    """Write an ``[H, W, 3]`` uint8 RGB image in the format of the suffix."""
-    _write(path, np.ascontiguousarray(image[:, :, ::-1]))
+    """Write an ``[H, W, 3]`` uint8 RGB image in the format of the suffix, atomically."""
+    _write(path, np.ascontiguousarray(image[:, :, ::-1]), durable=True)
 
 
-def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write(path: Path, pixels: npt.NDArray[np.uint8], durable: bool) -> None:
     done, encoded = cv2.imencode(path.suffix, pixels)
     if not done:
         msg = f"{path}: cannot encode an image of shape {pixels.shape} as {path.suffix}"
         raise DataError(msg)
-    path.write_bytes(encoded.tobytes())
+    content = encoded.tobytes()
+    write_atomic(path, lambda name: name.write_bytes(content), durable=durable)
 
 
 def resize_image(image: Image, height: int, width: int, into: Image | None = None) -> Image:
@@ -263,12 +290,16 @@ def intact_bytes(path: Path) -> npt.NDArray[np.uint8]:
     """Return a file's bytes after checking that a JPEG or PNG was written to its end.
 
     OpenCV returns half-grey images for truncated files, with no more than a line on stderr.
+
+    Raises:
+        DataError: If the file is missing, empty or truncated, or its image would fill the memory.
     """
     try:
         data = path.read_bytes()
     except OSError as err:
         msg = f"{path}: expected a readable image file ({err.strerror})"
         raise DataError(msg) from err
+    _require_modest(data, path)
     end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(data[:2])
     # What follows a whole image (a motion photo's video, padding) is a decoder's to judge.
     whole = end is None or end in data[-64:] or (end in data and _decodes(data))

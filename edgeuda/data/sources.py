@@ -29,7 +29,7 @@ class Sources:
         return self.folders[0].space
 
     def identity(self) -> list[str]:
-        """Return what tells these images from others: their names within their folders, weights.
+        """Return what tells these images from others: names within folders, contents, weights.
 
         A folder that was moved is the same.
         """
@@ -38,6 +38,7 @@ class Sources:
             for root, images in ((f.root, [p.image for p in f.pairs]) for f in self.folders)
             for image in images
         ]
+        names += [folder.stamp for folder in self.folders]
         return names + [f"weight {weight}" for weight in self.weights if len(self.folders) > 1]
 
 

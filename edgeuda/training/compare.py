@@ -249,7 +249,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     """Run a method's stages where they are not complete; returns their folders."""
     fabric = make_fabric(recipe.precision)
     spec = recipe.spec(domains.space)
-    frames = domains.target.names if domains.target is not None else ()
+    frames = domains.target.identity() if domains.target is not None else []
     common = [
         spec.to_json(),
         recipe.geometry.model_dump_json(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import cv2
@@ -28,6 +28,7 @@ from edgeuda.data.images import (
     resize_image,
     resize_label,
 )
+from edgeuda.files import stamp
 from edgeuda.methods.base import Batch
 
 CACHE_BYTES = 2 << 30
@@ -79,8 +80,15 @@ class Images:
         return self if size == self._size else Images(self._data, size)
 
     def identity(self) -> list[str]:
-        """Return what tells these images from others."""
-        return list(self.names)
+        """Return what tells these images and their labels from others."""
+        return [*self.names, self.stamp]
+
+    @cached_property
+    def stamp(self) -> str:
+        """Checksum of the files, see `edgeuda.files.stamp`."""
+        if isinstance(self._data, LabelledFolder):
+            return self._data.stamp
+        return stamp(self._data)
 
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
         """Return the images at places of the domain's endless stream, each once per epoch."""
@@ -121,7 +129,7 @@ class Joined(Images):
 
     def identity(self) -> list[str]:
         """Return the names and how often each part is drawn."""
-        return [*self.names, *map(str, self.weights)]
+        return [*self.names, *(part.stamp for part in self.parts), *map(str, self.weights)]
 
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
         """Return the images at places of the stream."""
@@ -149,6 +157,11 @@ class Chosen(Images):
         self.names = tuple(images.names[index] for index in indices)
         self._images, self._indices = images, indices
         self._cache = None
+
+    @cached_property
+    def stamp(self) -> str:
+        """That of the domain."""
+        return self._images.stamp
 
     def resized(self, size: tuple[int, int]) -> Images:
         """Return the same images at another size."""

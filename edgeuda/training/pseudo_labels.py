@@ -25,6 +25,7 @@ from edgeuda.data.images import read_image, resize_label, write_label
 from edgeuda.data.lists import is_list, write_list
 from edgeuda.errors import DataError, OutputExistsError
 from edgeuda.files import (
+    alone,
     read_json,
     require_absent,
     sha256,
@@ -141,7 +142,7 @@ def generate(
     classes = len(spec.label_space)
     names = names or [f"{index:06d}.png" for index in range(len(frames))]
     identity = sha256_of(
-        [model_sha256, json.dumps(asdict(settings)), str(seed), spec.to_json(), *frames.names]
+        [model_sha256, json.dumps(asdict(settings)), str(seed), spec.to_json(), *frames.identity()]
     )
     done = _resume(folder, identity)
     if (folder / INDEX_FILE).exists():
@@ -170,7 +171,10 @@ def generate(
                 total += confidence_histogram(confidence, label, classes)
             thresholds = balanced_thresholds(total, settings.keep)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / PROGRESS_FILE).open("a", encoding="utf-8", buffering=1) as log:
+    with (
+        alone(folder),
+        (folder / PROGRESS_FILE).open("a", encoding="utf-8", buffering=1) as log,
+    ):
         if not done:
             print(json.dumps({"identity": identity}), file=log)
         for group, confidence, label in predictions(len(done)):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgeuda.errors import Interrupted, TrainingError
+from edgeuda.errors import Interrupted, ModelError, TrainingError
 from edgeuda.files import sha256_of, write_atomic
 from edgeuda.interrupts import stop_requests
 from edgeuda.models.onnx_graph import OnnxGraph
@@ -192,11 +192,19 @@ def tune(
     )
     losses: list[float] = []
     if state.exists():
-        saved = torch.load(state, weights_only=True)
-        if saved["key"] == key:
-            student.load_state_dict(saved["student"])
-            optimiser.load_state_dict(saved["optimiser"])
-            losses = saved["losses"]
+        try:
+            saved = torch.load(state, weights_only=True)
+            if saved["key"] == key:
+                student.load_state_dict(saved["student"])
+                optimiser.load_state_dict(saved["optimiser"])
+                losses = saved["losses"]
+        except Exception as err:  # zip, pickle and more: all mean one thing
+            what = str(err).splitlines()[0] if str(err) else type(err).__name__
+            msg = (
+                f"{state}: expected the state of a fine-tuning, found a file that cannot be read "
+                f"as one ({what}). Remove it to begin again"
+            )
+            raise ModelError(msg) from err
 
     def save() -> None:
         content = {

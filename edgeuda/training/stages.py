@@ -253,7 +253,7 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
     assert target is not None
     size = recipe.model.input
     domains = replace(domains, source=domains.source.resized(size), target=target.resized(size))
-    frames = target.names if recipe.source.style != "none" or section.adabn else ()
+    frames = target.identity() if recipe.source.style != "none" or section.adabn else []
     key = sha256_of(
         [
             "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),

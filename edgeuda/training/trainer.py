@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from rich.progress import (
 from torch import nn
 
 from edgeuda.errors import Interrupted, ModelError, TrainingError
-from edgeuda.files import write_atomic, write_text
+from edgeuda.files import alone, write_atomic, write_text
 from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
@@ -122,6 +122,7 @@ def fit(
     model.train(not method.freezes_batch_norm)
 
     with (
+        alone(run.folder) if fabric.is_global_zero else nullcontext(),
         stop_requests() as stop,
         _progress(run.title, optimisation.steps, start, fabric.is_global_zero) as advance,
         _log(run, fabric.is_global_zero) as write,
@@ -275,11 +276,25 @@ def keep_freed_memory() -> None:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Return what a stage's last checkpoint holds."""
-    state: dict[str, Any] = torch.load(
-        folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True
-    )
-    return state
+    """Return what a stage's last checkpoint holds; nothing in it is executed.
+
+    Raises:
+        ModelError: If it is damaged, or is no checkpoint of ours.
+    """
+    path = folder / CHECKPOINT_FILE
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"digest", "step", "model", "optimizer", "method"} - state.keys()
+        if missing:
+            raise KeyError(*missing)
+    except Exception as err:  # zip, pickle and more: all mean one thing
+        what = str(err).splitlines()[0] if str(err) else type(err).__name__
+        msg = (
+            f"{path}: expected a checkpoint, found a file that cannot be read as one ({what}). "
+            "Remove it, and --resume begins this stage again"
+        )
+        raise ModelError(msg) from err
+    return dict(state)
 
 
 def _read_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -308,9 +323,17 @@ def _restore(
     """Take the checkpoint, cut the log back to it, and return the number of steps done."""
     start = 0
     if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        method.load_state(state["method"])
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            method.load_state(state["method"])
+        except (RuntimeError, KeyError, ValueError) as err:
+            msg = (
+                f"{run.folder / CHECKPOINT_FILE}: does not fit this network and method "
+                f"({str(err).splitlines()[0]}). It may be of another version of EdgeUDA; remove "
+                "it, and --resume begins this stage again"
+            )
+            raise ModelError(msg) from err
         start = int(state["step"])
     if fabric.is_global_zero:
         kept = [json.dumps(line) for line in read_log(run.folder) if line["step"] <= start]
