@@ -41,6 +41,15 @@ SIZES = {
 }
 """Rows and columns of the network's input; CARLA's images are 80x160, CamVid's 360x480."""
 
+LARGER = {
+    "carla-to-camvid": "[160, 320]",
+    "day-to-dusk": "[224, 320]",
+    "day-to-dusk-held": "[224, 320]",
+    "streets-to-camvid": "[224, 320]",
+    "streets-and-carla-to-camvid": "[224, 320]",
+}
+"""Rows and columns at which the large network of stage ``distil`` learns and labels."""
+
 RENDERED = 800
 """Source images of streets-to-camvid."""
 
@@ -159,7 +168,8 @@ def main() -> None:
         folders = replace(folders, data=folders.target)
     size = SIZES[arguments.track]
     common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
-    overrides = (*common, *arguments.overrides)
+    larger = f"distil.large.input={LARGER[arguments.track]}"
+    overrides = (*common, larger, *arguments.overrides)
     variants = chosen_rows(load_plan(arguments.plan, arguments.recipe, overrides), arguments.rows)
     record = compare(
         variants, folders, seeds, out, report=lambda line: print(line, flush=True),
