@@ -200,7 +200,7 @@ def _beside(chosen: Variant, files: Mapping[Variant, Path], what: Sweep) -> list
 
 
 def _opened(variant: Variant, files: Mapping[Variant, Path], what: Sweep) -> Runner:
-    return open_runner(files[variant], what.threads, variant.device)
+    return open_runner(files[variant], what.threads, variant.device, trusted=True)
 
 
 def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str, Any]:

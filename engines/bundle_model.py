@@ -11,6 +11,7 @@ from typing import Any
 from edgeuda.errors import BundleError
 from engines.bundle import SUFFIX, Bundle, Member, open_bundle
 from engines.onnxruntime_session import Device
+from engines.trust import required_keys
 
 _BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {
     "cpu": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
@@ -31,18 +32,32 @@ def model_file(
         device: Where it will run.
         member: Name of the model in the bundle; None takes the best for the device: INT8 made for
             it, then what is left.
-        public_key: Ed25519 key that must have signed the bundle.
+        public_key: Ed25519 key that must have signed the bundle, beside those that this machine
+            demands, see `engines.trust`.
 
     Yields:
         The file; one out of a bundle is gone afterwards.
 
     Raises:
-        BundleError: If the bundle is damaged, unsigned, or has no such model.
+        BundleError: If the bundle is damaged, unsigned, or has no such model; if a signature is
+            demanded and the file is no bundle, which alone can have one.
     """
+    keys = required_keys(public_key)
     if path.suffix != SUFFIX:
+        if keys:
+            msg = (
+                f"{path}: only bundles ({SUFFIX}) signed by the owner of {keys[0].file} are opened "
+                f"({keys[0].said_by} says so), and this is no bundle"
+            )
+            raise BundleError(msg)
+        if member is not None:
+            msg = f"{path}: is no bundle ({SUFFIX}); leave --member {member} away"
+            raise BundleError(msg)
         yield path
         return
-    bundle = open_bundle(path, public_key)
+    bundle = open_bundle(path, keys[0].file if keys else None)
+    for key in keys[1:]:
+        open_bundle(path, key.file)
     chosen = choose_member(bundle, device, member)
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         file = Path(folder) / Path(chosen.name).name

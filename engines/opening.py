@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeuda.errors import ConfigError
+from engines.bundle_model import model_file
 from engines.onnxruntime_runner import OnnxRunner
 from engines.onnxruntime_session import Device
 from engines.runner import Runner
@@ -13,20 +14,31 @@ ENGINE = ".engine"
 
 
 def open_runner(
-    model: Path, threads: int | None = None, device: Device = "cpu", *, graphs: bool = True
+    model: Path,
+    threads: int | None = None,
+    device: Device = "cpu",
+    *,
+    graphs: bool = True,
+    trusted: bool = False,
 ) -> Runner:
     """Open an ONNX file with ONNX Runtime, or an engine with the TensorRT that built it.
 
     Args:
-        model: ``.onnx``, or ``.engine`` as `edgeuda build` wrote it.
+        model: ``.onnx``, ``.edgeuda``, of which the best model for the device is taken, or
+            ``.engine`` as `edgeuda build` wrote it.
         threads: As in `OnnxRunner`; engines have none.
         device: As in `OnnxRunner`; an engine runs on the GPU.
         graphs: As in `TensorRTRunner`; ONNX files have none.
+        trusted: Whether this process has made the file or checked its signature.
 
     Raises:
+        BundleError: If this machine demands a signature (`engines.trust`) that it lacks.
         ConfigError: If an engine is asked to run on the CPU's threads or another device.
         EdgeudaError: See the runners.
     """
+    if not trusted:
+        with model_file(model, device) as file:
+            return open_runner(file, threads, device, graphs=graphs, trusted=True)
     if model.suffix != ENGINE:
         return OnnxRunner(model, threads, device)
     if device == "tensorrt":

@@ -62,6 +62,7 @@ def build(
     ] = None,
 ) -> None:
     """Build a model's engine, unless the same one is there already."""
+    from engines.bundle_model import model_file
     from engines.engine_cache import cached_engine, record_path
     from engines.tensorrt_builder import BuildOptions, engine_precision
     from engines.tensorrt_library import load_tensorrt
@@ -78,14 +79,15 @@ def build(
         compute_capabilities=tuple(compute_capability or ()),
     )
     trt = load_tensorrt(library.value, device=not compute_capability)
-    if calibrate is None:
-        engine = cached_engine(trt, model, settings, out)
-    else:
-        from calibration.calibrated_engine import calibrated_engine
-        from edgeuda.data.folders import readable_frames, spread
+    with model_file(model, "tensorrt") as file:
+        if calibrate is None:
+            engine = cached_engine(trt, file, settings, out)
+        else:
+            from calibration.calibrated_engine import calibrated_engine
+            from edgeuda.data.folders import readable_frames, spread
 
-        frames = spread(readable_frames(calibrate), calibration_frames)
-        engine = calibrated_engine(trt, model, list(frames), settings, out)
+            frames = spread(readable_frames(calibrate), calibration_frames)
+            engine = calibrated_engine(trt, file, list(frames), settings, out)
     record = engine.record
     console.print(
         f"{trt.title}, {engine_precision(record)}, {record['plan_bytes'] / 1e6:.2f} MB"

@@ -64,7 +64,7 @@ def evaluate(
     from edgeuda.evaluation import evaluate as count
 
     title, protocol = name or model.stem, DEPLOYED
-    deployed = model.suffix in (".onnx", ".engine")
+    deployed = model.suffix in (".onnx", ".engine", ".edgeuda")
     predict: Callable[[Image], LabelMap]
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     with ExitStack() as stack:

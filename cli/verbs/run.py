@@ -68,7 +68,7 @@ def run(
     say = partial(console.print, markup=False, soft_wrap=True)
     with model_file(model, device.value, member, public_key) as file:
         checksum = sha256(file)
-        with open_runner(file, threads, device.value, graphs=graphs) as runner:
+        with open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner:
             if ros2 is not None:
                 from engines.ros2 import spin
 
