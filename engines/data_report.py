@@ -190,8 +190,8 @@ def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Section:
             [name, signed(value, 2), f"{100 * gap['beyond'][name]:.0f}"]
             for name, value in gap["standardised"].items()
         ]
-        columns = ("statistic", "difference", "% of target beyond the source's mean")
-        grids.append(Grid("Target less source, in standard deviations", columns, rows))
+        heads = ("statistic", "difference", "% of target beyond the source's mean")
+        grids.append(Grid("Target less source, in standard deviations", heads, rows))
     svg = plots.lightness(
         {name: role["lightness"] for name, role in coloured.items()}, "Lightness of the images"
     )

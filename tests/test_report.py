@@ -29,6 +29,7 @@ from engines.report import build_report
 from engines.report_findings import evidence, unknowns, verdicts
 from engines.report_records import Records, read_records, stage_rank
 from engines.report_sections import sections_of
+from engines.report_trust import went_wrong
 from engines.report_text import as_ms, as_points, flatten
 
 THREE = SPACES["carla-3"]
@@ -237,7 +238,7 @@ def test_a_complete_report_names_every_model_class_and_chapter(tmp_path: Path) -
     assert data["schema"] == "edgeuda.report/1"
     assert not data["notes"]
     images = [a for tag, a in page.elements if tag == "img"]
-    assert len(images) == 6 * 3  # six frames: camera, ground truth, stage 2
+    assert len(images) == 2 + 6 * 3  # before and after; six frames: camera, ground truth, stage 2
     # trade-off, classes, latency three times, training, calibration twice
     assert [tag for tag, _ in page.elements].count("svg") == 8
 
@@ -438,7 +439,10 @@ def test_a_sweeps_choice_is_the_first_thing_said(tmp_path: Path) -> None:
     assert "It keeps the budget." in page.words()
     assert "latency budget" in page.words()
     assert "misses the deadline at p99" in markdown
-    assert next(tag for tag, _ in page.elements if tag in ("svg", "h2")) == "svg"
+    chapters = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert chapters[0] == "summary"
+    inside = itertools.takewhile(lambda x: x[1].get("id") != chapters[1], page.elements)
+    assert "svg" in [tag for tag, _ in inside]
     write_json(tmp_path / "in" / "t.json", sweep(None))
     _, data, _ = build(tmp_path)
     assert data["verdicts"][0] == {
@@ -588,7 +592,7 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
     for word in ("Accuracy", "fewer than three", "other than Test CPU", "closed loop", "power"):
         assert word in only_bench
     settled = bench() | {"warnings": ["Latencies had not settled when a warm-up ended"]}
-    assert "had not settled" in " ".join(unknowns(read(tmp_path / "c", settled)))
+    assert "had not settled" in " ".join(went_wrong(read(tmp_path / "c", settled)))
     only_accuracy = read(tmp_path / "b", evaluation("stage 2", STAGE2, 0.5))
     assert any(line.startswith("Latency: no benchmark") for line in unknowns(only_accuracy))
     assert any(line.startswith("INT8: no INT8") for line in unknowns(only_accuracy))
