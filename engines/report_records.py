@@ -215,9 +215,11 @@ def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
     records = Records()
     seen: set[Path] = set()
     unknown: dict[str, list[Path]] = {}
-    for path, named in _json_files(inputs, records):
+    wanted = {path.resolve() for path in inputs if path.is_file()}
+    for path in _json_files(inputs, records):
         if path.resolve() in seen:
             continue
+        named = path.resolve() in wanted
         seen.add(path.resolve())
         if skip is not None and path.resolve() == skip.resolve():
             if named:
@@ -328,16 +330,16 @@ def stage_rank(name: str) -> int:
     return 98 if "adapt" in name else 99
 
 
-def _json_files(inputs: Sequence[Path], records: Records) -> list[tuple[Path, bool]]:
-    """Return the files to read, and of each whether it was named, as opposed to found."""
-    found: list[tuple[Path, bool]] = []
+def _json_files(inputs: Sequence[Path], records: Records) -> list[Path]:
+    """Return the files to read; what has their name and is none is noted."""
+    found: list[Path] = []
     for path in inputs:
         if path.is_dir():
             for inner in sorted(path.rglob("*.json")):
                 if _hidden(inner, path):
                     continue
                 if inner.is_file():
-                    found.append((inner, False))
+                    found.append(inner)
                     continue
                 what = (
                     "a folder with the name of a record; what lies in it was searched"
@@ -346,7 +348,7 @@ def _json_files(inputs: Sequence[Path], records: Records) -> list[tuple[Path, bo
                 )
                 records.leave_out(f"{inner}: is {what}")
         elif path.is_file():
-            found.append((path, True))
+            found.append(path)
         else:
             msg = (
                 f"{printable(path)}: expected a JSON record or a folder of them, found no such file"
