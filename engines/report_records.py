@@ -229,7 +229,7 @@ def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
             record = _read(path)
             used = _add(records, path, record)
         except DAMAGE as err:
-            why = str(err) if isinstance(err, EdgeudaError) else f"{path}: damaged record ({err!r})"
+            why = _why(path, err)
             if named:
                 msg = f"{printable(why)}. It was named, so no report was written without it"
                 raise DataError(msg) from err
@@ -285,12 +285,20 @@ def _told_apart(benches: Sequence[Bench]) -> list[Bench]:
     return found
 
 
+def _why(path: Path, err: BaseException) -> str:
+    """Say in a sentence why a record cannot be used."""
+    if isinstance(err, EdgeudaError):
+        return str(err)
+    if isinstance(err, KeyError):
+        return f"{path}: expected all that its schema asks for, found no {err}"
+    return f"{path}: expected the form of its schema, found another ({err})"
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Read a record that the rest of the report can walk through, print and write again.
 
     Raises:
-        DataError: If it is no record, or nested too deeply.
-        ValueError: If it holds NaN, or text that is not Unicode.
+        DataError: If it is no record, nested too deeply, or holds NaN or text that is not Unicode.
     """
     record = read_json(path)
     level: list[Any] = [record]
@@ -309,7 +317,14 @@ def _read(path: Path) -> dict[str, Any]:
             "more deeply"
         )
         raise DataError(msg)
-    json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+    try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError as err:
+        msg = f"{path}: expected text in Unicode, found half of a surrogate pair"
+        raise DataError(msg) from err
+    except ValueError as err:
+        msg = f"{path}: expected finite numbers, found NaN or infinity"
+        raise DataError(msg) from err
     return record
 
 

@@ -198,8 +198,8 @@ def watched(*lines: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predictions(folder: Path, name: str, frames: list[str]) -> None:
-    rng = np.random.default_rng(0)
+def predictions(folder: Path, name: str, frames: list[str], seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
     for frame in frames:
         write_image(folder.parent / "frames" / frame, rng.integers(0, 255, (24, 32, 3), np.uint8))
         write_label(folder / frame, rng.integers(0, 3, (12, 16), np.uint8))
@@ -1179,11 +1179,16 @@ DAMAGED = {
     "deep.json": (deep(100_000).encode(), "nested too deeply"),
     "deeper.json": (deep(200).encode(), "at most 50 levels"),
     "latin.json": (b'{"schema": "edgeuda.bench/2", "x": "\xe9"}', "in UTF-8"),
-    "half.json": (b'{"schema": "edgeuda.bench/2", "models": "\\ud800"}', "damaged record"),
+    "half.json": (
+        b'{"schema": "edgeuda.bench/2", "models": "\\ud800"}',
+        "half of a surrogate pair",
+    ),
     "huge.json": (
         b'{"schema": "edgeuda.bench/2", "noise": ' + b"9" * 400 + b', "models": []}',
-        "damaged record",
+        "the form of its schema",
     ),
+    "nan.json": (b'{"schema": "edgeuda.bench/2", "noise": NaN, "models": []}', "finite numbers"),
+    "lacks.json": (b'{"schema": "edgeuda.bench/2"}', "found no 'models'"),
     "digits.json": (b'{"schema": "edgeuda.bench/2", "x": ' + b"9" * 5000 + b"}", "something else"),
 }
 
