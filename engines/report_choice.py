@@ -22,7 +22,7 @@ from engines.report_text import (
     as_time,
     data_of,
 )
-from engines.report_trust import KEPT, at_load, camera_rate, disturbances, missed
+from engines.report_trust import KEPT, at_load, camera_rate, disturbances, falls_behind, missed
 
 
 def choice_verdicts(records: Records) -> list[Finding]:
@@ -41,6 +41,7 @@ def choice_verdicts(records: Records) -> list[Finding]:
             status, why = "bad", f"{late} {why}"
         else:
             headline = f"{place}Take {name}."
+            why = " ".join([why, *_behind_at_a_rate(record, records.benches)])
         if troubles:
             status = "unknown"
             headline = f"{headline.removesuffix('.')}: provisional, not a verdict."
@@ -149,6 +150,18 @@ def _timed_by(record: dict[str, Any], bench: Bench) -> bool:
     """Whether a benchmark is the one that timed a sweep's variants."""
     files = {row.get("sha256") for row in record["variants"]}
     return len(bench.models) > 0 and files == {m.sha256 for m in bench.models}
+
+
+def _behind_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
+    """Say at which camera's rates the chosen file falls behind, whatever the budget."""
+    files = {r.get("sha256") for r in record["variants"] if r["name"] == record["choice"]["name"]}
+    return [
+        f"At {rate:g} frames/s it falls behind: {behind} ({bench.origin})."
+        for bench in benches
+        if (rate := camera_rate(bench)) is not None
+        for m in bench.models
+        if m.sha256 in files and (behind := falls_behind(bench, m))
+    ]
 
 
 def _late_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> str:

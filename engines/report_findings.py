@@ -423,7 +423,7 @@ def _int8_verdict(model: Int8Model, bench: Bench | None, ratio: Ratio | None) ->
 
 
 def _int8_change(before: Evaluation | None, after: Evaluation) -> Finding:
-    topic = "mIoU, INT8 against FP32"
+    topic = f"mIoU, {after.name} against FP32"
     if before is None:
         text = f"{after.name} {as_percent(after.miou)}, {data_of(after)}; no FP32 score there."
         return Finding(topic, "unknown", "unknown", text)

@@ -975,6 +975,8 @@ def test_a_choice_that_misses_deadlines_at_a_cameras_rate_is_not_taken(tmp_path:
     # A deadline tighter than the budget contradicts nothing.
     (choice, _) = choice_verdicts(read(tmp_path / "b", record, rate(16.7, 0.5, **chosen)))
     assert choice.headline == "Take fast."
+    # That it cannot follow is said all the same.
+    assert "At 30 frames/s it falls behind: 12.5 of 30 frames/s" in choice.text
 
 
 def test_two_sweeps_say_which_one_is_meant(tmp_path: Path) -> None:
