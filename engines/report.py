@@ -17,7 +17,7 @@ from edgeuda.files import now_utc, read_json, write_json, write_text
 from engines.report_choice import choice_figures, choice_verdicts
 from engines.report_findings import SIGNS, Finding, evidence, unknowns, verdicts
 from engines.report_parts import Section, Strip
-from engines.report_records import REPORT_SCHEMA, read_records
+from engines.report_records import DAMAGE, REPORT_SCHEMA, Records, read_records
 from engines.report_sections import before_and_after, sections_of
 from engines.report_table import as_csv
 from engines.report_text import as_time, printable
@@ -53,21 +53,18 @@ def build_report(
         msg = f"{out}: expected a name that ends in .html"
         raise ConfigError(msg)
     _require_replaceable([*paths, out.with_suffix(".csv")])
-    records = read_records(inputs, skip=paths[1])
-    decisions = [*choice_verdicts(records), *verdicts(records)]
-    figures, unknown = [*choice_figures(records), *evidence(records)], unknowns(records)
-    sections = sections_of(records)
+    records, content = _usable(inputs, paths[1])
     page = Page(
         title or "EdgeUDA report",
         "Every figure comes from the records listed under Artefacts.",
-        decisions,
-        sections,
-        figures,
-        unknown,
+        content.decisions,
+        content.sections,
+        content.figures,
+        content.unknown,
         records.notes,
         wrong=went_wrong(records),
-        pair=before_and_after(sections),
-        table=as_csv(records),
+        pair=before_and_after(content.sections),
+        table=content.table,
     )
     for note in records.notes:
         say(note)
@@ -76,14 +73,64 @@ def build_report(
         "title": page.title,
         "created": page.created,
         "edgeuda": __version__,
-        "verdicts": [asdict(finding) for finding in decisions],
-        "evidence": [asdict(finding) for finding in figures],
-        "unknown": unknown,
+        "verdicts": [asdict(finding) for finding in page.verdicts],
+        "evidence": [asdict(finding) for finding in page.evidence],
+        "unknown": page.unknown,
         "wrong": page.wrong,
         "notes": records.notes,
         "records": records.raw,
     }
     return write_page(page, merged, paths)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What records have to say."""
+
+    decisions: Sequence[Finding]
+    figures: Sequence[Finding]
+    unknown: Sequence[str]
+    sections: Sequence[Section]
+    table: str
+
+
+def _usable(inputs: Sequence[Path], skip: Path) -> tuple[Records, Content]:
+    """Read records and make of them what a page shows, without those that spoil it.
+
+    What reading checks is the frame of a record. A damage within shows where a chapter is made of
+    it, and then each record is tried by itself to find the one.
+    """
+    records = read_records(inputs, skip)
+    try:
+        return records, _content(records)
+    except DAMAGE:
+        tried = {path.resolve(): _fault(path) for path in records.files}
+        unusable = {path: fault for path, fault in tried.items() if fault is not None}
+        if not unusable:  # a fault of ours
+            raise
+    records = read_records(inputs, skip, unusable)
+    return records, _content(records)
+
+
+def _fault(path: Path) -> BaseException | None:
+    """Return what goes wrong with a record alone."""
+    try:
+        _content(read_records([path]))
+    except DAMAGE as err:
+        return err
+    return None
+
+
+def _content(records: Records) -> Content:
+    decisions = [*choice_verdicts(records), *verdicts(records)]
+    figures = [*choice_figures(records), *evidence(records)]
+    unknown, sections, table = unknowns(records), sections_of(records), as_csv(records)
+    _ = went_wrong(records)
+    for grid in (grid for section in sections for grid in [*section.lead, *section.grids]):
+        if not all(isinstance(cell, str) for row in grid.rows for cell in row):
+            msg = f"a cell of {grid.caption!r} is no text"
+            raise TypeError(msg)
+    return Content(decisions, figures, unknown, sections, table)
 
 
 FIRST = 4

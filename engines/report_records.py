@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ REPORT_SCHEMA = "edgeuda.report/1"
 MOST_NESTED = 50
 """Levels of lists and objects in a record. Ours have ten; a thousand end a reader."""
 DAMAGE = (
-    EdgeudaError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError,
+    EdgeudaError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
     RecursionError, MemoryError,
 )  # fmt: skip
 """What reading a record of unknown origin may raise."""
@@ -187,6 +188,7 @@ class Records:
     comparisons: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     others: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
@@ -203,10 +205,19 @@ class Records:
         return list(groups.values())
 
 
-def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
+def read_records(
+    inputs: Sequence[Path],
+    skip: Path | None = None,
+    unusable: Mapping[Path, BaseException] = MappingProxyType({}),
+) -> Records:
     """Read every record under ``inputs``; what cannot be used is named in ``notes``.
 
     A folder may hold anything. A file that was named is wanted: if it cannot be used, nothing is.
+
+    Args:
+        inputs: JSON records, or folders that are searched for them.
+        skip: The report's own record, which is not read.
+        unusable: Files, resolved, that were found to be damaged once they had been read.
 
     Raises:
         DataError: If an input does not exist, a named file is damaged, or nothing usable was
@@ -226,6 +237,8 @@ def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
                 records.notes.append(f"{printable(path)}: is the report that is written anew")
             continue
         try:
+            if path.resolve() in unusable:
+                raise unusable[path.resolve()]
             record = _read(path)
             used = _add(records, path, record)
         except DAMAGE as err:
@@ -248,6 +261,7 @@ def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
             continue
         entry = {"file": printable(path), "sha256": sha256(path), "record": record}
         records.raw.append(entry)
+        records.files.append(path)
     records.notes += [
         f"{printable(paths[0])}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: "
         f"schema {schema!r} is not part of a report"

@@ -214,7 +214,7 @@ def test_a_gap_in_colour_says_what_it_means_and_what_answers_it(tmp_path):
     found = next(f for f in result.findings if f.role == "source, target")
     assert found.severity == "warning"
     assert "images of target are darker by " in found.what
-    assert "100 % lie beyond the source's mean" in found.what
+    assert "; 100 % of them are darker than the source's mean." in found.what
     assert re.search(r"is \d+\.\d, \d+\.\d times as much as two halves of one data set", found.what)
     assert "AdaBN" in found.advice
     assert "source.augment" in found.advice

@@ -1335,3 +1335,27 @@ def test_classes_that_adaptation_costs_are_a_figure_of_their_own(tmp_path: Path)
     card = evidence(read(tmp_path, before, after))[1]
     assert card.status == "bad"
     assert card.headline == "road −30.0 points"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"schema": "edgeuda.calibration/1", "acceptance": 5},
+        {"schema": "edgeuda.calibration/1", "assignment": {"curve": [[], []]}},
+        {"schema": "edgeuda.calibration/1", "convergence": ["x", "y"]},
+        {"schema": "edgeuda.live/1", "frames": {"segmented": "x", "dropped": 1},
+         "latency_ms": {"percentiles": {}}},
+    ],
+)  # fmt: skip
+def test_damage_deep_in_a_record_does_not_end_the_report(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    everything(tmp_path / "in")
+    write_json(tmp_path / "in" / "spoiled.json", record)
+    page, data, _ = build(tmp_path)
+    (note,) = data["notes"]
+    assert "spoiled.json: expected" in note
+    assert note in page.words()
+    assert len(data["records"]) == 8
+    with pytest.raises(DataError, match=r"spoiled\.json.*It was named"):
+        build_report([tmp_path / "in", tmp_path / "in" / "spoiled.json"], tmp_path / "r.html")

@@ -347,10 +347,12 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
         return []
     ordered = sorted(gaps, key=lambda name: -abs(gaps[name]))
     said = [
-        f"{WORDS[name][gaps[name] > 0]} by {abs(gaps[name]):.1f} deviations "
-        f"({100 * measured['beyond'][name]:.0f} % lie beyond the source's mean)"
-        for name in ordered
+        f"{WORDS[name][gaps[name] > 0]} by {abs(gaps[name]):.1f} deviations" for name in ordered
     ]
+    first = WORDS[ordered[0]][gaps[ordered[0]] > 0]
+    share = (
+        f"{100 * measured['beyond'][ordered[0]]:.0f} % of them are {first} than the source's mean"
+    )
     advice = [
         "Adapt, and begin with AdaBN, the first stage of the recipes edge, lite and small: it "
         "takes brightness and contrast of the target into the network's statistics"
@@ -366,7 +368,8 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
         Finding(
             "warning" if worst >= LARGE else "note",
             "source, target",
-            f"images of target are {', '.join(said)}. The distance in brightness and colour is "
+            f"images of target are {', '.join(said)}; {share}. The distance in brightness and "
+            "colour is "
             f"{measured['frechet']:.1f}, {scale(measured)}",
             "; ".join(advice),
         )
