@@ -24,6 +24,8 @@ MIOU_NOISE = 0.005
 """A convention, said in the report: one confusion matrix has no interval to compare with."""
 MAX_INT8_DROP = 0.01
 """More than one mIoU point lost makes INT8 not worth it."""
+UNRECORDED = "INT8, not recorded"
+"""Topic of a verdict that only says which records are missing."""
 
 Status = Literal["good", "bad", "even", "accepted", "unknown", "stated", "kept", "late", "reading"]
 SIGNS: Mapping[Status, tuple[str, str]] = {
@@ -55,7 +57,10 @@ def verdicts(records: Records) -> list[Finding]:
     found = [_adaptation_verdict(records, *pair) for pair in adaptation_pairs(records)]
     # A sweep holds every variant against its alternatives; a second voice beside it confuses.
     if not records.tradeoffs:
-        found += [v for model in int8_models(records) for v in _int8_verdicts(model)]
+        int8 = [v for model in int8_models(records) for v in _int8_verdicts(model)]
+        # Beside a verdict, what was not recorded of other models is uncertain, and said there.
+        judged = [v for v in int8 if v.topic != UNRECORDED]
+        found += judged or int8
     if not found and not records.tradeoffs:
         text = "The records hold no pair of models to compare, so there is nothing to decide on."
         found.append(Finding("Verdict", "unknown", text))
@@ -167,7 +172,11 @@ def _unknown_int8(records: Records) -> list[str]:
         names = ", ".join(dict.fromkeys(model.name for model in models))
         return [f"{names}: not a variant of the sweep, so the choice does not weigh it."]
     untimed = [model.name for model in models if _untimed(model)]
-    return [f"Speed of {', '.join(untimed)}: not measured beside FP32."] if untimed else []
+    unscored = [model.name for model in models if model.worst is None]
+    found = [f"Speed of {', '.join(untimed)}: not measured beside FP32."] if untimed else []
+    if unscored:
+        found.append(f"mIoU of {', '.join(unscored)}: not scored beside FP32 on the same labels.")
+    return found
 
 
 def _unknown_latency(records: Records) -> list[str]:
@@ -411,7 +420,7 @@ def _int8_verdict(model: Int8Model, bench: Bench | None, ratio: Ratio | None) ->
             if absent
         ]
         text = f"Whether INT8 is worth it{place} is unknown. Not recorded: {' and '.join(lacks)}."
-        return Finding("INT8", "unknown", f"{text} Model: {model.name}.")
+        return Finding(UNRECORDED, "unknown", f"{text} Model: {model.name}.")
     else:
         limit = "within noise" if abs(drop) < MIOU_NOISE else "within the limit of 1 point lost"
         text = (

@@ -1068,6 +1068,7 @@ def test_a_model_in_time_is_said_to_be(tmp_path: Path) -> None:
 
 def test_what_went_wrong_is_on_the_first_screen(tmp_path: Path) -> None:
     everything(tmp_path / "in")
+    predictions(tmp_path / "in" / "before", "source-only", [f"frame{i}.png" for i in range(9)], 1)
     write_json(tmp_path / "in" / "rate.json", rate())
     page, data, markdown = build(tmp_path)
     assert data["wrong"][0].startswith("stage 2 INT8 at 30 frames/s misses 100.0 %")
@@ -1359,3 +1360,22 @@ def test_damage_deep_in_a_record_does_not_end_the_report(
     assert len(data["records"]) == 8
     with pytest.raises(DataError, match=r"spoiled\.json.*It was named"):
         build_report([tmp_path / "in", tmp_path / "in" / "spoiled.json"], tmp_path / "r.html")
+
+
+def test_what_was_not_recorded_of_one_model_is_no_verdict_beside_anothers(tmp_path: Path) -> None:
+    untimed = evaluation("stage 2 INT8 for TensorRT", "9" * 64, 0.55, "int8")
+    records = read(tmp_path, *scored(), untimed, bench())
+    (verdict,) = (v for v in verdicts(records) if "INT8" in v.headline)
+    assert verdict.headline.startswith("INT8 is worth it")
+    line = "Speed of stage 2 INT8 for TensorRT: not measured beside FP32."
+    assert line in unknowns(records)
+    alone = read(tmp_path / "alone", evaluation("stage 2", STAGE2, 0.55), untimed)
+    assert [v.status for v in verdicts(alone)] == ["unknown"]
+
+
+def test_one_network_is_shown_beside_the_bare_frame(tmp_path: Path) -> None:
+    predictions(tmp_path / "in" / "p", "stage 2", ["a.png"])
+    page, _, _ = build(tmp_path)
+    words = page.words()
+    assert "One frame, and what the network sees in it" in words
+    assert "before: camera" not in words
