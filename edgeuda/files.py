@@ -194,18 +194,25 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
     """Read a record written by `write_json`.
 
     Raises:
-        DataError: If the file is missing, is not JSON, or has another schema than ``schema``.
+        DataError: If the file is missing or cannot be read, is not JSON, is nested too deeply, or
+            has another schema than ``schema``.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         msg = f"{path}: no such file"
         raise DataError(msg) from err
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as err:
-        msg = f"{path}: expected a JSON record, found something else ({err})"
+    except OSError as err:
+        msg = f"{path}: expected a JSON record that can be read, found {err.strerror or err}"
         raise DataError(msg) from err
-    except OSError as err:  # a folder, or not ours to read
-        msg = f"{path}: expected a JSON record, found none that can be read ({err.strerror})"
+    except UnicodeDecodeError as err:
+        msg = f"{path}: expected a JSON record in UTF-8, found other bytes at byte {err.start}"
+        raise DataError(msg) from err
+    except RecursionError as err:
+        msg = f"{path}: expected a JSON record, found one that is nested too deeply to be read"
+        raise DataError(msg) from err
+    except ValueError as err:  # not JSON, or a number of thousands of digits
+        msg = f"{path}: expected a JSON record, found something else ({err})"
         raise DataError(msg) from err
     found = record.get("schema") if isinstance(record, dict) else None
     if found is None or (schema is not None and found != schema):

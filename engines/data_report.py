@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda import __version__
-from edgeuda.data.check import Check, Role
+from edgeuda.data.check import Check, Role, scale
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
 from edgeuda.errors import ConfigError, DataError
@@ -15,6 +15,7 @@ from engines import plots
 from engines.report import Page, write_page
 from engines.report_findings import Finding, Status
 from engines.report_parts import Grid, Picture, Section, Strip
+from engines.report_text import signed
 
 PICTURES = 6
 """Images shown of each data set."""
@@ -51,11 +52,17 @@ def build_data_report(result: Check, out: Path) -> list[Path]:
 
 def _verdicts(result: Check) -> list[Finding]:
     if not result.findings:
-        return [Finding("Data", "good", "Nothing was found that would need attention")]
+        text = "Source and target are alike in brightness and colour."
+        if result.gap is None:
+            text = "How far source and target are apart was not measured: that needs both."
+        return [Finding("Data", "good", "Nothing was found that would need attention", text)]
     return [
-        Finding(found.role, STATUS[found.severity], f"{found.role}: {found.what}")
+        Finding(
+            found.role, STATUS[found.severity], f"{found.role}: {found.what}",
+            f"{found.advice}." if found.advice else "",
+        )
         for found in result.findings
-    ]
+    ]  # fmt: skip
 
 
 def _findings(result: Check) -> list[Section]:
@@ -171,17 +178,20 @@ def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Section:
     grids.append(Grid("Brightness and colour, mean and deviations", columns, rows))
     if gap is not None:
         strongest = max(gap["standardised"], key=lambda name: abs(gap["standardised"][name]))
+        value = signed(gap["standardised"][strongest])
         text.append(
             f"The Fréchet distance between source and target over the images' means and "
-            f"deviations of lightness and colour is {gap['frechet']:.1f}. They differ most in the "
-            f"{strongest}: {gap['standardised'][strongest]:+.1f} standard deviations from source "
-            "to target. This sees brightness, contrast and colour; it does not see geometry, "
-            "textures or classes."
+            f"deviations of lightness and colour is {gap['frechet']:.1f}, {scale(gap)}. They "
+            f"differ most in the {strongest}: {value} standard deviations from source to target. "
+            "This sees brightness, contrast and colour; it does not see geometry, textures or "
+            "classes."
         )
-        rows = [[name, f"{value:+.2f}"] for name, value in gap["standardised"].items()]
-        grids.append(
-            Grid("Target less source, in standard deviations", ("statistic", "difference"), rows)
-        )
+        rows = [
+            [name, signed(value, 2), f"{100 * gap['beyond'][name]:.0f}"]
+            for name, value in gap["standardised"].items()
+        ]
+        heads = ("statistic", "difference", "% of target beyond the source's mean")
+        grids.append(Grid("Target less source, in standard deviations", heads, rows))
     svg = plots.lightness(
         {name: role["lightness"] for name, role in coloured.items()}, "Lightness of the images"
     )

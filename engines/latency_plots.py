@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from engines.plots import COLORS, LINES, MARKERS, legend_below, short, svg
+from engines.plots import (
+    COLORS,
+    LEAST_POINTS,
+    LINES,
+    MARKERS,
+    at_least,
+    legend_below,
+    short,
+    svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,6 +102,7 @@ def tradeoff(
         axes.set(xlabel="latency of a frame in ms (left is better)", ylabel=f"{measure} in %")
         axes.margins(0.12, 0.18)
         axes.set_xlim(left=0)
+        at_least(axes, LEAST_POINTS)
         axes.grid(visible=True)
         legend_below(axes, 2)
 

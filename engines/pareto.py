@@ -130,9 +130,12 @@ def choose(
         f"{_limits(budget, tail, measure)}"
     ]
     if taken is not best:
+        more = f"{100 * (best.accuracy - taken.accuracy):.1f}"
+        accurate = "as accurate to a tenth of a point"
+        if more != "0.0":
+            accurate = f"{more} points more accurate, which is within noise,"
         parts.append(
-            f"{best.name} is {100 * (best.accuracy - taken.accuracy):.1f} points more accurate, "
-            "which is within noise, and takes "
+            f"{best.name} is {accurate} and takes "
             f"{best.latency_ms / taken.latency_ms:.2f} times as long"
         )
     better = [o for o in candidates if o.accuracy > best.accuracy and not budget.allows(o)]

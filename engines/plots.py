@@ -30,6 +30,8 @@ WIDTH = 4.6
 """Inches. Narrow on purpose: text keeps a readable size when the plot fills a phone's width."""
 LEGEND_LENGTH = 48
 """Characters that fit beside each other below a plot."""
+LEAST_POINTS = 5.0
+"""Points of mIoU that an axis spans at least: ten times what is called noise."""
 RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "edgeuda",  # the same data gives the same file
@@ -156,30 +158,31 @@ def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
 
 
 def comparison(record: Mapping[str, Any]) -> str:
-    """Plot an ``edgeuda.comparison/1`` record: each seed's mIoU as a dot, the mean as a bar.
+    """Plot an ``edgeuda.comparison/1`` record, see `methods`, as a complete SVG file."""
+    drawn = methods(record, "mIoU of the methods, one dot per seed")
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return drawn.replace("<svg", f"<svg {spaces}", 1)
 
-    Returns:
-        A complete SVG file.
-    """
-    methods = record["methods"]
+
+def methods(record: Mapping[str, Any], label: str) -> str:
+    """Plot an ``edgeuda.comparison/1`` record: each seed's mIoU as a dot, the mean as a bar."""
+    rows = record["methods"]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, method in enumerate(methods):
+        for row, method in enumerate(rows):
             runs = [value for value in method["miou"]["runs"] if value is not None]
             color = COLORS[1] if method["trains_on"] == "oracle" else COLORS[0]
             axes.barh(row, method["miou"]["mean"] or 0, height=0.6, color=color, alpha=0.35, lw=0)
             axes.plot(runs, [row] * len(runs), "o", color=color, ms=4, alpha=0.9)
-        axes.axvline(methods[0]["miou"]["mean"] or 0, color="#555555", lw=0.8, ls="--")
-        axes.set_yticks(range(len(methods)), [short(method["name"]) for method in methods])
-        axes.set(ylim=(len(methods) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
+        axes.axvline(rows[0]["miou"]["mean"] or 0, color="#555555", lw=0.8, ls="--")
+        axes.set_yticks(range(len(rows)), [short(method["name"]) for method in rows])
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
         axes.set_title("bar: mean, dots: seeds", loc="left", fontsize=10)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
 
-    drawn = svg(draw, 0.9 + 0.28 * len(methods), "mIoU of the methods, one dot per seed")
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return drawn.replace("<svg", f"<svg {spaces}", 1)
+    return svg(draw, 0.9 + 0.28 * len(rows), label)
 
 
 def share_bars(classes: Sequence[str], rows: Mapping[str, Sequence[float]], label: str) -> str:
@@ -251,6 +254,7 @@ def drop_curve(
         )  # fmt: skip
         axes.set_xlabel("INT8, % of the multiplications")
         axes.set_ylabel(f"{measure}, points")
+        at_least(axes, LEAST_POINTS)
         axes.grid(visible=True)
 
     return svg(draw, 2.9, label)
@@ -265,7 +269,7 @@ def convergence(shares: Sequence[float], label: str, title: str = "") -> str:
         axes.set_xlabel("frames")
         axes.set_ylabel("% of the final ranges")
         axes.set_title(short(title, 44), loc="left", fontsize=10)
-        axes.set_ylim(top=101)
+        axes.set_ylim(min(90, 100 * min(shares) - 1), 101)
         axes.grid(visible=True)
 
     return svg(draw, 2.4, label)
@@ -351,6 +355,14 @@ def svg(draw: Any, height: float, label: str) -> str:
     prefix = "p" + hashlib.sha256(f"{label}{text}".encode()).hexdigest()[:8] + "-"
     text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+
+
+def at_least(axes: Axes, span: float) -> None:
+    """Widen the vertical axis to a span: what is noise must not fill a plot."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
 def legend_below(axes: Axes, columns: int, markers: float = 1) -> None:

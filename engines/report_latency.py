@@ -14,6 +14,7 @@ from engines.report_text import (
     flatten,
     signed,
 )
+from engines.report_trust import DRIFT, disturbances, falls_behind
 
 LOAD = ("arrival", "fps", "cameras", "late_frames", "batch")
 """What of the method must be the same for latencies to be compared."""
@@ -43,10 +44,17 @@ def timings(records: Records) -> Section | None:
         if bench.models:
             grids += [_stage_grid(bench), _latency_grid(bench)]
         if bench.ratios:
+            troubles = disturbances(bench)
             rows = [
                 [
                     r.candidate, r.baseline, f"{r.speedup:.3f}", f"{r.low:.3f} to {r.high:.3f}",
-                    "faster" if r.low > 1 else "slower" if r.high < 1 else "within noise",
+                    "no verdict"
+                    if troubles
+                    else "faster"
+                    if r.low > 1
+                    else "slower"
+                    if r.high < 1
+                    else "within noise",
                 ]
                 for r in bench.ratios
             ]  # fmt: skip
@@ -136,7 +144,7 @@ def _latency_grid(bench: Bench) -> Grid:
         rows.append(
             [
                 m.name, str(t.n), as_ms(t.minimum), as_ms(t.mean), *values, as_ms(t.maximum),
-                as_ms(t.jitter), _drift(m),
+                as_ms(t.jitter), _drift(bench, m),
                 DASH if m.frames_per_second is None else f"{m.frames_per_second:.1f}",
                 f"{100 * m.deadline['share']:.2f} %" if m.deadline else DASH,
                 "not available" if m.energy_per_frame_j is None else f"{m.energy_per_frame_j:.3f}",
@@ -151,11 +159,18 @@ def _latency_grid(bench: Bench) -> Grid:
     return Grid(caption, columns, rows)
 
 
-def _drift(model: Timed) -> str:
+def _drift(bench: Bench, model: Timed) -> str:
+    """Return the change over the run; of frames that queue it says nothing about the machine."""
     if model.drift is None:
         return DASH
-    mark = "" if model.drift["significant"] else " (noise)"
-    return f"{signed(100 * (float(model.drift['ratio']) - 1))} %{mark}"
+    change = float(model.drift["ratio"]) - 1
+    text = f"{signed(100 * change)} %"
+    if falls_behind(bench, model) and not model.dropped:
+        return "the queue grows"
+    if model.drift["significant"]:
+        return text
+    # Intervals that overlap show no drift; only a small one is thereby known to be none.
+    return text + (" (noise)" if abs(change) <= max(DRIFT, bench.noise or 0) else " (not certain)")
 
 
 def machine_state(records: Records) -> Section | None:
@@ -228,6 +243,8 @@ def _reading(first: Bench, base: Timed, bench: Bench, model: Timed) -> str:
         return "another load: not compared"
     a, b = base.end_to_end, model.end_to_end
     ratio = b.median / a.median
+    if disturbances(first) or disturbances(bench):
+        return f"{ratio:.3f} times: no verdict, a machine was busy or drifting"
     noise = max((x for x in (first.noise, bench.noise) if x is not None), default=0.0)
     overlap = (
         a.interval is not None

@@ -10,6 +10,11 @@ from engines.report_text import DASH, MINUS
 
 NUMBER = re.compile(rf"[+{MINUS}]?\d[\d.]{{0,11}}( %| MB)?( \[.*\])?|{DASH}")
 
+WIDE = 8
+"""Columns from which a table is wide."""
+BESIDE = 10
+"""Columns up to which a table has room beside a plot."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -27,6 +32,20 @@ class Grid:
             all(NUMBER.fullmatch(row[i]) or not row[i] for row in self.rows)
             for i in range(len(self.columns))
         ]
+
+    @property
+    def constant(self) -> dict[int, str]:
+        """Columns of a wide table that say the same in every row, and what they say.
+
+        They are said once above it, which leaves room for those that differ.
+        """
+        if len(self.columns) < WIDE or len(self.rows) < 2:
+            return {}
+        return {
+            i: self.rows[0][i]
+            for i in range(1, len(self.columns))
+            if len({row[i] for row in self.rows}) == 1
+        }
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,19 @@ class Section:
     selector: bool = True
     slider: tuple[int, int] | None = None
     hero: Sequence[str] = ()
+
+    @property
+    def beside(self) -> list[Grid]:
+        """The tables that stand beside a single plot; there is no room beside several."""
+        if len(self.svgs) != 1:
+            return []
+        return [grid for grid in [*self.lead, *self.grids] if len(grid.columns) <= BESIDE]
+
+    @property
+    def below(self) -> list[Grid]:
+        """The tables that stand below the plots."""
+        beside = self.beside
+        return [grid for grid in [*self.lead, *self.grids] if grid not in beside]
 
     @property
     def views(self) -> list[str]:

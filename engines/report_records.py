@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,17 @@ from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
-from engines.report_text import DASH, as_text, flatten
+from engines.report_samples import Columns, read_samples
+from engines.report_text import DASH, as_text, flatten, printable
 
 REPORT_SCHEMA = "edgeuda.report/1"
+MOST_NESTED = 50
+"""Levels of lists and objects in a record. Ours have ten; a thousand end a reader."""
+DAMAGE = (
+    EdgeudaError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError,
+    RecursionError, MemoryError,
+)  # fmt: skip
+"""What reading a record of unknown origin may raise."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Timed:
     deadline: Mapping[str, Any] | None = None
     run_medians: Sequence[float] = ()
     dropped: int = 0
+    longest_queue: int = 0
     frames_per_second: float | None = None
     energy_per_frame_j: float | None = None
     execution: Mapping[str, str] = field(default_factory=dict)
@@ -96,8 +106,9 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Bench:
-    """An ``edgeuda.bench/2`` record."""
+    """An ``edgeuda.bench/2`` record; ``origin`` names its file among those of the report."""
 
+    path: Path
     origin: str
     created: str
     machine: Mapping[str, str]
@@ -160,7 +171,12 @@ class Training:
 
 @dataclass
 class Records:
-    """Everything that was read, by schema, in the order of the stages."""
+    """Everything that was read, by schema, in the order of the stages.
+
+    ``notes`` name what was left out, of which ``damaged`` is what ought to have been usable.
+    ``others`` were named one by one and are of a schema that no chapter judges: their facts are
+    shown, so that nothing named is missing.
+    """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
@@ -169,8 +185,17 @@ class Records:
     trainings: list[Training] = field(default_factory=list)
     tradeoffs: list[dict[str, Any]] = field(default_factory=list)
     drives: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    comparisons: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    others: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+    def leave_out(self, why: str) -> None:
+        """Note a file that ought to have been usable and is not."""
+        self.notes.append(printable(why))
+        self.damaged.append(printable(why))
 
     def comparable(self) -> list[list[Evaluation]]:
         """Return the evaluations grouped by the labels they were scored on."""
@@ -180,41 +205,141 @@ class Records:
         return list(groups.values())
 
 
-def read_records(inputs: Sequence[Path], skip: Path | None = None) -> Records:
+def read_records(
+    inputs: Sequence[Path],
+    skip: Path | None = None,
+    unusable: Mapping[Path, BaseException] = MappingProxyType({}),
+) -> Records:
     """Read every record under ``inputs``; what cannot be used is named in ``notes``.
 
+    A folder may hold anything. A file that was named is wanted: if it cannot be used, nothing is.
+
+    Args:
+        inputs: JSON records, or folders that are searched for them.
+        skip: The report's own record, which is not read.
+        unusable: Files, resolved, that were found to be damaged once they had been read.
+
     Raises:
-        DataError: If an input does not exist, or nothing usable was found.
+        DataError: If an input does not exist, a named file is damaged, or nothing usable was
+            found.
     """
     records = Records()
-    seen = set() if skip is None else {skip.resolve()}
-    for path in _json_files(inputs):
+    seen: set[Path] = set()
+    unknown: dict[str, list[Path]] = {}
+    wanted = {path.resolve() for path in inputs if path.is_file()}
+    for path in _json_files(inputs, records):
         if path.resolve() in seen:
             continue
+        named = path.resolve() in wanted
         seen.add(path.resolve())
-        try:
-            record = read_json(path)
-            json.dumps(record, allow_nan=False)
-            used = _add(records, path, record)
-        except (EdgeudaError, KeyError, TypeError, ValueError, AttributeError, IndexError) as err:
-            why = str(err) if isinstance(err, EdgeudaError) else f"{path}: damaged record ({err!r})"
-            records.notes.append(why)
+        if skip is not None and path.resolve() == skip.resolve():
+            if named:
+                records.notes.append(f"{printable(path)}: is the report that is written anew")
             continue
-        if used:
-            records.raw.append({"file": str(path), "sha256": sha256(path), "record": record})
-        elif record["schema"] != REPORT_SCHEMA:
-            records.notes.append(f"{path}: schema {record['schema']!r} is not part of a report")
+        try:
+            if path.resolve() in unusable:
+                raise unusable[path.resolve()]
+            record = _read(path)
+            used = _add(records, path, record)
+        except DAMAGE as err:
+            why = _why(path, err)
+            if named:
+                msg = f"{printable(why)}. It was named, so no report was written without it"
+                raise DataError(msg) from err
+            records.leave_out(why)
+            continue
+        if not used and record["schema"] == REPORT_SCHEMA:
+            if named:
+                records.notes.append(
+                    f"{printable(path)}: is a report; name the records that it was made of"
+                )
+            continue
+        if not used and named:
+            records.others.append((path.name, record))
+        elif not used:
+            unknown.setdefault(str(record["schema"]), []).append(path)
+            continue
+        entry = {"file": printable(path), "sha256": sha256(path), "record": record}
+        records.raw.append(entry)
+        records.files.append(path)
+    records.notes += [
+        f"{printable(paths[0])}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: "
+        f"schema {schema!r} is not part of a report"
+        for schema, paths in unknown.items()
+    ]
     if not records.raw:
-        places = ", ".join(map(str, inputs)) or "no input"
+        places = ", ".join(map(printable, inputs)) or "no input"
         msg = (
             f"{places}: expected records of evaluation, bench, tradeoff, calibration, "
-            f"predictions or adaptation, found none. {' '.join(records.notes)}".rstrip()
+            f"predictions, comparison or adaptation, found none. {' '.join(records.notes)}".rstrip()
         )
         raise DataError(msg)
+    records.benches = _told_apart(records.benches)
     # Stable sorts: records of one rank stay in the order they were given.
     records.evaluations.sort(key=lambda e: (e.precision == "int8", stage_rank(e.name)))
     records.predictions.sort(key=lambda p: ("int8" in p.name.lower(), stage_rank(p.name)))
     return records
+
+
+def _told_apart(benches: Sequence[Bench]) -> list[Bench]:
+    """Return benchmarks whose origins differ: as much of each path as that takes."""
+    found = []
+    for bench in benches:
+        others = [other.path.parts for other in benches if other is not bench]
+        parts = bench.path.parts
+        depth = next(
+            (
+                n
+                for n in range(1, len(parts) + 1)
+                if all(other[-n:] != parts[-n:] for other in others)
+            ),
+            len(parts),
+        )
+        found.append(replace(bench, origin=printable(Path(*parts[-depth:]))))
+    return found
+
+
+def _why(path: Path, err: BaseException) -> str:
+    """Say in a sentence why a record cannot be used."""
+    if isinstance(err, EdgeudaError):
+        return str(err)
+    if isinstance(err, KeyError):
+        return f"{path}: expected all that its schema asks for, found no {err}"
+    return f"{path}: expected the form of its schema, found another ({err})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a record that the rest of the report can walk through, print and write again.
+
+    Raises:
+        DataError: If it is no record, nested too deeply, or holds NaN or text that is not Unicode.
+    """
+    record = read_json(path)
+    level: list[Any] = [record]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            break
+    else:
+        msg = (
+            f"{path}: expected a record of at most {MOST_NESTED} levels, found one that is nested "
+            "more deeply"
+        )
+        raise DataError(msg)
+    try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError as err:
+        msg = f"{path}: expected text in Unicode, found half of a surrogate pair"
+        raise DataError(msg) from err
+    except ValueError as err:
+        msg = f"{path}: expected finite numbers, found NaN or infinity"
+        raise DataError(msg) from err
+    return record
 
 
 def stage_rank(name: str) -> int:
@@ -234,15 +359,31 @@ def stage_rank(name: str) -> int:
     return 98 if "adapt" in name else 99
 
 
-def _json_files(inputs: Sequence[Path]) -> Iterable[Path]:
+def _json_files(inputs: Sequence[Path], records: Records) -> list[Path]:
+    """Return the files to read; what has their name and is none is noted."""
+    found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*.json")) if not _hidden(p, path))
+            for inner in sorted(path.rglob("*.json")):
+                if _hidden(inner, path):
+                    continue
+                if inner.is_file():
+                    found.append(inner)
+                    continue
+                what = (
+                    "a folder with the name of a record; what lies in it was searched"
+                    if inner.is_dir()
+                    else "no file that can be read"
+                )
+                records.leave_out(f"{inner}: is {what}")
         elif path.is_file():
-            yield path
+            found.append(path)
         else:
-            msg = f"{path}: expected a JSON record or a folder of them, found no such file"
+            msg = (
+                f"{printable(path)}: expected a JSON record or a folder of them, found no such file"
+            )
             raise DataError(msg)
+    return found
 
 
 def _hidden(path: Path, below: Path) -> bool:
@@ -255,7 +396,7 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
     if schema == "edgeuda.evaluation/1":
         records.evaluations.append(Evaluation.from_record(record, str(path)))
     elif schema == "edgeuda.bench/2":
-        records.benches.append(_bench(record, path, records.notes))
+        records.benches.append(_bench(record, path, records))
     elif schema == "edgeuda.calibration/1":
         records.calibrations.append((path.name, record))
     elif schema == "edgeuda.predictions/1":
@@ -264,6 +405,8 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
         records.trainings.extend([_training(stage, record) for stage in record["stages"]])
     elif schema == "edgeuda.tradeoff/1":
         records.tradeoffs.append(_tradeoff(record))
+    elif schema == "edgeuda.comparison/1":
+        records.comparisons.append((path.name, _comparison(record)))
     elif schema == "edgeuda.live/1":
         _ = record["frames"]["segmented"], record["latency_ms"]["percentiles"]
         records.drives.append((str(path), record))
@@ -283,10 +426,30 @@ def _tradeoff(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _bench(record: dict[str, Any], path: Path, notes: list[str]) -> Bench:
-    columns = _samples(record.get("samples"), path, notes)
+def _comparison(record: dict[str, Any]) -> dict[str, Any]:
+    """Check what the report reads of a comparison's record."""
+    classes = [str(name) for name in record["classes"]]
+    _ = [int(seed) for seed in record["seeds"]], int(record["images"])
+    if not record["methods"]:
+        msg = "no methods were compared"
+        raise ValueError(msg)
+    for method in record["methods"]:
+        _ = str(method["name"]), str(method["trains_on"]), dict(method["failed"])
+        for key in ("miou", "gain"):
+            values = method[key]
+            _ = [None if value is None else float(value) for value in values["runs"]]
+            _ = [None if values[x] is None else float(values[x]) for x in ("mean", "stdev")]
+        _ = [[None if v is None else float(v) for v in method["iou"][name]] for name in classes]
+    return record
+
+
+def _bench(record: dict[str, Any], path: Path, records: Records) -> Bench:
+    columns, problem = read_samples(record.get("samples"), path)
+    if problem:
+        records.leave_out(problem)
     state = dict(record.get("state") or {})
     return Bench(
+        path=path.absolute(),
         origin=path.name,
         created=str(record.get("created", DASH)),
         machine=flatten(record.get("machine", {})),
@@ -306,30 +469,6 @@ def _bench(record: dict[str, Any], path: Path, notes: list[str]) -> Bench:
         state=state,
         vitals=columns.get("state", {}),
     )  # fmt: skip
-
-
-Columns = Mapping[str, npt.NDArray[np.float64]]
-
-
-def _samples(
-    entry: Mapping[str, str] | None, path: Path, notes: list[str]
-) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-    """Return the arrays of a benchmark's samples, by model's number or ``state``, and column."""
-    if entry is None:
-        return {}
-    beside = path.with_name(Path(str(entry["file"])).name)
-    if not beside.exists():
-        notes.append(f"{beside}: is missing, so latencies of {path.name} are not drawn")
-        return {}
-    if sha256(beside) != entry["sha256"]:
-        notes.append(f"{beside}: is not the file that {path.name} was written with, so not drawn")
-        return {}
-    found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
-    with np.load(beside, allow_pickle=False) as file:
-        for key in file.files:
-            group, _, column = key.partition(".")
-            found.setdefault(group, {})[column] = np.asarray(file[key], np.float64)
-    return found
 
 
 def _timed(model: dict[str, Any], columns: Columns) -> Timed:
@@ -355,6 +494,7 @@ def _timed(model: dict[str, Any], columns: Columns) -> Timed:
         deadline=model.get("deadline"),
         run_medians=[float(value) for value in model.get("run_medians", [])],
         dropped=int(model.get("dropped", 0)),
+        longest_queue=int(model.get("longest_queue", 0)),
         execution={str(k): str(v) for k, v in model.get("execution", {}).items()},
         fallbacks=[str(line) for line in model.get("fallbacks", [])],
         **optional,

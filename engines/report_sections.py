@@ -14,6 +14,7 @@ from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
 from engines import plots
 from engines.report_choice import tradeoff
+from engines.report_comparison import comparisons, others
 from engines.report_findings import adaptation_pairs, int8_models
 from engines.report_latency import drives, machine_state, machines, side_by_side, timings
 from engines.report_parts import Grid, Picture, Section, Strip
@@ -36,8 +37,8 @@ MAX_FRAMES = 6
 def sections_of(records: Records) -> list[Section]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
-        tradeoff, _accuracy, timings, side_by_side, drives, _overlays, _adaptation, _label_free,
-        _calibration, machine_state, machines,
+        _overlays, tradeoff, _accuracy, comparisons, timings, side_by_side, drives, _adaptation,
+        _label_free, _calibration, machine_state, machines, others,
     )  # fmt: skip
     found = [section for make in makers if (section := make(records)) is not None]
     return [*found, _artefacts(records)]
@@ -76,23 +77,26 @@ def _accuracy(records: Records) -> Section | None:
         )
         truth = group[0].confusion.sum(1)
         share = truth / max(1, int(truth.sum()))
-        columns = ["class", "% of pixels", *names, *(name for name, _, _ in changes)]
         rows = [
-            [
-                name, f"{100 * share[k]:.2f}",
-                *(as_percent(float(e.iou[k]), "") for e in group),
-                *(as_points(float(b.iou[k] - a.iou[k])) for _, a, b in changes),
-            ]
+            [name, f"{100 * share[k]:.2f}", *(as_percent(float(e.iou[k]), "") for e in group)]
             for k, name in enumerate(classes)
-        ]  # fmt: skip
+        ]
+        differences = [
+            [name, *(as_points(float(b.iou[k] - a.iou[k])) for _, a, b in changes)]
+            for k, name in enumerate(classes)
+        ]
         for name, attribute in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
-            scores = [as_percent(getattr(e, attribute), "") for e in group]
-            differences = [
-                as_points(getattr(b, attribute) - getattr(a, attribute)) for _, a, b in changes
-            ]
-            rows.append([name, "", *scores, *differences])
-        caption = f"IoU in percent, changes in points, {data}"
-        grids.append(Grid(caption, columns, rows, frozenset({len(classes)})))
+            rows.append([name, "", *(as_percent(getattr(e, attribute), "") for e in group)])
+            differences.append(
+                [name]
+                + [as_points(getattr(b, attribute) - getattr(a, attribute)) for _, a, b in changes]
+            )
+        strong = frozenset({len(classes)})
+        columns = ["class", "% of pixels", *names]
+        grids.append(Grid(f"IoU in percent, {data}", columns, rows, strong))
+        if changes:
+            columns = ["class", *(name for name, _, _ in changes)]
+            grids.append(Grid(f"Changes of IoU in points, {data}", columns, differences, strong))
     if not grids:
         return None
     text = [
@@ -119,14 +123,14 @@ def _overlays(records: Records) -> Section | None:
         try:
             image = read_image(frame)
         except DataError as err:
-            records.notes.append(f"A frame is not shown. {err}")
+            records.leave_out(f"A frame is not shown. {err}")
             continue
         pictures = [Picture("camera", plots.overlay(image), f"Camera frame {frame.name}")]
         for s in (s for s in sets if frame in s.labels):
             try:
                 label = read_label(s.labels[frame])
             except DataError as err:
-                records.notes.append(f"A prediction is not shown. {err}")
+                records.leave_out(f"A prediction is not shown. {err}")
                 continue
             alt = f"{frame.name} with the classes of {s.name}: {_content(label, s.space)}"
             pictures.append(Picture(s.name, plots.overlay(image, label, s.space), alt))
@@ -162,6 +166,23 @@ def _before_and_after(strips: Sequence[Strip]) -> tuple[int, int] | None:
         i for i, name in enumerate(names) if name != "camera" and stage_rank(name) >= 0
     ] or list(range(len(names)))
     return models[0] if len(models) > 1 else 0, models[-1]
+
+
+def before_and_after(sections: Sequence[Section]) -> tuple[Strip, Sequence[tuple[str, str]]] | None:
+    """Return one frame under the first and the last network, and its colours; None without one.
+
+    A single network is held against the bare camera frame. A typical frame speaks for more of the
+    drive than one of the worst, which all follow below.
+    """
+    frames = next((s for s in sections if s.anchor == "frames"), None)
+    if frames is None:
+        return None
+    for strip in sorted(frames.strips, key=lambda strip: "typical" not in strip.frame):
+        pair = _before_and_after([strip])
+        if pair is not None and pair[0] != pair[1]:
+            pictures = [strip.pictures[i] for i in pair]
+            return Strip(strip.frame, pictures), frames.legend
+    return None
 
 
 def _content(label: LabelMap, space: LabelSpace) -> str:

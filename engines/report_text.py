@@ -22,6 +22,11 @@ def distinct(names: Sequence[str]) -> list[str]:
     ]
 
 
+def printable(text: object) -> str:
+    """Return text that can be written as UTF-8; file names may hold bytes that are none."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 def data_of(e: Evaluation) -> str:
     """Say on how many images of which folder a score was counted."""
     return f"on {e.images} {'image' if e.images == 1 else 'images'} of {e.data_folder}"
@@ -37,10 +42,10 @@ def as_points(value: float) -> str:
     return DASH if math.isnan(value) else signed(100 * value)
 
 
-def signed(value: float) -> str:
-    """Return a number with one decimal and its sign; what rounds to zero has none."""
-    text = f"{value:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", MINUS)
+def signed(value: float, decimals: int = 1) -> str:
+    """Return a number with its sign; what rounds to zero has none."""
+    text = f"{value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 def as_ms(value: float | None) -> str:

@@ -256,7 +256,9 @@ def test_a_bomb_is_not_unpacked(packed, monkeypatch):
         open_bundle(packed)
     monkeypatch.setattr(bundle, "MAX_MEMBER", 2**30)
     monkeypatch.setattr(bundle, "MAX_TOTAL", 2**20)
-    with pytest.raises(BundleError, match=r"unpacks to \d+ bytes, \d+ times its size.*EDGEUDA_MAX_BUNDLE"):
+    with pytest.raises(
+        BundleError, match=r"unpacks to \d+ bytes, \d+ times its size.*EDGEUDA_MAX_BUNDLE"
+    ):
         open_bundle(packed)
     monkeypatch.setattr(bundle, "MAX_TOTAL", 2**30)
     monkeypatch.setattr(bundle, "MAX_MEMBERS", 2)

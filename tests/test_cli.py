@@ -307,7 +307,7 @@ def test_data_check_exits_with_an_error_if_told_to(data, tmp_path):
     text = message(edgeuda("data", "check", *folders, "--out", tmp_path / "c.html"))
     assert "6 images of test are also in target, 6 of them byte by byte" in text
     assert "error" not in text
-    assert "distance of source and target in colour" in text
+    assert "distance of source and target in brightness and colour" in text
     folders = "--source", data / "source", "--test", data / "source"
     text = message(edgeuda("data", "check", *folders, "--out", tmp_path / "d.html", "--strict",
                            code=3))  # fmt: skip

@@ -12,10 +12,11 @@ from edgeuda.data.check import (
     colour_statistics,
     difference_hash,
     frechet,
+    scale,
 )
 from edgeuda.data.curation import thumbnail
 from edgeuda.data.folders import labelled_folder
-from edgeuda.data.images import list_images, write_image, write_label
+from edgeuda.data.images import list_images, read_image, write_image, write_label
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
 from engines.data_report import build_data_report
@@ -59,7 +60,7 @@ def said(result, severity=None):
 def sound(tmp_path):
     """Three data sets with nothing wrong."""
     dataset(tmp_path / "source", range(8))
-    dataset(tmp_path / "target", range(100, 108), offset=-20, labels=False)
+    dataset(tmp_path / "target", range(100, 108), offset=-2, labels=False)
     dataset(tmp_path / "test", range(200, 204))
     return tmp_path
 
@@ -92,7 +93,7 @@ def test_defects(sound):
 
 
 def test_a_few_damaged_frames_are_a_warning(sound):
-    dataset(sound / "target", range(100, 140), offset=-20, labels=False)
+    dataset(sound / "target", range(100, 140), offset=-2, labels=False)
     (sound / "target/images/00101.png").write_bytes(b"x")
     assert said(run(sound), "warning") == ["1 of 40 images cannot be read"]
 
@@ -121,7 +122,7 @@ def test_leakage(sound):
 def test_copies_and_still_footage(sound):
     for number in range(120, 125):
         write_image(sound / f"target/images/{number:05d}.png", picture(119, offset=number - 120))
-    write_image(sound / "target/images/00300.png", picture(100, offset=-20))
+    write_image(sound / "target/images/00300.png", picture(100, offset=-2))
     found = said(run(sound))
     assert "1 images are copies of others" in found
     assert "4 of 14 images hardly differ from the one before" in found
@@ -204,3 +205,53 @@ def test_the_page_shows_findings_pictures_and_data(sound):
     assert "Target less source" in paths[2].read_text()
     with pytest.raises(ConfigError, match=r"ends in \.html"):
         build_data_report(run(sound), sound / "check.pdf")
+
+
+def test_a_gap_in_colour_says_what_it_means_and_what_answers_it(tmp_path):
+    dataset(tmp_path / "source", range(12))
+    dataset(tmp_path / "target", range(100, 112), offset=-60, labels=False)
+    result = run(tmp_path)
+    found = next(f for f in result.findings if f.role == "source, target")
+    assert found.severity == "warning"
+    assert "images of target are darker by " in found.what
+    assert "; 100 % of them are darker than the source's mean." in found.what
+    assert re.search(r"is \d+\.\d, \d+\.\d times as much as two halves of one data set", found.what)
+    assert "AdaBN" in found.advice
+    assert "source.augment" in found.advice
+    assert result.gap["beyond"]["mean of lightness"] == 1.0
+    page, _, markdown = build_data_report(result, tmp_path / "check.html")
+    for text in (page.read_text(), markdown.read_text()):
+        assert "AdaBN" in text
+        assert "need attention" not in text
+        assert "times as much as two halves of one data set" in text
+
+
+def test_a_colour_cast_is_answered_by_style(tmp_path):
+    dataset(tmp_path / "source", range(12))
+    dataset(tmp_path / "target", range(100, 112), labels=False)
+    for path in (tmp_path / "target/images").iterdir():
+        image = read_image(path)
+        write_image(path, np.clip(image * [1.0, 1.0, 0.5], 0, 255).astype(np.uint8))
+    (found,) = [f for f in run(tmp_path).findings if f.role == "source, target"]
+    assert "yellower" in found.what
+    assert "stage1.style=colour" in found.advice
+
+
+def test_domains_that_are_alike_have_no_gap_to_mend(sound):
+    page, *_ = build_data_report(run(sound), sound / "check.html")
+    assert "alike in brightness and colour" in page.read_text()
+    for path in (sound / "target/images").iterdir():
+        path.unlink()
+    (sound / "target/images").rmdir()
+    (sound / "target").rmdir()
+    build_data_report(run(sound), sound / "alone.html")
+    assert "was not measured" in (sound / "alone.html").read_text()
+
+
+def test_the_distance_has_a_scale(sound):
+    within = run(sound).gap["within"]
+    assert set(within) == {"source", "target"}
+    assert all(value > 0 for value in within.values())
+    assert scale({"frechet": 9.0, "within": {"source": 2.0, "target": 3.0}}).startswith("3.0 times")
+    assert "as far apart" in scale({"frechet": 2.0, "within": {"source": 2.5, "target": None}})
+    assert "too few" in scale({"frechet": 2.0, "within": {"source": None, "target": None}})

@@ -7,7 +7,10 @@ import csv
 import hashlib
 import itertools
 import json
+import os
 import re
+import time
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,17 @@ from edgeuda.evaluation import Evaluation
 from edgeuda.files import sha256, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
 from engines import plots
-from engines.latency_plots import latency_ecdf
+from engines.latency_plots import Point, latency_ecdf
+from engines.latency_plots import tradeoff as tradeoff_plot
 from engines.pareto import dominators
 from engines.report import build_report
+from engines.report_choice import choice_figures, choice_verdicts
 from engines.report_findings import evidence, unknowns, verdicts
+from engines.report_parts import Grid
 from engines.report_records import Records, read_records, stage_rank
-from engines.report_sections import sections_of
+from engines.report_sections import before_and_after, sections_of
 from engines.report_text import as_ms, as_points, flatten
+from engines.report_trust import went_wrong
 
 THREE = SPACES["carla-3"]
 SOURCE, STAGE2, INT8 = "a" * 64, "b" * 64, "c" * 64
@@ -191,8 +198,8 @@ def watched(*lines: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predictions(folder: Path, name: str, frames: list[str]) -> None:
-    rng = np.random.default_rng(0)
+def predictions(folder: Path, name: str, frames: list[str], seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
     for frame in frames:
         write_image(folder.parent / "frames" / frame, rng.integers(0, 255, (24, 32, 3), np.uint8))
         write_label(folder / frame, rng.integers(0, 3, (12, 16), np.uint8))
@@ -237,7 +244,7 @@ def test_a_complete_report_names_every_model_class_and_chapter(tmp_path: Path) -
     assert data["schema"] == "edgeuda.report/1"
     assert not data["notes"]
     images = [a for tag, a in page.elements if tag == "img"]
-    assert len(images) == 6 * 3  # six frames: camera, ground truth, stage 2
+    assert len(images) == 2 + 6 * 3  # before and after; six frames: camera, ground truth, stage 2
     # trade-off, classes, latency three times, training, calibration twice
     assert [tag for tag, _ in page.elements].count("svg") == 8
 
@@ -438,7 +445,10 @@ def test_a_sweeps_choice_is_the_first_thing_said(tmp_path: Path) -> None:
     assert "It keeps the budget." in page.words()
     assert "latency budget" in page.words()
     assert "misses the deadline at p99" in markdown
-    assert next(tag for tag, _ in page.elements if tag in ("svg", "h2")) == "svg"
+    chapters = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert chapters[0] == "summary"
+    inside = itertools.takewhile(lambda x: x[1].get("id") != chapters[1], page.elements)
+    assert "svg" in [tag for tag, _ in inside]
     write_json(tmp_path / "in" / "t.json", sweep(None))
     _, data, _ = build(tmp_path)
     assert data["verdicts"][0] == {
@@ -588,7 +598,7 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
     for word in ("Accuracy", "fewer than three", "other than Test CPU", "closed loop", "power"):
         assert word in only_bench
     settled = bench() | {"warnings": ["Latencies had not settled when a warm-up ended"]}
-    assert "had not settled" in " ".join(unknowns(read(tmp_path / "c", settled)))
+    assert "had not settled" in " ".join(went_wrong(read(tmp_path / "c", settled)))
     only_accuracy = read(tmp_path / "b", evaluation("stage 2", STAGE2, 0.5))
     assert any(line.startswith("Latency: no benchmark") for line in unknowns(only_accuracy))
     assert any(line.startswith("INT8: no INT8") for line in unknowns(only_accuracy))
@@ -836,3 +846,536 @@ def test_flatten() -> None:
         "e": "1 entries",
         "f": "–",  # noqa: RUF001
     }
+
+
+def rate(limit_ms: float = 33.3, share: float = 1.0, **fields: Any) -> dict[str, Any]:
+    """A camera at 30 frames/s that the one INT8 model cannot follow."""
+    record = bench(None)
+    record["method"] = {
+        "arrival": "frame rate", "fps": 30.0, "cameras": 1, "late_frames": "queued", "batch": 1,
+    }  # fmt: skip
+    record["models"] = [
+        record["models"][1]
+        | {
+            "deadline": {"limit_ms": limit_ms, "misses": round(140 * share), "share": share},
+            "longest_queue": 138, "frames_per_second": 12.5,
+            "drift": {"first": 1.0, "last": 1.894, "ratio": 1.894, "significant": False},
+        }
+        | fields
+    ]  # fmt: skip
+    return record
+
+
+def busy(record: dict[str, Any], cores: float = 1.4) -> dict[str, Any]:
+    machine = record["machine"] | {"cores_usable": "2"}
+    return record | {"machine": machine, "state": {"other_load_cores": cores, "channels": {}}}
+
+
+def scored() -> list[dict[str, Any]]:
+    return [evaluation("stage 2", STAGE2, 0.55), evaluation("stage 2 INT8", INT8, 0.55, "int8")]
+
+
+def test_one_model_has_one_verdict_whatever_else_was_timed(tmp_path: Path) -> None:
+    records = read(tmp_path, *scored(), bench(), rate())
+    said = [v.headline for v in verdicts(records) if v.topic == "INT8"]
+    assert len(said) == 1
+    assert said[0].startswith("INT8 is worth it on Test CPU")
+    assert "unknown" not in " ".join(f.headline for f in evidence(records))
+
+
+def test_beside_a_sweep_nothing_else_judges_int8(tmp_path: Path) -> None:
+    records = read(tmp_path, sweep(), *scored(), rate())
+    said = [*choice_verdicts(records), *verdicts(records)]
+    assert [v.headline for v in said if "INT8" in v.headline] == ["INT8 is worth it: faster."]
+    assert any("not a variant of the sweep" in line for line in unknowns(records))
+
+
+def test_benchmarks_that_contradict_each_other_are_no_verdict(tmp_path: Path) -> None:
+    records = read(tmp_path, *scored(), bench(), bench((0.8, 0.7, 0.9)))
+    (verdict,) = (v for v in verdicts(records) if v.topic == "INT8")
+    assert verdict.status == "unknown"
+    assert "contradict" in verdict.headline
+    assert "0.json" not in verdict.headline  # evaluations
+    assert "2.json" in verdict.headline
+    assert "3.json" in verdict.headline
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (busy, "other processes took 1.4 of 2 cores"),
+        (lambda r: r | {"state": {"throttled": True}}, "clocks were throttled"),
+        (lambda r: r | {"method": {**r["method"], "complete": False}}, "stopped before its end"),
+        (
+            lambda r: r | {"models": [m | {"drift": DRIFTED} for m in r["models"]]},
+            "became 30 % slower",
+        ),
+    ],
+)
+def test_what_was_timed_on_a_disturbed_machine_is_no_verdict(
+    tmp_path: Path, change: Any, why: str
+) -> None:
+    records = read(tmp_path, *scored(), change(bench()))
+    (verdict,) = (v for v in verdicts(records) if v.topic == "INT8")
+    assert verdict.status == "unknown"
+    assert why in verdict.headline
+    assert "2.00x" in verdict.headline  # the reading is there, as a reading
+    assert why in went_wrong(records)[0]
+    statuses = {f.topic.split(",")[0]: f.status for f in evidence(records)}
+    assert statuses["Inference speed"] == "reading"
+    ratios = next(
+        g
+        for s in sections_of(records)
+        if s.anchor == "latency"
+        for g in s.grids
+        if g.columns[-1] == "reading"
+    )
+    assert [row[-1] for row in ratios.rows] == ["no verdict"]
+
+
+DRIFTED = {"first": 1.0, "last": 1.3, "ratio": 1.3, "significant": True}
+
+
+def test_a_loss_of_accuracy_is_a_verdict_on_any_machine(tmp_path: Path) -> None:
+    lost = [evaluation("stage 2", STAGE2, 0.55), evaluation("stage 2 INT8", INT8, 0.50, "int8")]
+    (verdict,) = (v for v in verdicts(read(tmp_path, *lost, busy(bench()))) if v.topic == "INT8")
+    assert verdict.status == "bad"
+    assert "costs 5" in verdict.headline
+
+
+def timed_sweep() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A sweep, and the benchmark that timed its variants."""
+    record, timings = sweep(), bench(None)
+    timings["models"] = [
+        timed(r["name"], r["sha256"], r["precision"], 20) for r in record["variants"]
+    ]
+    return record, timings
+
+
+def test_a_sweep_that_was_timed_on_a_busy_machine_is_provisional(tmp_path: Path) -> None:
+    record, timings = timed_sweep()
+    quiet = choice_verdicts(read(tmp_path / "quiet", record, timings))
+    assert [v.status for v in quiet] == ["good", "good"]
+    found = choice_verdicts(read(tmp_path / "busy", record, busy(timings)))
+    assert [v.status for v in found] == ["unknown", "unknown"]
+    assert found[0].headline == "Take fast: provisional, not a verdict."
+    assert "1.4 of 2 cores" in found[0].text
+    assert found[1].headline == "Whether INT8 is worth it is unknown. It read: faster."
+    figures = choice_figures(read(tmp_path / "again", record, busy(timings)))
+    assert figures[0].status == "reading"
+
+
+def test_a_choice_that_misses_deadlines_at_a_cameras_rate_is_not_taken(tmp_path: Path) -> None:
+    record, _ = timed_sweep()
+    chosen = {"sha256": record["variants"][1]["sha256"], "name": "fast"}
+    (choice, _) = choice_verdicts(read(tmp_path / "a", record, rate(33.3, 0.5, **chosen)))
+    assert choice.status == "bad"
+    assert "not at a camera's pace" in choice.headline
+    assert "misses 50.0 % of the deadlines of 33.3 ms" in choice.text
+    # A deadline tighter than the budget contradicts nothing.
+    (choice, _) = choice_verdicts(read(tmp_path / "b", record, rate(16.7, 0.5, **chosen)))
+    assert choice.headline == "Take fast."
+    # That it cannot follow is said all the same.
+    assert "At 30 frames/s it falls behind: 12.5 of 30 frames/s" in choice.text
+
+
+def test_two_sweeps_say_which_one_is_meant(tmp_path: Path) -> None:
+    other = sweep() | {"created": "2025-02-03T04:05:06+00:00"}
+    first, *_ = choice_verdicts(read(tmp_path, sweep(), other))
+    assert first.headline == "Sweep of 2025-01-02 03:04 UTC on Test CPU: Take fast."
+
+
+def test_a_zero_has_no_sign_also_in_a_record_of_before(tmp_path: Path) -> None:
+    record = sweep()
+    record["choice"]["int8"] = "INT8 is worth it: it changes accuracy by -0.0 points."
+    assert "by 0.0 points" in choice_verdicts(read(tmp_path, record))[1].headline
+
+
+def test_adaptation_within_a_sweeps_intervals_is_noise(tmp_path: Path) -> None:
+    record = sweep()
+    for row, sha, miou in zip(record["variants"], (SOURCE, STAGE2), (0.40, 0.43), strict=True):
+        row |= {"sha256": sha, "accuracy": {"value": miou, "low": miou - 0.02, "high": miou + 0.02}}
+    pair = [evaluation("source-only", SOURCE, 0.40), evaluation("stage 2", STAGE2, 0.43)]
+    (apart,) = verdicts(read(tmp_path / "a", *pair))
+    assert apart.status == "good"
+    records = read(tmp_path / "b", *pair, record)
+    (verdict,) = verdicts(records)
+    assert verdict.status == "even"
+    assert "[38.0, 42.0] and [41.0, 45.0]" in verdict.headline
+    assert evidence(records)[0].status == "even"
+
+
+def test_what_a_sweep_tells_is_not_called_unknown(tmp_path: Path) -> None:
+    record = sweep()
+    for row, name in zip(record["variants"], ("source-only FP32", "stage 2 FP32"), strict=True):
+        row |= {"name": name, "precision": "fp32"}
+    lines = " ".join(unknowns(read(tmp_path, record)))
+    assert "Accuracy" not in lines
+    assert "Gain from adaptation" not in lines
+    assert "Latency: no benchmark" not in lines
+    gain = next(f for f in choice_figures(read(tmp_path / "b", record)) if "adapted" in f.topic)
+    assert gain.headline == "−1.0 points"  # noqa: RUF001
+    assert gain.status == "even"  # the intervals overlap
+    unlabelled = sweep() | {"measure": "mean IoU with FP32", "data": None}
+    assert "agreement with FP32" in " ".join(unknowns(read(tmp_path / "c", unlabelled)))
+
+
+def test_a_camera_is_not_said_to_be_missing_beside_one(tmp_path: Path) -> None:
+    both = unknowns(read(tmp_path / "both", bench(), rate()))
+    (line,) = (line for line in both if "back to back" in line)
+    assert line.startswith("Behaviour of stage 2 at a camera's frame rate")  # INT8 had its camera
+    followed = bench()
+    followed["models"] = followed["models"][1:]
+    assert "back to back" not in " ".join(unknowns(read(tmp_path / "all", followed, rate())))
+
+
+def test_a_growing_queue_is_no_noise_and_no_drift(tmp_path: Path) -> None:
+    records = read(tmp_path, rate())
+    grid = next(
+        g
+        for s in sections_of(records)
+        if s.anchor == "latency"
+        for g in s.grids
+        if "drift" in g.columns
+    )
+    assert grid.rows[0][list(grid.columns).index("drift")] == "the queue grows"
+    card = evidence(records)[-1]
+    assert card.status == "late"
+    assert "fastest" not in card.headline + card.text
+    (line,) = went_wrong(records)
+    assert line == (
+        "stage 2 INT8 at 30 frames/s misses 100.0 % of the deadlines of 33.3 ms; 12.5 of 30 "
+        "frames/s, the queue grew to 138 frames (0.json)."
+    )
+
+
+def test_a_large_change_that_may_be_chance_is_not_called_noise(tmp_path: Path) -> None:
+    record = bench()
+    for model, ratio in zip(record["models"], (1.894, 1.01), strict=True):
+        model["drift"] = {"first": 1.0, "last": ratio, "ratio": ratio, "significant": False}
+    section = next(s for s in sections_of(read(tmp_path, record)) if s.anchor == "latency")
+    grid = next(g for g in section.grids if "drift" in g.columns)
+    column = list(grid.columns).index("drift")
+    assert [row[column] for row in grid.rows] == ["+89.4 % (not certain)", "+1.0 % (noise)"]
+
+
+def test_a_model_in_time_is_said_to_be(tmp_path: Path) -> None:
+    record = rate(66.7, 0.0, frames_per_second=30.0, longest_queue=0)
+    card = evidence(read(tmp_path, record))[-1]
+    assert (card.status, card.headline) == ("kept", "stage 2 INT8 is in time")
+    assert went_wrong(read(tmp_path / "b", record)) == []
+
+
+def test_what_went_wrong_is_on_the_first_screen(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    predictions(tmp_path / "in" / "before", "source-only", [f"frame{i}.png" for i in range(9)], 1)
+    write_json(tmp_path / "in" / "rate.json", rate())
+    page, data, markdown = build(tmp_path)
+    assert data["wrong"][0].startswith("stage 2 INT8 at 30 frames/s misses 100.0 %")
+    words = page.words()
+    first = words[: words.index("The same frames before and after", words.index("What to take"))]
+    for heading in (
+        "One frame, before and after", "What to take", "What it costs", "What went wrong",
+        "What is uncertain", "misses 100.0 % of the deadlines",
+    ):  # fmt: skip
+        assert heading in first
+    assert "misses 100.0 % of the deadlines" in markdown.replace("\\", "")
+
+
+def test_the_frames_come_before_the_tables(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    anchors = [section.anchor for section in sections_of(read_records([tmp_path / "in"]))]
+    assert anchors[0] == "frames"
+
+
+def test_the_frame_of_the_first_screen_is_a_typical_one(tmp_path: Path) -> None:
+    predictions(tmp_path / "in" / "p", "source-only", ["a.png", "b.png"])
+    predictions(tmp_path / "in" / "q", "stage 2", ["a.png", "b.png"])
+    path = tmp_path / "in" / "p" / "predictions.json"
+    record = json.loads(path.read_text())
+    record["frames"][0]["note"], record["frames"][1]["note"] = "among the worst", "typical"
+    write_json(path, record)
+    pair = before_and_after(sections_of(read_records([tmp_path / "in"])))
+    assert pair is not None
+    assert pair[0].frame == "b.png: typical"
+    assert [picture.name for picture in pair[0].pictures] == ["source-only", "stage 2"]
+
+
+def comparison(**fields: Any) -> dict[str, Any]:
+    def method(name: str, runs: list[float], trains_on: str = "source") -> dict[str, Any]:
+        gain = [value - first for value, first in zip(runs, (50.0, 52.0, 48.0), strict=True)]
+        return {
+            "name": name, "stages": [], "trains_on": trains_on, "failed": {}, "gap_closed": None,
+            "miou": {"runs": runs, "mean": float(np.mean(runs)), "stdev": 2.0},
+            "gain": {"runs": gain, "mean": float(np.mean(gain)), "stdev": 2.0},
+            "iou": {name: [40.0, 41.0, None] for name in THREE.classes},
+        }  # fmt: skip
+
+    return {
+        "schema": "edgeuda.comparison/1", "seeds": [0, 1, 2], "classes": list(THREE.classes),
+        "images": 101,
+        "methods": [
+            method("source-only", [50.0, 52.0, 48.0]), method("AdaBN", [55.0, 56.0, 57.0]),
+            method("oracle", [80.0, 80.0, 80.0], "oracle"),
+        ],
+    } | fields  # fmt: skip
+
+
+def test_a_comparison_has_a_chapter_and_a_figure(tmp_path: Path) -> None:
+    write_json(tmp_path / "in" / "comparison.json", comparison())
+    page, data, markdown = build(tmp_path)
+    (card,) = (f for f in data["evidence"] if "compared" in f["topic"])
+    assert (card["status"], card["headline"]) == ("good", "+6.0 points")
+    assert "3 of 3 trainings" in card["text"]
+    for text in (page.words(), markdown):
+        assert "+6.0 ± 2.0" in text
+        assert "55.0, 56.0, 57.0" in text
+        assert "40.5" in text  # the mean of the seeds that have a value
+    assert not data["notes"]
+    two = comparison(seeds=[0, 1])
+    (card,) = (f for f in evidence(read(tmp_path / "two", two)) if "compared" in f.topic)
+    assert card.status == "even"
+    assert "Fewer than three seeds" in card.text
+
+
+def test_a_real_comparison_is_read() -> None:
+    path = Path(__file__).parents[1] / "benchmarks/results/carla-to-camvid.json"
+    records = read_records([path])
+    assert [name for name, _ in records.comparisons] == ["carla-to-camvid.json"]
+    assert "comparison" in [section.anchor for section in sections_of(records)]
+
+
+def test_no_record_that_was_named_is_dropped(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    doctor = {"schema": "edgeuda.doctor/1", "providers": ["CPUExecutionProvider"]}
+    write_json(tmp_path / "doctor.json", doctor)
+    write_json(tmp_path / "in" / "found.json", {"schema": "edgeuda.run/1", "verb": "train"})
+    write_json(tmp_path / "in" / "more.json", {"schema": "edgeuda.run/1", "verb": "adapt"})
+    said: list[str] = []
+    out = tmp_path / "r.html"
+    build_report([tmp_path / "in", tmp_path / "doctor.json"], out, say=said.append)
+    words = Page(out.read_text(encoding="utf-8")).words()
+    assert "CPUExecutionProvider" in words
+    assert "doctor.json, edgeuda.doctor/1" in words
+    (note,) = said
+    assert "found.json and 1 more: schema 'edgeuda.run/1' is not part of a report" in note
+    assert note in words
+
+
+def test_a_report_that_is_named_is_not_read_but_said(tmp_path: Path) -> None:
+    write_json(tmp_path / "eval.json", evaluation("stage 2", STAGE2, 0.5))
+    out = tmp_path / "r.html"
+    build_report([tmp_path / "eval.json"], out)
+    said: list[str] = []
+    build_report([tmp_path / "eval.json", tmp_path / "r.json"], out, say=said.append)
+    assert "is the report that is written anew" in said[0]
+    other = tmp_path / "other.html"
+    build_report([tmp_path / "eval.json", tmp_path / "r.json"], other, say=said.append)
+    assert "name the records that it was made of" in said[1]
+
+
+def deep(levels: int) -> str:
+    return '{"schema": "edgeuda.calibration/1", "x": ' + "[" * levels + "]" * levels + "}"
+
+
+DAMAGED = {
+    "deep.json": (deep(100_000).encode(), "nested too deeply"),
+    "deeper.json": (deep(200).encode(), "at most 50 levels"),
+    "latin.json": (b'{"schema": "edgeuda.bench/2", "x": "\xe9"}', "in UTF-8"),
+    "half.json": (
+        b'{"schema": "edgeuda.bench/2", "models": "\\ud800"}',
+        "half of a surrogate pair",
+    ),
+    "huge.json": (
+        b'{"schema": "edgeuda.bench/2", "noise": ' + b"9" * 400 + b', "models": []}',
+        "the form of its schema",
+    ),
+    "nan.json": (b'{"schema": "edgeuda.bench/2", "noise": NaN, "models": []}', "finite numbers"),
+    "lacks.json": (b'{"schema": "edgeuda.bench/2"}', "found no 'models'"),
+    "digits.json": (b'{"schema": "edgeuda.bench/2", "x": ' + b"9" * 5000 + b"}", "something else"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_one_damaged_record_does_not_end_the_report(tmp_path: Path, name: str) -> None:
+    content, why = DAMAGED[name]
+    everything(tmp_path / "in")
+    (tmp_path / "in" / name).write_bytes(content)
+    page, data, _ = build(tmp_path)
+    (note,) = data["notes"]
+    assert name in note
+    assert why in note
+    assert note in page.words()
+    assert note in data["wrong"]
+    assert len(data["records"]) == 8
+    with pytest.raises(DataError, match=rf"{name}.*{why}.*It was named"):
+        build_report([tmp_path / "in", tmp_path / "in" / name], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_folder_with_the_name_of_a_record_is_searched_and_said(tmp_path: Path) -> None:
+    write_json(tmp_path / "in" / "x.json" / "e.json", evaluation("stage 2", STAGE2, 0.5))
+    (tmp_path / "in" / "gone.json").symlink_to(tmp_path / "nowhere")
+    _, data, _ = build(tmp_path)
+    assert len(data["records"]) == 1
+    found = sorted(data["notes"])
+    assert "gone.json: is no file that can be read" in found[0]
+    assert "x.json: is a folder with the name of a record" in found[1]
+
+
+def test_a_file_name_that_is_no_text_is_written_as_one(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    (tmp_path / "in" / os.fsdecode(b"\xff.json")).write_text("{", encoding="utf-8")
+    page, data, _ = build(tmp_path)
+    assert "\\udcff.json" in data["notes"][0]
+    assert "\\udcff.json" in page.words()
+
+
+def samples(path: Path, arrays: dict[str, Any]) -> None:
+    """A benchmark beside the samples given."""
+    beside = path.with_suffix(".samples.npz")
+    np.savez_compressed(beside, **arrays)
+    write_json(path, bench() | {"samples": {"file": beside.name, "sha256": sha256(beside)}})
+
+
+def test_samples_that_would_unpack_for_minutes_are_not_unpacked(tmp_path: Path) -> None:
+    beside = tmp_path / "b.samples.npz"
+    block = bytes(2**20)
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as packed:
+        for column in ("start_s", "total"):
+            with packed.open(f"0.{column}.npy", "w") as stream:
+                header = {"descr": "<f8", "fortran_order": False, "shape": (2**25,)}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for _ in range(256):
+                    stream.write(block)
+    assert beside.stat().st_size < 2**20
+    digest = sha256(beside)
+    write_json(tmp_path / "b.json", bench() | {"samples": {"file": beside.name, "sha256": digest}})
+    started = time.monotonic()
+    records = read_records([tmp_path])
+    assert time.monotonic() - started < 1
+    (note,) = records.damaged
+    assert "b.samples.npz: expected at most 4096 arrays of 256 MiB together, found 2 of 512" in note
+    assert [s.anchor for s in sections_of(records)]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        ({"0.start_s": np.arange(3.0), "0.total": np.arange(4.0)}, "equal length"),
+        ({"0.start_s": np.zeros((2, 2)), "0.total": np.zeros((2, 2))}, "equal length"),
+        ({"0.start_s": np.arange(2.0), "0.total": np.array([1.0, np.nan])}, "finite times"),
+        ({"0.start_s": np.arange(0.0), "0.total": np.arange(0.0)}, "found none"),
+        ({"0.total": np.array(["a"])}, "cannot be read as samples"),
+        ({"0.total": np.array([{}], object)}, "cannot be read as samples"),
+    ],
+)
+def test_samples_that_cannot_be_drawn_are_named(
+    tmp_path: Path, arrays: dict[str, Any], why: str
+) -> None:
+    samples(tmp_path / "b.json", arrays)
+    records = read_records([tmp_path])
+    (note,) = records.damaged
+    assert why in note
+    assert not next(s for s in sections_of(records) if s.anchor == "latency").svgs
+
+
+def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b.samples.npz").write_bytes(b"PK no zip")
+    entry = {"file": "b.samples.npz", "sha256": sha256(tmp_path / "b.samples.npz")}
+    write_json(tmp_path / "b.json", bench() | {"samples": entry})
+    assert "cannot be read as samples" in read_records([tmp_path]).damaged[0]
+
+
+def test_benchmarks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a/results", "b/results"):
+        write_json(tmp_path / folder / "bench.json", bench())
+    write_json(tmp_path / "b/results/rate.json", rate())
+    origins = [found.origin for found in read_records([tmp_path]).benches]
+    assert origins == ["a/results/bench.json", "b/results/bench.json", "rate.json"]
+
+
+def spans(text: str) -> float:
+    """How much the numbers on the vertical axis of a plot span."""
+    parts = re.findall(r'id="[^"]*ytick_\d+".*?<text[^>]*>([^<]*)</text>', text, re.DOTALL)
+    numbers = [float(part.replace("\u2212", "-")) for part in parts]
+    return max(numbers) - min(numbers)
+
+
+def test_no_axis_makes_noise_look_like_a_difference() -> None:
+    points = [
+        Point(name, ms, None, miou, front=True)
+        for name, ms, miou in (("a", 10.0, 0.550), ("b", 20.0, 0.551))
+    ]
+    assert spans(tradeoff_plot(points, "label")) >= 3
+    assert spans(plots.drop_curve([(90.0, 0.0), (100.0, 0.1)], 1.0, "mIoU", "label")) >= 3
+    assert spans(plots.convergence([0.9990, 0.9995, 1.0], "label")) >= 5
+
+
+def test_a_wide_table_says_once_what_is_the_same_in_every_row() -> None:
+    columns = ["model", "width", *"abcdef"]
+    rows = [["m", "0.5", *"123456"], ["n", "0.5", *"654321"]]
+    assert Grid("wide", columns, rows).constant == {1: "0.5"}
+    assert Grid("narrow", columns[:4], [row[:4] for row in rows]).constant == {}
+    assert Grid("one row", columns, rows[:1]).constant == {}
+
+
+def test_the_class_table_stands_beside_its_plot(tmp_path: Path) -> None:
+    everything(tmp_path / "in")
+    section = next(
+        s for s in sections_of(read_records([tmp_path / "in"])) if s.anchor == "accuracy"
+    )
+    captions = [grid.caption for grid in section.beside]
+    assert any(caption.startswith("IoU in percent") for caption in captions)
+    assert any(caption.startswith("Changes of IoU") for caption in captions)
+
+
+def test_classes_that_adaptation_costs_are_a_figure_of_their_own(tmp_path: Path) -> None:
+    before = evaluation("source-only", SOURCE, 0.4, confusion=[[90, 10, 0], [0, 10, 90], [0, 0, 9]])
+    after = evaluation("stage 2", STAGE2, 0.4, confusion=[[60, 40, 0], [0, 90, 10], [0, 0, 9]])
+    card = evidence(read(tmp_path, before, after))[1]
+    assert card.status == "bad"
+    assert card.headline == "road −30.0 points"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"schema": "edgeuda.calibration/1", "acceptance": 5},
+        {"schema": "edgeuda.calibration/1", "assignment": {"curve": [[], []]}},
+        {"schema": "edgeuda.calibration/1", "convergence": ["x", "y"]},
+        {"schema": "edgeuda.live/1", "frames": {"segmented": "x", "dropped": 1},
+         "latency_ms": {"percentiles": {}}},
+    ],
+)  # fmt: skip
+def test_damage_deep_in_a_record_does_not_end_the_report(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    everything(tmp_path / "in")
+    write_json(tmp_path / "in" / "spoiled.json", record)
+    page, data, _ = build(tmp_path)
+    (note,) = data["notes"]
+    assert "spoiled.json: expected" in note
+    assert note in page.words()
+    assert len(data["records"]) == 8
+    with pytest.raises(DataError, match=r"spoiled\.json.*It was named"):
+        build_report([tmp_path / "in", tmp_path / "in" / "spoiled.json"], tmp_path / "r.html")
+
+
+def test_what_was_not_recorded_of_one_model_is_no_verdict_beside_anothers(tmp_path: Path) -> None:
+    untimed = evaluation("stage 2 INT8 for TensorRT", "9" * 64, 0.55, "int8")
+    records = read(tmp_path, *scored(), untimed, bench())
+    (verdict,) = (v for v in verdicts(records) if "INT8" in v.headline)
+    assert verdict.headline.startswith("INT8 is worth it")
+    line = "Speed of stage 2 INT8 for TensorRT: not measured beside FP32."
+    assert line in unknowns(records)
+    alone = read(tmp_path / "alone", evaluation("stage 2", STAGE2, 0.55), untimed)
+    assert [v.status for v in verdicts(alone)] == ["unknown"]
+
+
+def test_one_network_is_shown_beside_the_bare_frame(tmp_path: Path) -> None:
+    predictions(tmp_path / "in" / "p", "stage 2", ["a.png"])
+    page, _, _ = build(tmp_path)
+    words = page.words()
+    assert "One frame, and what the network sees in it" in words
+    assert "before: camera" not in words

@@ -232,7 +232,8 @@ def test_a_sweep_of_real_networks(what, tmp_path, footage):
     assert all(len(one["frames"]) == 6 for one in shown)
     page, data, *_ = build_report([out], tmp_path / "report.html")
     report = json.loads(data.read_text())
-    assert report["verdicts"][0]["headline"] == f"Take {record['choice']['name']}."
+    # On a busy machine it is said to be provisional.
+    assert report["verdicts"][0]["headline"].startswith(f"Take {record['choice']['name']}")
     assert report["notes"] == []
     assert "some on which the chosen model is worst" in page.read_text()
     assert "among the worst, mIoU" in page.read_text()

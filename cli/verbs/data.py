@@ -99,6 +99,7 @@ def check(
     for path in (out, out.with_suffix(".json"), out.with_suffix(".md")):
         require_absent(path)
     from edgeuda.data.check import check as run
+    from edgeuda.data.check import scale
     from edgeuda.data.folders import labelled_folder
     from edgeuda.data.images import list_images
     from engines.data_report import build_data_report
@@ -114,8 +115,14 @@ def check(
     files = build_data_report(result, out)
     for found in result.findings:
         console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True, markup=False)
+        if found.advice:
+            console.print(f"    {found.advice}", soft_wrap=True, markup=False)
     if result.gap is not None:
-        console.print(f"distance of source and target in colour: {result.gap['frechet']:.1f}")
+        distance = f"{result.gap['frechet']:.1f}, {scale(result.gap)}"
+        text = f"distance of source and target in brightness and colour: {distance}"
+        console.print(text, soft_wrap=True, markup=False)
+    elif source is not None and target is not None:
+        console.print("distance of source and target: not measured, it needs two images of each")
     wrote(*files)
     errors = [found for found in result.findings if found.severity == "error"]
     if strict and errors:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.verbs.shared import wrote
+from cli.verbs.shared import console, wrote
 
 
 def report(
@@ -20,4 +20,7 @@ def report(
     """Write one self-contained HTML file, with JSON, Markdown and CSV beside it."""
     from engines.report import build_report
 
-    wrote(*build_report(records, out, title=title))
+    def say(note: str) -> None:
+        console.print(f"left out: {note}", soft_wrap=True, markup=False)
+
+    wrote(*build_report(records, out, title=title, say=say))

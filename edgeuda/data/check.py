@@ -35,6 +35,23 @@ SHOWN = 10
 RARE = 0.001
 """Share of the pixels below which a class is called rare."""
 
+MEDIUM, LARGE = 0.8, 2.0
+"""Differences of means, in deviations between images: from the first a gap is noted, from the
+second it is a warning. 0.8 is what Cohen calls large; at 2 the two domains hardly overlap."""
+CHANCE = 2.6
+"""Standard errors that one of six differences exceeds by chance in about one of twenty checks."""
+WORDS = {
+    "mean of lightness": ("darker", "brighter"),
+    "mean of green to red": ("greener", "redder"),
+    "mean of blue to yellow": ("bluer", "yellower"),
+    "deviation of lightness": ("of less contrast", "of more contrast"),
+    "deviation of green to red": ("paler between green and red", "more varied from green to red"),
+    "deviation of blue to yellow": (
+        "paler between blue and yellow", "more varied from blue to yellow",
+    ),
+}  # fmt: skip
+"""What the target is, if a statistic is below that of the source, and if it is above."""
+
 Severity = Literal["error", "warning", "note"]
 
 
@@ -176,6 +193,9 @@ def check(
     result.findings += _leaks(list(roles.values()))
     if "source" in roles and "target" in roles:
         result.gap = gap(roles["source"], roles["target"])
+        if result.gap is not None:
+            seen = [len(roles[name].readable) for name in ("source", "target")]
+            result.findings += _apart(result.gap, CHANCE * math.sqrt(1 / seen[0] + 1 / seen[1]))
     if {"source", "test"} <= labelled.keys():
         result.findings += _absent(roles)
     order = {"error": 0, "warning": 1, "note": 2}
@@ -266,8 +286,11 @@ def _alike(a: Look, b: Look) -> bool:
 def gap(source: Role, target: Role) -> dict[str, Any] | None:
     """Return how far two domains are apart in brightness and colour, None without images.
 
-    ``frechet`` is the Fréchet distance between Gaussians over each image's means and deviations;
-    ``standardised`` the difference of each mean over its pooled deviation (Cohen's d).
+    ``frechet`` is the Fréchet distance between Gaussians over each image's means and deviations,
+    and ``within`` the same between the first and the second half of each data set, which gives it
+    a scale; None below four images. ``standardised`` is the difference of each mean over its
+    pooled deviation (Cohen's d), ``beyond`` the share of the target's images that lie beyond the
+    source's mean on that side.
     """
     rows = [
         np.array([look.colour for look in role.readable], np.float64) for role in (source, target)
@@ -279,10 +302,78 @@ def gap(source: Role, target: Role) -> dict[str, Any] | None:
     pooled = np.sqrt((covariances[0].diagonal() + covariances[1].diagonal()) / 2)
     apart = (means[1] - means[0]) / np.maximum(pooled, 1e-9)
     names = [f"{kind} of {axis}" for kind in ("mean", "deviation") for axis in STATISTICS]
+    beyond = ((rows[1] - means[0]) * np.sign(apart) > 0).mean(0)
     return {
         "frechet": frechet(means, covariances),
+        "within": {
+            role.name: _between_halves(found)
+            for role, found in zip((source, target), rows, strict=True)
+        },
         "standardised": dict(zip(names, apart.tolist(), strict=True)),
+        "beyond": dict(zip(names, beyond.tolist(), strict=True)),
     }
+
+
+def _between_halves(found: npt.NDArray[np.float64]) -> float | None:
+    """Return the Fréchet distance of the first half of a data set from its second."""
+    if len(found) < 4:
+        return None
+    halves = np.array_split(found, 2)
+    return frechet([x.mean(0) for x in halves], [np.cov(x, rowvar=False) for x in halves])
+
+
+def scale(measured: Mapping[str, Any]) -> str:
+    """Say what a distance of `gap` is to be held against."""
+    known = [x for x in measured["within"].values() if x is not None]
+    if not known:
+        return "there are too few images to say how far two halves of one data set are apart"
+    usual = max(known)
+    if measured["frechet"] <= usual:
+        return f"two halves of one data set are as far apart ({usual:.1f})"
+    times = f"{measured['frechet'] / usual:.1f} times as much as" if usual > 0 else "beside"
+    return f"{times} two halves of one data set ({usual:.1f})"
+
+
+def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
+    """Say what the gap between source and target means, and what of a recipe answers it.
+
+    Args:
+        measured: See `gap`.
+        chance: Deviations that as few images may be apart by chance.
+    """
+    least = max(MEDIUM, chance)
+    gaps = {k: v for k, v in measured["standardised"].items() if abs(v) >= least}
+    if not gaps:
+        return []
+    ordered = sorted(gaps, key=lambda name: -abs(gaps[name]))
+    said = [
+        f"{WORDS[name][gaps[name] > 0]} by {abs(gaps[name]):.1f} deviations" for name in ordered
+    ]
+    first = WORDS[ordered[0]][gaps[ordered[0]] > 0]
+    share = (
+        f"{100 * measured['beyond'][ordered[0]]:.0f} % of them are {first} than the source's mean"
+    )
+    advice = [
+        "Adapt, and begin with AdaBN, the first stage of the recipes edge, lite and small: it "
+        "takes brightness and contrast of the target into the network's statistics"
+    ]
+    if any("lightness" not in name for name in ordered):
+        advice.append(
+            "where a stage trains on source images, --set stage1.style=colour (likewise "
+            "source.style and stage2.style) gives them the target's colours"
+        )
+    advice.append("leave source.augment on, which varies both while the source network trains")
+    worst = abs(gaps[ordered[0]])
+    return [
+        Finding(
+            "warning" if worst >= LARGE else "note",
+            "source, target",
+            f"images of target are {', '.join(said)}; {share}. The distance in brightness and "
+            "colour is "
+            f"{measured['frechet']:.1f}, {scale(measured)}",
+            "; ".join(advice),
+        )
+    ]
 
 
 def frechet(
