@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -94,6 +95,38 @@ Graphs = Annotated[
 ]
 
 
-def repeated(option: str, values: Sequence[object]) -> str:
-    """Return a repeatable option with its values, as they are typed."""
-    return " ".join(f"{option} {value}" for value in values)
+TrainDevice = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, or a GPU: cuda:1.")
+]
+
+
+def repeated(option: str, values: Sequence[object] | None) -> str:
+    """Return a repeatable option with its values, as they are typed in a shell; None has none."""
+    return " ".join(f"{option} {typed(value)}" for value in values or ())
+
+
+def typed(value: object) -> str:
+    """Return a value as it is typed in a shell."""
+    return shlex.quote(str(value))
+
+
+def given(**chosen: object) -> str:
+    """Return the options that are not None or False, as they are typed in a shell."""
+    parts = []
+    for name, value in chosen.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            parts.append(option)
+        elif value is not None and value is not False:
+            parts.append(f"{option} {typed(value)}")
+    return " ".join(parts)
+
+
+def joined(*parts: str) -> str:
+    """Return the parts of a command that are not empty, with a blank between."""
+    return " ".join(filter(None, parts))
+
+
+def command(verb: str, **chosen: object) -> str:
+    """Return a command with its options, as it is typed in a shell."""
+    return joined(f"edgeuda {verb}", given(**chosen))

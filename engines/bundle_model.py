@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeuda.errors import BundleError
+from edgeuda.errors import BundleError, ModelError
 from engines.bundle import SUFFIX, Bundle, Member, open_bundle
 from engines.onnxruntime_session import Device
 from engines.trust import required_keys
@@ -42,6 +42,12 @@ def model_file(
         BundleError: If the bundle is damaged, unsigned, or has no such model; if a signature is
             demanded and the file is no bundle, which alone can have one.
     """
+    if path.is_dir():
+        msg = (
+            f"{path}: expected an ONNX file, an engine or a bundle, found a folder. Export the "
+            f"network of a run: edgeuda export --model {path} --target FRAMES --out MODEL.onnx"
+        )
+        raise ModelError(msg)
     keys = required_keys(public_key)
     if path.suffix != SUFFIX:
         if keys:

@@ -3,7 +3,8 @@
 import pytest
 
 from edgeuda.errors import ConfigError
-from edgeuda.training.recipe import built_in, load_recipe, parse_recipe
+from edgeuda.training.recipe import load_recipe, parse_recipe
+from edgeuda.training.recipe_files import built_in
 
 
 @pytest.mark.parametrize("name", built_in())

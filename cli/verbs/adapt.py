@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import resolved_recipe, space_or_none, wrote
+from cli.verbs.shared import choose_device, resolved_recipe, space_or_none, wrote
 from edgeuda.errors import ConfigError
 
 
@@ -40,8 +40,10 @@ def adapt(
     source_weight: options.SourceWeights = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
+    device: options.TrainDevice = "auto",
 ) -> None:
     """Adapt a source-trained network to unlabelled target frames."""
+    choose_device(device)
     if target_labels is not None:
         wanted = target_labels if target_labels.isdecimal() else json.dumps(target_labels)
         overrides = [*(overrides or []), f"ass.labels={wanted}"]
@@ -78,5 +80,7 @@ def adapt(
     wrote(
         adapted,
         out / ADAPTATION_FILE,
-        then=f"edgeuda export --model {out} --target {target} --out {out}.onnx",
+        then=options.joined(
+            "edgeuda export", options.given(model=out, target=target, out=f"{out}.onnx")
+        ),
     )

@@ -79,7 +79,7 @@ def bench(
     ] = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, help="Times all is opened and measured anew: 3, with a preset 1."),
+        typer.Option(min=1, help="Times all is opened and measured anew: 3; 1 with a preset."),
     ] = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
@@ -92,16 +92,17 @@ def bench(
     from engines.bench_record import samples_path
     from engines.load import Load
     from engines.load import preset as rules_of
+    from engines.percentiles import samples_needed
 
     if preset is not None:
         load = rules_of(preset.value)
     else:
         pattern = Arrival.rate if fps is not None else arrival
         load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras, drop=drop, batch=batch)
-    if repeats is None:
-        repeats = 3 if preset is None else 1
     if samples is not None:
         load = replace(load, samples=samples)
+    if repeats is None:  # fewer where the samples do not suffice for three medians
+        repeats = 1 if preset is not None else max(1, min(3, load.samples // samples_needed(50)))
     if seconds is not None:
         load = replace(load, seconds=seconds)
     limit = None if deadline is None else milliseconds("--deadline", deadline)
@@ -117,7 +118,7 @@ def bench(
     console.print(_table(record))
     for line in record.warnings:
         console.print(f"[yellow]{line}[/]", soft_wrap=True)
-    wrote(out, samples_path(out), then=f"edgeuda report {out} --out report.html")
+    wrote(out, samples_path(out), then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
 def _table(record: BenchRecord) -> Table:

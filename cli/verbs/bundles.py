@@ -79,7 +79,7 @@ def bundle(
     write_bundle(out, files, {"spec": json.loads(spec.to_json())}, sign)
     if not licence:
         console.print("no --licence was given: say under which terms the vehicle may run it")
-    wrote(out, then=f"edgeuda verify {out}")
+    wrote(out, then=f"edgeuda verify {options.typed(out)}")
 
 
 def inspect(path: BundleFile) -> None:

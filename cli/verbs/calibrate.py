@@ -248,7 +248,10 @@ def calibrate(
     _say(record)
     wrote(
         *written,
-        then=f"edgeuda bench --model {model} --model {out} --target {target} --out bench.json",
+        then=options.joined(
+            options.command("bench", model=model),
+            options.given(model=out, target=target, out="bench.json"),
+        ),
     )
     if record.acceptance is not None and not record.acceptance.accepted:
         msg = f"{out}: not accepted. {'. '.join(record.acceptance.reasons)}"

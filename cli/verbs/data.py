@@ -76,7 +76,7 @@ def frames(
     )
     wrote(
         out / INDEX_FILE,
-        then=f"edgeuda adapt --model RUN --source SOURCE --target {out} --out ADAPTED",
+        then=options.command("adapt", model="RUN", source="SOURCE", target=out, out="ADAPTED"),
     )
 
 
@@ -157,7 +157,10 @@ def render(
     drive = Drive(sequence, fps, speed)
     space = by_name(label_space)
     write_dataset(out, domain, count, seed, height, width, space, workers, drive)
-    wrote(out / "dataset.json", then=f"edgeuda train --source {out} --recipe small --out RUN")
+    wrote(
+        out / "dataset.json",
+        then=options.command("train", source=out, recipe="small", out="RUN"),
+    )
 
 
 @app.command()
@@ -192,4 +195,13 @@ def split(
     for file, pairs in zip(files, found.parts, strict=True):
         console.print(f"{file.stem}: {len(pairs)} images", soft_wrap=True)
     console.print(f"{found.sequences} sequences, {found.how}; {found.left_out} images left out")
-    wrote(*files, then=f"edgeuda train --source {files[0]} --label-space {folder.stored.name}")
+    wrote(
+        *files,
+        then=options.command(
+            "train",
+            source=files[0],
+            label_space=label_space or folder.stored.name,
+            recipe="small",
+            out="RUN",
+        ),
+    )

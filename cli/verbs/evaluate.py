@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -111,7 +112,7 @@ def evaluate(
     console.print(table([evaluation]))
     if outlines is not None:
         console.print(f"boundary mIoU, {boundary:g} of the diagonal: {100 * outlines.miou:.1f}")
-    wrote(*written, then=f"edgeuda report {out} --out report.html")
+    wrote(*written, then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
 def _network(
@@ -139,9 +140,15 @@ def _network(
     return predict, spec, model_file(model), how.protocol
 
 
+def _cell(text: str) -> str:
+    """Return a cell that a spreadsheet takes for text, whatever a file is called."""
+    number = re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text)
+    return text if number or not text.startswith(("=", "+", "-", "@", "\t", "\r")) else f"'{text}"
+
+
 def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     write_text(path, text.getvalue())

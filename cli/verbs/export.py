@@ -44,4 +44,7 @@ def export(
         f"agreement with torch on {len(images)} frames: {record.pixels_equal:.4%} of the pixels"
     )
     int8 = out.with_name(f"{out.stem}-int8.onnx")
-    wrote(out, then=f"edgeuda calibrate --model {out} --target {target} --out {int8}")
+    wrote(
+        out,
+        then=options.command("calibrate", model=out, target=target, out=int8),
+    )

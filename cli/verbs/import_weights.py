@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from cli.verbs.shared import console, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent
@@ -57,7 +58,7 @@ def import_weights(
         console.print(line, soft_wrap=True, markup=False)
     wrote(
         out,
-        then=f"edgeuda adapt --model {out} --source SOURCE --target FRAMES --out ADAPTED",
+        then=options.command("adapt", model=out, source="SOURCE", target="FRAMES", out="ADAPTED"),
     )
 
 

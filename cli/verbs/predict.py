@@ -63,7 +63,7 @@ def predict(
             "frames": entries,
         },
     )
-    wrote(record, then=f"edgeuda report {record} --out report.html")
+    wrote(record, then=f"edgeuda report {options.typed(record)} --out report.html")
 
 
 def _frames(target: Path, count: int) -> Iterator[tuple[str, Path | None, Image]]:

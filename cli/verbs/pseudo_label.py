@@ -35,4 +35,4 @@ def pseudo_label(
 
     settings = SelectorSettings(selector, keep=keep, initial=threshold)
     index = label_footage(model, target, out, settings, seed=seed or 0, resume=resume)
-    wrote(index, then=f"edgeuda train --source {out} --out RUN")
+    wrote(index, then=f"edgeuda train --source {options.typed(out)} --recipe small --out RUN")

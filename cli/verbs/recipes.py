@@ -18,20 +18,17 @@ def recipes(
     if name is not None:
         typer.echo(resolved_recipe(name, None, None).to_toml(), nl=False)
         return
-    for recipe in (resolved_recipe(found, None, None) for found in _names()):
-        console.print(f"[bold]{recipe.name}[/]  {recipe.description}", soft_wrap=True)
-        console.print(f"  stages: source, {', '.join(recipe.stages)}", soft_wrap=True)
-        if recipe.needs:
-            console.print(f"  needs: {recipe.needs}", soft_wrap=True, markup=False)
-        for result in recipe.published:
+    from edgeuda.training.recipe_files import built_in, read_tables
+
+    for found in built_in():
+        recipe, _ = read_tables(found)
+        console.print(f"[bold]{recipe['name']}[/]  {recipe['description']}", soft_wrap=True)
+        console.print(f"  stages: source, {', '.join(recipe['stages'])}", soft_wrap=True)
+        if recipe.get("needs"):
+            console.print(f"  needs: {recipe['needs']}", soft_wrap=True, markup=False)
+        for result in recipe.get("published", ()):
             console.print(
-                f"  published: {result.miou} mIoU, {result.setting} ({result.source})",
+                f"  published: {result['miou']} mIoU, {result['setting']} ({result['source']})",
                 soft_wrap=True,
                 markup=False,
             )
-
-
-def _names() -> list[str]:
-    from edgeuda.training.recipe import built_in
-
-    return built_in()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edgeuda.errors import ConfigError, printable, require
+from edgeuda.errors import ConfigError, DeviceError, printable, require
 
 if TYPE_CHECKING:
     from edgeuda.labels import LabelSpace
@@ -49,6 +50,26 @@ def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) ->
 
     extra = () if seed is None else (f"seed={seed}",)
     return load_recipe(name, (*(overrides or ()), *extra))
+
+
+def choose_device(name: str) -> None:
+    """Let torch see what ``--device`` says; it must not have been imported yet.
+
+    Raises:
+        ConfigError: If it says something else than auto, cpu, cuda or cuda:N.
+        DeviceError: If there is no such GPU.
+    """
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if found is None:
+        msg = f"--device: expected auto, cpu, cuda or a GPU such as cuda:1, found {name!r}"
+        raise ConfigError(msg)
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif found[1] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = found[1]
+    if name.startswith("cuda") and not require("torch", "train").cuda.is_available():
+        msg = f"--device {name}: torch finds no such GPU. Say auto or cpu, or see `edgeuda doctor`"
+        raise DeviceError(msg)
 
 
 def milliseconds(option: str, text: str) -> float:

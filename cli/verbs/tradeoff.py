@@ -67,7 +67,7 @@ def tradeoff(
         str | None, typer.Option(help="Largest latency, 33ms, at the highest percentile measured.")
     ] = None,
     min_miou: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least mIoU, 0 to 1.")
+        float | None, typer.Option(min=0, max=100, help="Least mIoU in percent: 60.")
     ] = None,
     frames: Annotated[int, typer.Option(min=8, help="Frames to calibrate on.")] = 128,
     samples: Annotated[
@@ -86,7 +86,11 @@ def tradeoff(
     from engines.load import Load
     from engines.pareto import Budget
 
-    limits = Budget(None if budget is None else milliseconds("--budget", budget), min_miou)
+    if min_miou is not None and 0 < min_miou <= 1:
+        msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
+        raise ConfigError(msg)
+    least = None if min_miou is None else min_miou / 100
+    limits = Budget(None if budget is None else milliseconds("--budget", budget), least)
     names = [path.stem for path in model] if name is None else name
     if len(names) != len(model):
         msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
@@ -126,7 +130,7 @@ def tradeoff(
     console.print(choice["why"], markup=False, soft_wrap=True)
     if choice["int8"]:
         console.print(choice["int8"], markup=False, soft_wrap=True)
-    wrote(out / "tradeoff.json", then=f"edgeuda report {out} --out report.html")
+    wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
 def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[Image]) -> Network:

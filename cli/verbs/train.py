@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import resolved_recipe, space_or_none, wrote
+from cli.verbs.shared import choose_device, resolved_recipe, space_or_none, wrote
 
 
 def train(
@@ -30,8 +30,10 @@ def train(
     source_weight: options.SourceWeights = None,
     resume: options.Resume = False,
     workers: options.Workers = 0,
+    device: options.TrainDevice = "auto",
 ) -> None:
     """Train a network on labelled source images (stage 0)."""
+    choose_device(device)
     settings = resolved_recipe(recipe, overrides, seed)
     from edgeuda.training.pipeline import Options, train_source
 
@@ -43,9 +45,16 @@ def train(
         space_or_none(label_space),
         target,
     )
-    sources = options.repeated("--source", source)
     wrote(
         model,
-        then=f"edgeuda adapt --model {out} {sources} --target FRAMES --recipe {recipe} "
-        "--out ADAPTED",
+        then=options.joined(
+            "edgeuda adapt",
+            options.given(model=out),
+            options.repeated("--source", source),
+            options.repeated("--source-weight", source_weight),
+            options.given(label_space=label_space, ignore_unmapped=ignore_unmapped),
+            options.given(target=target or "FRAMES", recipe=recipe),
+            options.repeated("--set", overrides),
+            options.given(seed=seed, out="ADAPTED"),
+        ),
     )

@@ -32,7 +32,8 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.scoring import score
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
-from edgeuda.training.recipe import Recipe, load_recipe, merged
+from edgeuda.training.recipe import Recipe, load_recipe
+from edgeuda.training.recipe_files import merged
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import run_source, run_stage, teacher_sha256
 from edgeuda.training.trainer import make_fabric, read_log

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
 from edgeuda.training.recipe import AdaBNSection, Recipe, Stage
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import run_source, run_stage, teacher_sha256
-from edgeuda.training.trainer import make_fabric, read_log
+from edgeuda.training.trainer import CHECKPOINT_FILE, make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
 logger = logging.getLogger(__name__)
@@ -105,8 +107,8 @@ def train_source(
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
     domains = load_domains(sources, frames, recipe.model.input)
-    _open(options.out, recipe, digest, "train", _recorded(sources), fabric)
-    run_source(recipe, domains, Job(options.out, digest, fabric, options.workers))
+    with _opened(options.out, recipe, digest, "train", _recorded(sources), fabric):
+        run_source(recipe, domains, Job(options.out, digest, fabric, options.workers))
     return options.out / MODEL_FILE
 
 
@@ -157,10 +159,10 @@ def adapt(
         "target": str(target.resolve()),
         "target_frames": len(frames),
     }
-    _open(options.out, recipe, digest, "adapt", data, fabric)
-    for stage in recipe.stages:
-        job = Job(options.out / stage, digest, fabric, options.workers)
-        run_stage(recipe, stage, model, domains, job)
+    with _opened(options.out, recipe, digest, "adapt", data, fabric):
+        for stage in recipe.stages:
+            job = Job(options.out / stage, digest, fabric, options.workers)
+            run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
         write_json(options.out / ADAPTATION_FILE, adaptation_record(recipe, options.out, domains))
         save_model(model, spec, options.out / MODEL_FILE)
@@ -240,6 +242,26 @@ def _check_folder(options: Options, digest: str) -> bool:
         )
         raise OutputExistsError(msg)
     return (options.out / MODEL_FILE).exists()
+
+
+@contextmanager
+def _opened(
+    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any], fabric: Fabric
+) -> Iterator[None]:
+    """Begin a run's folder, and take it back if it ends before anything was learned.
+
+    What is left by a recipe that cannot run, or by weights that are not there, would stand in the
+    way of the next try.
+    """
+    new = not (out / RUN_FILE).exists()
+    _open(out, recipe, digest, verb, data, fabric)
+    try:
+        yield
+    except Exception:
+        kept = (CHECKPOINT_FILE, MODEL_FILE)
+        if new and fabric.is_global_zero and not any(any(out.rglob(name)) for name in kept):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _open(

@@ -7,14 +7,12 @@ import dataclasses
 import difflib
 import logging
 import sys
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgeuda.errors import ConfigError, did_you_mean
+from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.adversarial import AdversarialSettings
@@ -28,6 +26,7 @@ from edgeuda.methods.tufl import TuflSettings
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.pseudo_labels import SelectorSettings
+from edgeuda.training.recipe_files import merged, parse_tables, read_tables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -626,14 +625,6 @@ class Recipe(Section):
         return sha256_of([self.to_toml()])
 
 
-def built_in() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    folder = resources.files("edgeuda") / "recipes"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
-
-
 def load_recipe(
     name: str, overrides: tuple[str, ...] = (), variant: dict[str, Any] | None = None
 ) -> Recipe:
@@ -647,53 +638,13 @@ def load_recipe(
     Raises:
         ConfigError: If the file, a key or a value is not valid; each is named.
     """
-    table, origin = _read(name, ())
+    table, origin = read_tables(name)
     return _validate(merged(table, variant or {}), origin, overrides)
 
 
 def parse_recipe(text: str, origin: str, overrides: tuple[str, ...] = ()) -> Recipe:
     """Validate a recipe's text; ``origin`` names it in errors. See `load_recipe`."""
-    return _validate(_parse(text, origin, ()), origin, overrides)
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the values of ``over``; tables are merged, all else is replaced."""
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        both = isinstance(value, dict) and isinstance(old, dict)
-        result[key] = merged(old, value) if both and isinstance(old, dict) else value
-    return result
-
-
-def _read(name: str, seen: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """Return a recipe's tables, with those it extends, and what to call it in errors."""
-    if name in seen:
-        msg = f"Recipe {seen[0]!r} extends itself: {' -> '.join((*seen, name))}"
-        raise ConfigError(msg)
-    if name in built_in():
-        origin = f"{name}.toml"
-        text = (resources.files("edgeuda") / "recipes" / origin).read_text(encoding="utf-8")
-    elif Path(name).is_file():
-        origin, text = name, Path(name).read_text(encoding="utf-8")
-    else:
-        known = built_in()
-        msg = (
-            f"Unknown recipe {name!r}{did_you_mean(name, known)}: expected a .toml file or one of "
-            f"{', '.join(known)}"
-        )
-        raise ConfigError(msg)
-    return _parse(text, origin, (*seen, name)), origin
-
-
-def _parse(text: str, origin: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        msg = f"{origin}: expected TOML ({err})"
-        raise ConfigError(msg) from err
-    base = table.pop("extends", None)
-    return table if base is None else merged(_read(str(base), seen)[0], table)
+    return _validate(parse_tables(text, origin), origin, overrides)
 
 
 def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) -> Recipe:

@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from torch import nn
 
-from edgeuda.errors import Interrupted, ModelError, TrainingError
+from edgeuda.errors import ConfigError, Interrupted, ModelError, TrainingError
 from edgeuda.files import alone, write_atomic, write_text
 from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
@@ -139,7 +139,8 @@ def fit(
                 asked = time.perf_counter()
                 batch = next(stream)
                 waited += time.perf_counter() - asked
-                losses = method.step(wrapped, batch, spec.preprocessing)
+                with _batch_norm_needs_two(data.batch):
+                    losses = method.step(wrapped, batch, spec.preprocessing)
                 total = losses.total() / data.accumulate
                 _require_finite(total, losses, done, batch.names)
                 with fabric.no_backward_sync(wrapped, enabled=part + 1 < data.accumulate):
@@ -262,6 +263,22 @@ def _save(
         "method": method.state(),
     }
     write_atomic(run.folder / CHECKPOINT_FILE, lambda path: torch.save(state, path))
+
+
+@contextmanager
+def _batch_norm_needs_two(batch: int) -> Iterator[None]:
+    """Say in words of the recipe what torch says of a batch of one."""
+    try:
+        yield
+    except ValueError as err:
+        if "more than 1 value per channel" not in str(err):
+            raise
+        msg = (
+            f"A batch of {batch} image(s) is too small here: a batch norm behind global pooling "
+            "sees one value of each channel. Set batch = 2 or more in this stage's section, or "
+            "its batch_norm = frozen"
+        )
+        raise ConfigError(msg) from err
 
 
 def keep_freed_memory() -> None:
