@@ -30,6 +30,8 @@ MAX_BAD_SHARE = 0.05
 MAX_IGNORED = 0.95
 """Share of ignored pixels above which labels are taken for misread; a look at a few files."""
 LOOKED_AT = 8
+SPARSE = ("dataset.json", "pseudo-labels.json")
+"""Files beside a list whose makers knew how much its labels ignore."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -141,7 +143,8 @@ def labelled_folder(
     if is_list(root):
         listed = tuple(Pair(*entry) for entry in read_list(root, columns=2))
         known = _known(root, stored or space)
-        return _looked_at(_indexed(root, listed, known, space, every, ignore_unmapped, "a list"))
+        found = _indexed(root, listed, known, space, every, ignore_unmapped, "a list")
+        return _looked_at(found, stop=not any((root.parent / name).exists() for name in SPARSE))
     file = root / "dataset.json"
     record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
     layout = None if record else layout_of(root)
