@@ -20,7 +20,7 @@ from edgeuda.boundary import CITYSCAPES_RATIO, BoundaryCounts
 from edgeuda.data.images import LabelMap, read_image
 from edgeuda.errors import OutputExistsError
 from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
-from edgeuda.files import alone, now_utc, read_json, sha256, write_json, write_npz
+from edgeuda.files import alone, is_empty, now_utc, read_json, sha256, write_json, write_npz
 from engines.bench import bench
 from engines.bench_record import SCHEMA as BENCH
 from engines.bench_record import samples_path
@@ -93,7 +93,7 @@ def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> dict[str, Any]:
 def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
     path = out / ".plan.json"
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not is_empty(out):
             msg = f"{out}: holds other files; choose another --out"
             raise OutputExistsError(msg)
         write_json(path, plan)

@@ -222,13 +222,18 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
     return dict(record)
 
 
+def is_empty(folder: Path) -> bool:
+    """Return whether nothing lies below a folder but empty folders and temporary or lock files."""
+    return not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*"))
+
+
 def require_absent(path: Path) -> None:
     """Refuse to overwrite.
 
     Raises:
-        OutputExistsError: If ``path`` exists (an empty folder does not count).
+        OutputExistsError: If ``path`` exists (an empty folder does not count, see `is_empty`).
     """
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_dir() and is_empty(path):
         return
     if path.exists():
         msg = f"{path}: exists already; nothing was overwritten. Choose another --out or remove it"

@@ -4,13 +4,22 @@ from contextlib import suppress
 
 import numpy as np
 import onnx
+import torch
 from interruptions import lines_run
 from tiny_models import SPEC, exported, random_frames
 
 from calibration.graph import index
 from calibration.placement import ORT_X86
 from calibration.range_file import Origin, RangeFile
+from edgeuda.data.curation import Curation, curate
+from edgeuda.data.footage import Span
+from edgeuda.data.images import write_image
 from edgeuda.errors import Interrupted
+from edgeuda.labels import SPACES
+from edgeuda.models.bisenet import BiSeNet
+from edgeuda.models.checkpoint import save_model
+from edgeuda.spec import ModelSpec, Preprocessing
+from edgeuda.training.pseudo_labels import SelectorSettings, label_footage
 
 
 def test_ranges_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch):
@@ -39,3 +48,60 @@ def test_ranges_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatc
         found = np.load(path)
         for key in whole.files:
             assert np.array_equal(whole[key], found[key]), (at, key)
+
+
+def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch):
+    for place in range(5):
+        value = np.random.default_rng(place // 2).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        write_image(tmp_path / f"in/{place}.png", value)
+    monkeypatch.setattr("edgeuda.data.curation.NOTED", 2)
+
+    def work(out):
+        curate(tmp_path / "in", out, Span(), Curation(), ".png", resume=True)
+
+    def result(out):
+        # A temporary name that was just made may stay; nothing reads it.
+        files = (p for p in out.rglob("[!.]*") if p.is_file())
+        return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+    work(tmp_path / "whole")
+    whole = result(tmp_path / "whole")
+    files = ("data/curation.py", "edgeuda/files.py")
+    total = lines_run(lambda: work(tmp_path / "counted"), files)
+    assert total > 100
+    for at in range(1, total + 1, 7):
+        out = tmp_path / f"{at}"
+        with suppress(KeyboardInterrupt):
+            lines_run(lambda out=out: work(out), files, at)
+        work(out)
+        assert result(out) == whole, at
+
+
+def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
+    for place in range(4):
+        value = np.random.default_rng(place).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+        write_image(tmp_path / f"in/{place}.png", value)
+    torch.manual_seed(0)
+    spec = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 96))
+    save_model(BiSeNet(11, 0.125), spec, tmp_path / "m.safetensors")
+    settings = SelectorSettings("instance-adaptive", initial=0.1)
+
+    def work(out):
+        label_footage(tmp_path / "m.safetensors", tmp_path / "in", out, settings, resume=True)
+
+    def result(out):
+        files = (p for p in out.rglob("[!.]*") if p.is_file())
+        found = {str(p.relative_to(out)): p.read_bytes() for p in files}
+        return {name: content for name, content in found.items() if name != "dataset.json"}
+
+    work(tmp_path / "whole")
+    whole = result(tmp_path / "whole")
+    files = ("training/pseudo_labels.py", "edgeuda/files.py")
+    total = lines_run(lambda: work(tmp_path / "counted"), files)
+    assert total > 100
+    for at in range(1, total + 1, 11):
+        out = tmp_path / f"{at}"
+        with suppress(KeyboardInterrupt):
+            lines_run(lambda out=out: work(out), files, at)
+        work(out)
+        assert result(out) == whole, at

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.files import alone, read_json, sha256, stamp, write_atomic, write_json
+from edgeuda.files import alone, is_empty, read_json, sha256, stamp, write_atomic, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -288,11 +288,10 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
     done, started = out / INDEX_FILE, out / PROGRESS_FILE
     found = done if done.exists() else started if started.exists() else None
     if found is None or not resume:
-        if out.exists() and (found is not None or any(out.iterdir())):
+        if out.exists() and (found is not None or not is_empty(out)):
             msg = f"{out}: exists. Choose another --out, or continue it with --resume"
             raise OutputExistsError(msg)
         progress = Progress()
-        (out / "images").mkdir(parents=True)
         _save(out, settings, progress)
         return progress
     record = read_json(found, SCHEMA)

@@ -20,7 +20,15 @@ from edgeuda import __version__
 from edgeuda.data.folders import labelled_frames, readable_frames
 from edgeuda.data.sources import Sources, open_sources
 from edgeuda.errors import ConfigError, ModelError, OutputExistsError
-from edgeuda.files import read_json, require_absent, sha256, sha256_of, write_json, write_text
+from edgeuda.files import (
+    is_empty,
+    read_json,
+    require_absent,
+    sha256,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
 from edgeuda.spec import ModelSpec
@@ -229,7 +237,7 @@ def _check_folder(options: Options, digest: str) -> bool:
         require_absent(options.out)
         return False
     if not record.exists():
-        if options.out.exists() and any(options.out.iterdir()):
+        if options.out.exists() and not is_empty(options.out):
             msg = (
                 f"{options.out}: expected a run to resume, found no {RUN_FILE}; nothing was written"
             )
