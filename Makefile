@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup
 
 # The report's tests in a browser skip where there is none.
 browser:

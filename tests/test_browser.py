@@ -10,9 +10,14 @@ from test_report import comparison, everything, predictions, rate, sweep, write_
 from engines.report import build_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
+    ),
+    pytest.mark.xdist_group("browser"),  # one browser, not one for each worker
+]
+PATIENCE = 300_000
+"""Milliseconds: a busy machine is no fault of the page."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,9 @@ def page_file(tmp_path_factory):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield started
         started.close()
 
@@ -40,6 +47,7 @@ def browser():
 def page(request, browser, page_file):
     width, height = request.param
     opened = browser.new_page(viewport={"width": width, "height": height})
+    opened.set_default_timeout(PATIENCE)
     opened.complaints, opened.requests = [], []
     opened.on("console", lambda message: opened.complaints.append(message.text))
     opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
@@ -99,6 +107,7 @@ def test_a_table_that_is_cut_says_so(page):
 
 def test_nothing_is_cut_on_a_desk_and_no_half_of_it_is_empty(browser, page_file):
     opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    opened.set_default_timeout(PATIENCE)
     opened.goto(page_file.as_uri())
     cut = """[...document.querySelectorAll(".scroll")].filter(
         (box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"""
