@@ -8,12 +8,14 @@ import sys
 import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cli.app import _plain
+from edgeuda.data.footage import Frame
 from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.data.street import write_dataset
 from edgeuda.errors import (
@@ -32,6 +34,7 @@ from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import CHECKPOINT_FILE
 from engines.bundle import open_bundle
 from engines.metadata import QUANTIZATION_KEY, policy_of
+from engines.sinks import OverlayVideo, Result
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
@@ -98,6 +101,15 @@ class TestFullDisk:
         assert "Traceback" not in done.stderr
         for path in (small_disk / "f/images").iterdir():
             read_image(path)
+
+    def test_a_video_says_that_it_cannot_be_written(self, small_disk):
+        sink = OverlayVideo(small_disk / "o.mkv", 25, np.zeros((256, 3), np.uint8))
+        noise = np.random.default_rng(0).integers(0, 255, (200, 240, 320, 3), dtype=np.uint8)
+        labels = np.zeros((240, 320), np.uint8)
+        results = (Result(Frame(Path("f"), "f", 0, 0.0, one), None, labels, "") for one in noise)
+        with pytest.raises(OutputError, match=r"o\.mkv: cannot be written: the disk is full"):
+            list(map(sink.write, results))
+        sink.close()
 
 
 class TestWriting:

@@ -657,3 +657,20 @@ def test_the_node_answers_images_with_labels(monkeypatch):
         assert sent.header is one.header
         assert (sent.encoding, sent.height, sent.width) == ("mono8", one.height, one.width)
         assert len(sent.data) == sent.step * sent.height == one.height * one.width
+
+
+def test_frames_that_a_camera_would_have_delivered_are_missed():
+    """A recording that is read at 20 frames per second, played as a camera of 100."""
+
+    def slow():
+        for frame in frames(10):
+            time.sleep(0.05)
+            yield frame
+
+    source = Capture(slow, live=False, fps=100)
+    record = run(FakeRunner(), source, [], lossless=False)
+    counted = record["frames"]
+    assert counted["received"] == 10
+    assert 25 <= counted["missed"] <= 400  # 4 for each, more on a busy machine
+    quick = Capture(lambda: frames(10), live=False, fps=20)
+    assert run(FakeRunner(), quick, [], lossless=False)["frames"]["missed"] <= 2
