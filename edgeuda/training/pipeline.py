@@ -216,12 +216,11 @@ def _recorded(sources: Sources) -> dict[str, Any]:
 
 
 def _names(sources: Sources, target: Path | None, frames: Sequence[Path]) -> list[str]:
-    """Return names in their folders: a moved data set is the same. Those of a list stay."""
-    return sources.identity() + [
-        str(frame.relative_to(target) if frame.is_relative_to(target) else frame)
-        for frame in frames
-        if target is not None
-    ]
+    """Return names in their folders and what is in the files: a moved data set is the same."""
+    if target is None or not frames:
+        return sources.identity()
+    names = [str(f.relative_to(target) if f.is_relative_to(target) else f) for f in frames]
+    return [*sources.identity(), *names, stamp(frames)]
 
 
 def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:
