@@ -26,6 +26,7 @@ from edgeuda.files import (
     require_absent,
     sha256,
     sha256_of,
+    stamp,
     write_json,
     write_text,
 )
