@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import now_utc
-from edgeuda.labels import IGNORE, LabelSpace
+from edgeuda.labels import IGNORE, LabelSpace, subsets_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,6 +144,8 @@ class Evaluation:
         confusion: ``[K, K]`` int64, rows truth, columns prediction.
         protocol: How predictions were made, if not as the exported model makes them.
         boundary: ``ratio`` of the diagonal, ``iou`` by class and ``miou``, see `edgeuda.boundary`.
+        passes: How the frames were really looked at, where not as the exported model does: see
+            `edgeuda.models.predictor.Pass`.
         created: ISO 8601 time, UTC.
     """
 
@@ -159,6 +161,7 @@ class Evaluation:
     confusion: Confusion
     protocol: str = DEPLOYED
     boundary: dict[str, Any] | None = None
+    passes: list[dict[str, Any]] | None = None
     created: str = field(default_factory=now_utc)
 
     def __post_init__(self) -> None:
@@ -183,6 +186,24 @@ class Evaluation:
         does not score a train at 0. Its pixels still count as misses of the classes they hit.
         """
         return miou_of(self.confusion)
+
+    def subsets(self) -> dict[str, tuple[str, ...]]:
+        """Return the smaller label spaces whose mIoU papers read off this one, and their classes.
+
+        A 16-class network is scored on SYNTHIA's 13 by leaving wall, fence and pole out of the
+        mean. The network still predicts them, so that their pixels count as misses of the 13.
+        """
+        return subsets_of(self.label_space)
+
+    def miou_over(self, classes: Sequence[str]) -> float:
+        """Return the mean IoU over those of the named classes that have a true pixel.
+
+        All else stays as it is: true pixels of other classes count against what was predicted on
+        them.
+        """
+        chosen = [self.label_space.classes.index(name) for name in classes]
+        iou, present = self.iou[chosen], self.confusion.sum(1)[chosen] > 0
+        return float(iou[present].mean()) if present.any() else float("nan")
 
     @property
     def pixel_accuracy(self) -> float:
@@ -215,9 +236,21 @@ class Evaluation:
                 for name, value in zip(self.label_space.classes, self.iou.tolist(), strict=True)
             },
             "miou": _number(self.miou),
+            **({"subsets": self._subset_records()} if self.subsets() else {}),
             "pixel_accuracy": _number(self.pixel_accuracy),
             "protocol": self.protocol,
             **({} if self.boundary is None else {"boundary": self.boundary}),
+            **({} if self.passes is None else {"passes": self.passes}),
+        }
+
+    def _subset_records(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {
+                "classes": len(classes),
+                "without": [other for other in self.label_space.classes if other not in classes],
+                "miou": _number(self.miou_over(classes)),
+            }
+            for name, classes in self.subsets().items()
         }
 
     @classmethod
@@ -251,6 +284,7 @@ class Evaluation:
                 confusion=np.array(record["confusion"], np.int64),
                 protocol=str(record.get("protocol", DEPLOYED)),
                 boundary=record.get("boundary"),
+                passes=record.get("passes"),
                 created=str(record["created"]),
             )
         except (ConfigError, KeyError, TypeError, ValueError) as err:
@@ -280,6 +314,13 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
         result.add_row(escape(name), *(_percent(float(iou[index])) for iou in columns))
     result.add_section()
     result.add_row("mIoU", *(_percent(evaluation.miou) for evaluation in evaluations))
+    for classes in evaluations[0].subsets().values():
+        every = evaluations[0].label_space.classes
+        without = ", ".join(name for name in every if name not in classes)
+        result.add_row(
+            f"mIoU, {len(classes)} of {len(every)} (without {without})",
+            *(_percent(evaluation.miou_over(classes)) for evaluation in evaluations),
+        )
     result.add_row(
         "pixel accuracy", *(_percent(evaluation.pixel_accuracy) for evaluation in evaluations)
     )

@@ -244,6 +244,21 @@ def describe(found: Mapping[str, str | None]) -> str:
     return "; ".join(parts)
 
 
+def subsets_of(space: LabelSpace) -> dict[str, tuple[str, ...]]:
+    """Return the spaces that a space becomes by leaving classes out, with the classes that stay.
+
+    What a space says of others in its groups counts: ``"cityscapes-16"`` names the 13 classes that
+    publications read off a 16-class network.
+    """
+    found = {}
+    for name, group in _groups(space).items():
+        kept = tuple(before for before, after in group.items() if after == before)
+        left_out = [before for before, after in group.items() if after is None]
+        if kept and left_out and len(kept) + len(left_out) == len(space):
+            found[name] = kept
+    return found
+
+
 def _groups(space: LabelSpace) -> Mapping[str, Mapping[str, str | None]]:
     """What a space says about others; without a word, what the built-in one of its name does."""
     namesake = SPACES.get(space.name)

@@ -187,6 +187,26 @@ def long_tailed(signed, count=200_000):
 
 
 @pytest.mark.parametrize("signed", [False, True])
+def test_onnxruntimes_percentile_is_of_both_ends_together(signed):
+    """Its 99.99 is our 99.995, to the bin; our 99.99 cuts twice as much at each end."""
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    values = long_tailed(signed)
+    values = values[np.abs(values) < 30]  # without the far outliers bins are fine enough
+    histogram = histogram_of(values, 2048)
+    width = (histogram.high - histogram.low) / 2048
+    edges = np.linspace(histogram.low, histogram.high, 2049)
+    collector = HistogramCollector("percentile", False, 2048, 128, 99.99, "same")
+    entry = (histogram.counts, edges, np.float64(histogram.low), np.float64(histogram.high))
+    collector.histogram_dict = {"x": entry}
+    low, high = (float(end) for end in collector.compute_percentile()["x"][:2])
+    same, ours = rules.percentile(histogram, 99.995), rules.percentile(histogram, 99.99)
+    assert abs(same.low - low) <= 1.01 * width
+    assert abs(same.high - high) <= 1.01 * width
+    assert ours.high < high - 10 * width
+
+
+@pytest.mark.parametrize("signed", [False, True])
 def test_mse_is_the_least_error_over_all_pairs_of_edges(signed):
     histogram = histogram_of(long_tailed(signed))
     edges = np.linspace(histogram.low, histogram.high, 65)

@@ -350,6 +350,7 @@ def test_evaluation_as_papers_do_it(work, data, tmp_path):
     record = json.loads(out.read_text())
     assert record["name"] == "source (scales 0.5 1, flip)"
     assert record["protocol"] == "scales 0.5 1, flip"
+    assert [(found["scale"], found["frames"]) for found in record["passes"]] == [(0.5, 6), (1, 6)]
     assert 0 <= record["boundary"]["miou"] <= 1
     classes, images = (
         (tmp_path / f"e.{what}.csv").read_text().splitlines() for what in ("classes", "images")
@@ -359,6 +360,16 @@ def test_evaluation_as_papers_do_it(work, data, tmp_path):
     assert len(images) == 7
     pixels = sum(int(line.split(",")[1]) for line in images[1:])
     assert pixels == sum(map(sum, record["confusion"]))
+    slid = tmp_path / "slid.json"
+    edgeuda("evaluate", "--model", work / "run", "--data", data / "target", "--out", slid,
+            "--window", "--window-size", "32x64")  # fmt: skip
+    slid = json.loads(slid.read_text())
+    assert slid["protocol"] == "sliding window 32x64"
+    assert slid["passes"][0]["window"] == [32, 64]
+    assert slid["passes"][0]["seen"] == slid["passes"][0]["frame"]
+    text = edgeuda("evaluate", "--model", work / "run", "--data", data / "target", "--out",
+                   tmp_path / "f.json", "--window", "--window-size", "32", code=4)  # fmt: skip
+    assert "rows and columns as 1024x1024, found '32'" in text
     text = edgeuda("evaluate", "--model", work / "adapted.onnx", "--data", data / "target", "--out",
                    tmp_path / "f.json", "--flip", code=4)  # fmt: skip
     assert "need the checkpoint" in text

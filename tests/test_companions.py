@@ -215,6 +215,11 @@ class TestScaleInvariantExamples:
         assert found.images == union
         assert found.threshold_image[4] == -1
 
+    def test_the_released_divisor_is_19_for_16_classes_too(self):
+        scores = np.tile(np.linspace(1, 0, 400)[:, None], (1, 16))
+        assert len(select_images(scores, 0.4).images) == int(400 * 0.4 / 16)
+        assert len(select_images(scores, 0.4, 19).images) == int(400 * 0.4 / 19)
+
     def test_all_images_selected_leaves_the_last_as_threshold(self):
         scores = np.array([[0.5], [0.9], [0.7]])
         assert select_images(scores, 1.0).threshold_image.tolist() == [0]
@@ -333,6 +338,28 @@ class TestAdversarial:
         with torch.no_grad():
             verdicts = [method.discriminators["0"](x).mean().item() for x in (ours, theirs)]
         assert verdicts[0] < 0 < verdicts[1]
+
+    @pytest.mark.parametrize(
+        ("schedule", "expected"),
+        [
+            ("polynomial", lambda done: (1 - done) ** 0.5),
+            ("cosine", lambda done: 0.001 + 0.999 * (1 + math.cos(math.pi * done)) / 2),
+            ("constant", lambda done: 1.0),
+        ],
+    )
+    def test_discriminators_follow_their_schedule(self, schedule, expected):
+        network, method = self.method(
+            steps=10, discriminator_lr=0.02, discriminator_schedule=schedule, power=0.5,
+            discriminator_betas=(0.9, 0.999),
+        )  # fmt: skip
+        rates = []
+        for _ in range(4):
+            method.step(network, self.batch(labelled=False), PRE)
+            method.after_step(network)
+            (group,) = method.optimizer.param_groups
+            rates.append(group["lr"])
+            assert group["betas"] == (0.9, 0.999)
+        assert rates == pytest.approx([0.02 * expected(step / 10) for step in range(4)])
 
     def test_state_comes_back(self):
         network, method = self.method()

@@ -143,6 +143,25 @@ def test_hard_examples_give_way_to_all_pixels():
     assert not torch.allclose(hard, loss.mean())
 
 
+def test_class_weights_do_not_make_a_pixel_hard():
+    torch.manual_seed(0)
+    network = BiSeNet(3, 0.125).eval()
+    network.main.classifier.bias.data = torch.tensor([3.0, 0.0, 0.0])  # sure of some pixels
+    weights, given = torch.tensor([20.0, 0.5, 1.0]), source_batch(0)
+    given.source_label[:, :4] = IGNORE
+    found = Supervised("ohem", weights, None).step(network, given, SPEC.preprocessing)
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (SPEC.preprocessing.mean, SPEC.preprocessing.std)
+    )
+    probability = network((given.source - mean) / std, aux=True).main.softmax(1)
+    label = given.source_label
+    of_truth = probability.gather(1, label.clamp(max=2)[:, None])[:, 0]
+    hard = (of_truth < 0.7) & (label != IGNORE)
+    assert 0 < hard.sum() < (label != IGNORE).sum()
+    expected = (-of_truth[hard].log() * weights[label[hard]]).mean()
+    assert torch.allclose(found.terms["main"], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("trust", "wanted"), [("share", 0.25), ("confidence", 0.55), ("none", 1.0)]
 )

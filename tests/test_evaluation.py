@@ -26,7 +26,7 @@ from edgeuda.evaluation import (
     table,
 )
 from edgeuda.files import read_json, write_json
-from edgeuda.labels import IGNORE, SPACES, LabelSpace
+from edgeuda.labels import IGNORE, SPACES, LabelSpace, subsets_of
 
 THREE = SPACES["carla-3"]
 TWO = LabelSpace("two", ("ground", "box"), ((0, 0, 0), (1, 1, 1)))
@@ -299,3 +299,57 @@ class TestBoundary:
                           "miou": 1.0}  # fmt: skip
         with pytest.raises(ConfigError, match="share of the diagonal"):
             BoundaryCounts(3, 3)
+
+
+def sixteen() -> Evaluation:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 50, (16, 16)) + np.diag(rng.integers(100, 900, 16))
+    return make(counts.tolist(), space=SPACES["cityscapes-16"])
+
+
+def test_13_classes_of_a_16_class_network() -> None:
+    """As papers do: wall, fence and pole are still predicted, and only left out of the mean."""
+    evaluation = sixteen()
+    counts, names = evaluation.confusion, evaluation.label_space.classes
+    values = []
+    for index, name in enumerate(names):
+        if name in ("wall", "fence", "pole"):
+            continue
+        hits = counts[index, index]
+        values.append(hits / (counts[index].sum() + counts[:, index].sum() - hits))
+    assert len(values) == 13
+    record = evaluation.to_record()
+    assert record["subsets"] == {
+        "cityscapes-13": {
+            "classes": 13,
+            "without": ["wall", "fence", "pole"],
+            "miou": pytest.approx(sum(values) / 13),
+        }
+    }
+    again = Evaluation.from_record(record).to_record()
+    assert again["subsets"] == record["subsets"]
+    shown = table([evaluation])
+    text = " ".join(str(cell) for column in shown.columns for cell in column.cells)
+    assert "mIoU, 13 of 16 (without wall, fence, pole)" in text
+    assert f"{100 * sum(values) / 13:.1f}" in text
+
+
+def test_what_is_predicted_as_a_left_out_class_is_missed() -> None:
+    evaluation = sixteen()
+    counts = evaluation.confusion.copy()
+    names = evaluation.label_space.classes
+    road, wall = names.index("road"), names.index("wall")
+    counts[road, wall] += 10_000  # the network sees walls where there is road
+    worse = replace(evaluation, confusion=counts)
+    thirteen = SPACES["cityscapes-13"].classes
+    assert worse.miou_over(thirteen) < evaluation.miou_over(thirteen)
+    assert worse.miou_over(["car"]) == evaluation.miou_over(["car"])
+
+
+def test_spaces_that_are_parts_of_others() -> None:
+    assert subsets_of(SPACES["cityscapes-16"]) == {"cityscapes-13": SPACES["cityscapes-13"].classes}
+    assert "cityscapes-16" in subsets_of(SPACES["cityscapes-19"])
+    # robotcar-9 joins rider and person: no part of the classes
+    assert "robotcar-9" not in subsets_of(SPACES["cityscapes-19"])
+    assert subsets_of(SPACES["carla-3"]) == {}
+    assert subsets_of(SPACES["camvid-11"]) == {}

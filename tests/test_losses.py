@@ -148,6 +148,38 @@ def test_ohem_keeps_hard_pixels_or_the_hardest_sixteenth():
     assert ohem(hard, ~valid).item() == 0
 
 
+def test_ohem_is_hard_by_probability_and_weighs_only_the_loss():
+    """A rare class's pixel at 0.9 is not hard, though its weighted loss is that of one at 0.12."""
+    torch.manual_seed(0)
+    probability = torch.rand(2, 8, 8)
+    probability[0, 0] = 0.9
+    factors = torch.ones(2, 8, 8)
+    factors[0, 0] = 20.0
+    factors[1, 4:] = 0.05
+    valid = torch.rand(2, 8, 8) > 0.1
+    hard = [
+        (-math.log(probability[n, y, x]), factors[n, y, x].item())
+        for n in range(2)
+        for y in range(8)
+        for x in range(8)
+        if valid[n, y, x] and probability[n, y, x] < 0.7
+    ]
+    assert len(hard) > 8
+    expected = sum(loss * factor for loss, factor in hard) / len(hard)
+    found = ohem(-probability.log(), valid, weights=factors)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_hardest_sixteenth_is_that_of_least_probability():
+    loss = torch.full((1, 4, 16), 0.01)
+    loss[0, 0, :4] = torch.tensor([0.30, 0.31, 0.32, 0.33])  # all surer than 0.7
+    factors = torch.ones(1, 4, 16)
+    factors[0, 1] = 1000.0
+    factors[0, 0, 0] = 7.0
+    found = ohem(loss, torch.ones_like(loss, dtype=torch.bool), weights=factors)
+    assert found.item() == pytest.approx((7 * 0.30 + 0.31 + 0.32 + 0.33) / 4)
+
+
 def test_class_weights_follow_the_published_formula():
     frequencies = torch.tensor([0.36, 0.64, 0.0])
     raw = class_weights(frequencies, "raw")

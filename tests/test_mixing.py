@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgeuda.labels import SPACES
+from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.mixing import (
     ALPHA,
     TRUSTED,
@@ -172,20 +172,38 @@ def test_long_tail_counts_and_the_uniform_draw():
 
 
 def test_soft_paste_blends_images_and_splits_the_loss():
+    """Per pixel, and summed over both images as released: 0.8 pasted, 0.2 of what lies beneath.
+
+    Trust weighs a target image's pseudo-labels outside of the paste only.
+    """
     inputs = scene(2)
+    half = torch.zeros(8, 12, dtype=torch.bool)
+    half[:, :5] = True  # only the left of the crop holds the class
     mixed = mix(
         **inputs, settings=MixSettings("dual-soft"), related=torch.eye(K, dtype=torch.bool),
-        crop=lambda c, _: (torch.zeros(3, 8, 12), torch.full((8, 12), c)), generators=generators(2),
+        crop=lambda c, _: (torch.zeros(3, 8, 12), torch.where(half, c, IGNORE)),
+        generators=generators(2),
     )  # fmt: skip
     assert mixed.images.shape[0] == 4
     background = torch.cat([inputs["source"], inputs["target"]])
-    assert torch.allclose(mixed.images, (1 - ALPHA) * background)
+    assert torch.allclose(mixed.images, torch.where(half, 1 - ALPHA, 1.0) * background)
     (pasted, inside), (below, outside) = mixed.terms
-    assert torch.allclose(inside, torch.full_like(inside, ALPHA))
-    trust = torch.cat([torch.ones(2), mixed.trust])
-    assert torch.allclose(outside, ((1 - ALPHA) * trust).view(-1, 1, 1).expand_as(outside))
     assert torch.equal(below, torch.cat([inputs["source_label"], inputs["pseudo_label"]]))
     assert torch.equal(pasted[:2], pasted[2:])
+    assert (mixed.trust < 1).all()
+    loss = torch.rand(2, 4, 8, 12)  # of the pasted label, of the label beneath
+    expected = 0.0
+    for n in range(4):
+        trust = 1.0 if n < 2 else mixed.trust[n - 2].item()
+        of_image = 0.0
+        for y in range(8):
+            for x in range(12):
+                first, second = loss[:, n, y, x].tolist()
+                blend = ALPHA * first + (1 - ALPHA) * second
+                of_image += blend if half[y, x] else trust * second
+        expected += of_image / (8 * 12) / 2  # the mean over N of source, plus that of target
+    found = (inside * loss[0]).mean() + (outside * loss[1]).mean()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_boundary_weighs_double_on_a_band_of_its_width():

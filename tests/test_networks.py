@@ -1,5 +1,6 @@
 """What every network owes the methods, and the weights they start from."""
 
+import dataclasses
 import json
 
 import pytest
@@ -40,6 +41,28 @@ def test_heads(network):
     assert torch.allclose(alone.main, full.main, atol=1e-5)
     assert all(head.shape == (2, 11, 64, 96) for head in full.heads())
     assert full.features.shape[:2] == (2, network.channels)
+
+
+def test_batch_norm_of_deeplab_learns_scale_and_shift_when_told(network, spec, tmp_path):
+    """IAST: in source training; its later stages, and files, keep them."""
+    network.learn_affine()
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    save_model(network, spec, tmp_path / "model.safetensors")
+    again, _ = load_model(tmp_path)
+    kept = [n for n, p in again.named_parameters() if not p.requires_grad]
+    assert bool(kept) == isinstance(network, DeepLabV2)
+
+
+def test_network_of_lse_is_that_of_adaptsegnet_without_its_auxiliary_head():
+    spec = ModelSpec("deeplabv2-r101-single", 0.125, SPACES["camvid-11"], PRE)
+    single = build(spec)
+    multi = build(dataclasses.replace(spec, architecture="deeplabv2-r101-multi"))
+    without = {k: v for k, v in multi.state_dict().items() if not k.startswith("aux.")}
+    single.load_state_dict(without)
+    x = torch.randn(1, 3, 64, 96)
+    assert torch.equal(single.eval()(x).main, multi.eval()(x).main)
+    assert single.heads == ("main",)
+    assert [convolution.dilation for convolution in single.main] == [(6, 6), (12, 12)]
 
 
 def test_low_resolution_logits_up_sample_to_the_full_ones(network):

@@ -1,6 +1,7 @@
 """Recipes: validation, overrides, errors that name the key."""
 
 import pytest
+import tomli_w
 
 from edgeuda.errors import ConfigError
 from edgeuda.training.recipe import load_recipe, parse_recipe
@@ -23,6 +24,74 @@ def test_published_defaults():
     assert (rule.initial, rule.keep, rule.hardness, rule.history) == (0.8, 0.8, 8.0, 0.9)
 
 
+def test_stage_0_of_the_published_method_is_coincheungs():
+    recipe = load_recipe("tufl-cim")
+    source = recipe.source
+    assert (source.loss, source.class_weights, source.lr, source.head_factor) == (
+        "ohem", "none", 1e-2, 10.0,
+    )  # fmt: skip
+    assert (source.warmup, source.power, source.steps, source.batch) == (1000, 0.9, 80_000, 16)
+    assert (recipe.class_weights, recipe.stage1.class_weights) == ("raw", None)
+    assert load_recipe("edge").source.class_weights == "normalised"
+
+
+@pytest.mark.parametrize("name", ["hiast-gta5-to-cityscapes", "iast-gta5-to-cityscapes"])
+def test_warm_up_of_iast_and_hiast(name):
+    section = load_recipe(name).adversarial
+    settings = section.settings()
+    assert (section.discriminator_schedule, settings.discriminator_schedule) == (
+        "as-network", "cosine",
+    )  # fmt: skip
+    assert settings.discriminator_betas == (0.9, 0.999)
+    assert (settings.discriminator_lr, settings.loss, settings.weight) == (2e-5, "ls", 0.05)
+    assert load_recipe(name).source.affine
+
+
+def test_discriminators_of_adaptsegnet_decay_over_its_whole_schedule():
+    section = load_recipe("ass-gta5-to-cityscapes").ass
+    settings = section.settings()
+    assert (settings.discriminator_betas, settings.discriminator_schedule) == (
+        (0.9, 0.99), "polynomial",
+    )  # fmt: skip
+    assert (section.steps, section.decay_steps) == (120_000, 250_000)
+    other = load_recipe("small", ("adversarial.discriminator_schedule=constant",))
+    assert other.adversarial.settings().discriminator_schedule == "constant"
+
+
+def test_rounds_of_iast():
+    hiast = load_recipe("iast-gta5-to-cityscapes").hiast
+    assert (hiast.steps, hiast.decay_steps, hiast.label_sizes) == (6200, 9300, ((640, 1280),))
+    assert load_recipe("hiast-gta5-to-cityscapes").hiast.label_sizes == ()
+
+
+def test_settings_of_lse():
+    for name, divisor in (("lse-gta5-to-cityscapes", None), ("lse-synthia-to-cityscapes-16", 19)):
+        recipe = load_recipe(name)
+        assert recipe.model.architecture == "deeplabv2-r101-single"
+        assert (recipe.lse.optimizer, recipe.lse.divisor) == ("sgd", divisor)
+        fcn = load_recipe(name.replace("lse-", "lse-fcn8s-"))
+        assert fcn.model.architecture == "fcn8s-vgg16"
+        assert (fcn.lse.divisor, fcn.lse.portions()) == (divisor, recipe.lse.portions())
+        assert len(fcn.published) == 1
+        assert "FCN8s" in fcn.published[0].setting
+
+
+def test_recipes_of_earlier_versions_still_load():
+    """Resolved recipes lie in run folders; keys that were added since have defaults."""
+    added = {
+        "betas", "bias_factor", "decay_steps", "affine", "label_sizes", "divisor",
+        "discriminator_betas", "discriminator_schedule",
+    }  # fmt: skip
+    table = load_recipe("hiast-gta5-to-cityscapes").model_dump(mode="json", exclude_none=True)
+    for section in table.values():
+        for key in added & set(section if isinstance(section, dict) else ()):
+            del section[key]
+    old = parse_recipe(tomli_w.dumps(table), "old")
+    assert not old.source.affine
+    assert old.adversarial.discriminator_betas == (0.9, 0.99)
+    assert old.source.betas == (0.9, 0.999)
+
+
 def test_overrides():
     recipe = load_recipe("small", ("stage1.steps=7", "stage1.style=fourier", "model.width=0.25"))
     assert (recipe.stage1.steps, recipe.stage1.style, recipe.model.width) == (7, "fourier", 0.25)
@@ -39,6 +108,8 @@ def test_overrides():
         ("stage1.lr=-1", r"stage1\.lr: .*greater than 0, found -1"),
         ("stage1.style=oil", r"stage1\.style: .*'histogram' or 'fourier', found 'oil'"),
         ("model.input=[100, 320]", "multiples of 32"),
+        ("hiast.label_sizes=[[100, 320]]", r"multiples of 32"),
+        ("stage1.decay_steps=1", r"stage1: .*decay_steps: expected at least the 200 of steps"),
         ("steps", r"section\.key=value"),
         ("name.steps=3", "is a value"),
     ],

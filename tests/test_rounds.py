@@ -19,6 +19,7 @@ from edgeuda.methods.hiast import Hiast
 from edgeuda.methods.lse import Lse
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.predictor import normalise
 from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
 from edgeuda.training.monitor import Probe
@@ -164,6 +165,42 @@ def test_later_rounds_are_labelled_by_the_teacher(data, tmp_path):
         teacher = load_file(folder / f"round{before}" / "teacher.safetensors")
         assert same(teacher, load_file(folder / f"round{after}" / "labeller.safetensors"))
         assert not same(teacher, load_file(folder / f"round{before}" / MODEL_FILE))
+
+
+def test_a_round_is_labelled_at_its_own_size(data, tmp_path):
+    """IAST's first round is labelled at 640x1280 for a network of 768x1536."""
+    settings = (
+        'stages=["hiast"]', "hiast.factors=[1.0, 1.0]", "hiast.label_sizes=[[32, 64]]",
+        "hiast.selection.selector=all",
+    )  # fmt: skip
+    run(data, tmp_path / "out", *settings)
+    start, spec = load_model(data / "run")
+    names = sorted((data / "target/images").iterdir())
+    seen = []
+    for path in names:
+        image = cv2.resize(read_image(path), (64, 32), interpolation=cv2.INTER_AREA)
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        seen.append(start(normalise(x, spec.preprocessing)).main.argmax(1)[0])
+    for index, winner in enumerate(seen):
+        label = read_label(tmp_path / f"out/hiast/round1/pseudo/labels/{index:06d}.png")
+        assert label.shape == (64, 128)
+        large = winner.repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()
+        assert (label == large).mean() > 0.99  # rounding may decide at an equal score
+    later = tmp_path / "out/hiast/round2/pseudo/labels/000000.png"
+    blocks = read_label(later).reshape(32, 2, 64, 2)
+    assert (blocks != blocks[:, :1, :, :1]).any()  # of the full size: no blocks of 2x2
+
+
+def test_source_training_can_learn_scale_and_shift_of_deeplab(data, tmp_path):
+    tiny = "model.architecture=deeplabv2-r101", "source.steps=2", "source.batch=2"
+    for affine in ("false", "true"):
+        train_source(
+            recipe(*tiny, f"source.affine={affine}"), data / "source", None,
+            Options(tmp_path / affine),
+        )  # fmt: skip
+        state = load_file(tmp_path / affine / MODEL_FILE)
+        scales = torch.cat([v for k, v in state.items() if k.endswith("bn1.weight")])
+        assert bool((scales == 1).all()) == (affine == "false")
 
 
 def test_a_teacher_without_memory_is_the_student(data, tmp_path):
@@ -326,7 +363,10 @@ class TestPseudoLabelFiles:
         )
 
 
-@pytest.mark.parametrize("name", ["deeplabv2-r101", "deeplabv2-r101-multi", "fcn8s-vgg16"])
+NETWORKS = ["deeplabv2-r101", "deeplabv2-r101-single", "deeplabv2-r101-multi", "fcn8s-vgg16"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_other_networks_train_adapt_and_export(name, data, tmp_path):
     settings = (
         f"model.architecture={name}", "stage1.steps=2", "stage1.batch=2",

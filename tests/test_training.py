@@ -18,6 +18,7 @@ from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.fcn import FCN8s
 from edgeuda.training.loader import (
     ClassCrops,
     Images,
@@ -320,6 +321,49 @@ def test_learning_rates_are_those_of_the_released_code(encoder):
     assert fast == {"fusion", "main", "aux8", "aux16"}
     assert slow == {"context", "spatial"}
     assert len(rates) == len(found)
+
+
+def test_biases_of_convolutions_have_a_rate_of_their_own():
+    """LSE's code: Adam(0.9, 0.99), the biases of FCN8s at twice the rate of its weights."""
+    model = FCN8s(3, 0.125)
+    section = load_recipe("lse-fcn8s-gta5-to-cityscapes").lse
+    optimiser = make_optimizer(model, section)
+    assert isinstance(optimiser, torch.optim.Adam)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (2e-6 if name.endswith(".bias") else 1e-6)
+    assert {group["betas"] for group in optimiser.param_groups} == {(0.9, 0.99)}
+    assert {group["weight_decay"] for group in optimiser.param_groups} == {0.0}
+    assert schedule_factor(9_000, section) == 1.0
+
+
+def test_shifts_of_batch_norm_are_no_biases():
+    model = BiSeNet(3, 0.125)
+    plan = Optimisation(steps=1, batch=1, lr=1.0, bias_factor=2.0)
+    rates = {id(p): g["lr"] for g in make_optimizer(model, plan).param_groups for p in g["params"]}
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for parameter in module.parameters()
+    }
+    for name, parameter in model.named_parameters():
+        bias = name.endswith(".bias") and id(parameter) not in norms
+        assert rates[id(parameter)] == (2.0 if bias else 1.0)
+
+
+def test_optimiser_groups_stay_as_checkpoints_have_them():
+    plan = Optimisation(steps=1, batch=1, lr=1.0, head_factor=10.0)
+    assert len(make_optimizer(BiSeNet(3, 0.125), plan).param_groups) == 4
+
+
+def test_a_schedule_that_is_longer_than_the_stage():
+    plan = Optimisation(steps=6200, decay_steps=9300, batch=1, lr=1.0, schedule="cosine")
+    assert schedule_factor(6200, plan) == pytest.approx(0.001 + 0.999 * 0.25)
+    whole = Optimisation(steps=6200, batch=1, lr=1.0, schedule="cosine")
+    assert schedule_factor(6200, whole) == pytest.approx(0.001)
+    with pytest.raises(ValueError, match="at least the 100 of steps"):
+        Optimisation(steps=100, decay_steps=99, batch=1, lr=1.0)
 
 
 def test_schedule():

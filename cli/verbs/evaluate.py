@@ -8,12 +8,12 @@ import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cli import options
-from cli.verbs.shared import console, space_or_none, wrote
+from cli.verbs.shared import console, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent, sha256, write_json, write_text
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgeuda.data.images import Image, LabelMap
     from edgeuda.evaluation import Confusion
+    from edgeuda.models.predictor import TestTime
     from edgeuda.spec import ModelSpec
 
 
@@ -42,6 +43,13 @@ def evaluate(
     window: Annotated[
         bool, typer.Option("--window", help="Slide a window over frames at native resolution.")
     ] = False,
+    window_size: Annotated[
+        str | None,
+        typer.Option(help="Rows and columns of the window: 1024x1024; by default the input's."),
+    ] = None,
+    stride: Annotated[
+        float, typer.Option(help="From a window to the next, as a share of its side.")
+    ] = 5 / 6,
     boundary: Annotated[
         float | None,
         typer.Option(help="Boundary IoU too; width as a share of the diagonal, Cityscapes 0.005."),
@@ -65,6 +73,7 @@ def evaluate(
     from edgeuda.evaluation import evaluate as count
 
     title, protocol = name or model.stem, DEPLOYED
+    passes: list[dict[str, Any]] | None = None
     deployed = model.suffix in (".onnx", ".engine", ".edgeuda")
     predict: Callable[[Image], LabelMap]
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -73,10 +82,10 @@ def evaluate(
             from engines.opening import open_runner
             from engines.runner import segment
 
-            if native or flip or window or scales != "1":
+            if native or flip or window or window_size or scales != "1":
                 msg = (
                     f"{model}: an exported model gives labels, not scores. --native, --scales, "
-                    "--flip and --window need the checkpoint"
+                    "--flip, --window and --window-size need the checkpoint"
                 )
                 raise ConfigError(msg)
             runner = stack.enter_context(open_runner(model, threads, device.value, graphs=graphs))
@@ -89,19 +98,33 @@ def evaluate(
                     "Export it, or leave --device out"
                 )
                 raise ConfigError(msg)
-            predict, spec, file, protocol = _network(model, threads, scales, flip, window, native)
+            require("torch", "train")
+            from edgeuda.models.predictor import ScorePredictor, TestTime
+
+            how = TestTime(
+                _scales(scales),
+                flip,
+                window,
+                native,
+                (None if window_size is None else parse_size("--window-size", window_size)),
+                stride,
+            )
+            predict, spec, file = _network(model, threads, how)
+            protocol = how.protocol
         folder = labelled_folder(
             data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
         )
         outlines = None if boundary is None else BoundaryCounts(len(folder.space), boundary)
         images: list[Confusion] = []
         counts = count(predict, folder, len(folder.space), each=images.append, outlines=outlines)
+        if not deployed and isinstance(predict, ScorePredictor):
+            passes = predict.passes_record()
     evaluation = Evaluation(
         # The vehicle will not see a score of several passes: the name says so wherever it goes.
         title if protocol == DEPLOYED else f"{title} ({protocol})",
         str(file), sha256(file), "onnx" if deployed else "checkpoint", precision,
         str(data), len(folder), folder.labels_sha256(), folder.space, counts, protocol,
-        None if outlines is None else outlines.to_record(folder.space),
+        None if outlines is None else outlines.to_record(folder.space), passes,
     )  # fmt: skip
     write_json(out, evaluation.to_record())
     if tables:
@@ -116,28 +139,30 @@ def evaluate(
 
 
 def _network(
-    model: Path, threads: int | None, scales: str, flip: bool, window: bool, native: bool
-) -> tuple[Callable[[Image], LabelMap], ModelSpec, Path, str]:
-    """Return how a checkpoint predicts, its spec, its file, and the protocol in words."""
+    model: Path, threads: int | None, how: TestTime
+) -> tuple[Callable[[Image], LabelMap], ModelSpec, Path]:
+    """Return how a checkpoint predicts, its spec and its file."""
     torch = require("torch", "train")
     from edgeuda.evaluation import DEPLOYED
     from edgeuda.models.checkpoint import load_model, model_file
     from edgeuda.models.fused import fused
-    from edgeuda.models.predictor import Predictor, ScorePredictor, TestTime
+    from edgeuda.models.predictor import Predictor, ScorePredictor
 
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        sizes = tuple(float(scale) for scale in scales.split(","))
-    except ValueError as err:
-        msg = f"--scales: expected numbers between commas, found {scales!r}"
-        raise ConfigError(msg) from err
-    how = TestTime(sizes, flip, window, native)
     network, spec = load_model(model)
     network = fused(network)
     plain = how.protocol == DEPLOYED
     predict = Predictor(network, spec) if plain else ScorePredictor(network, spec, how)
-    return predict, spec, model_file(model), how.protocol
+    return predict, spec, model_file(model)
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(scale) for scale in text.split(","))
+    except ValueError as err:
+        msg = f"--scales: expected numbers between commas, found {text!r}"
+        raise ConfigError(msg) from err
 
 
 def _cell(text: str) -> str:

@@ -25,6 +25,7 @@ from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
 from edgeuda.methods.losses import cross_entropy_map
+from edgeuda.methods.schedules import Schedule, decayed
 from edgeuda.models.discriminators import output_discriminator, vector_discriminator
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
@@ -33,8 +34,6 @@ from edgeuda.training.style import Style, restyle
 from edgeuda.training.views import SOURCE, colour
 
 SOURCE_DOMAIN, TARGET_DOMAIN = 0.0, 1.0
-BETAS = (0.9, 0.99)
-POWER = 0.9
 
 Semantic = Literal["none", "feature-fc", "output-fc", "output-cnn"]
 
@@ -50,7 +49,10 @@ class AdversarialSettings:
         entropy_input: Whether discriminators see self-information instead of probabilities.
         light: Whether discriminators are depthwise separable.
         first_kernel: Of the discriminators.
-        discriminator_lr: Learning rate of Adam, decaying as the network's.
+        discriminator_lr: Learning rate of Adam.
+        discriminator_betas: Of Adam: AdaptSegNet has the default, IAST and HIAST (0.9, 0.999).
+        discriminator_schedule: How the rate decays: AdaptSegNet and HIAST, as the network's.
+        power: Exponent of a polynomial decay.
         semantic: What is averaged per class: ``"none"``; ``"feature-fc"``: the main head's input;
             ``"output-fc"``: probabilities; ``"output-cnn"``: probabilities stay maps, masked by
             class.
@@ -67,6 +69,9 @@ class AdversarialSettings:
     light: bool = False
     first_kernel: int = 4
     discriminator_lr: float = 1e-4
+    discriminator_betas: tuple[float, float] = (0.9, 0.99)
+    discriminator_schedule: Schedule = "polynomial"
+    power: float = 0.9
     semantic: Semantic = "none"
     semantic_weight: float = 1e-3
     style: Style = "none"
@@ -119,7 +124,7 @@ class Adversarial(Method):
         settings: Parameters.
         weights: ``[K]`` class weights of the supervised term.
         network: What is adapted, for the number of its heads and channels.
-        steps: Length of the stage, for the discriminators' schedule.
+        steps: After which the discriminators' schedule is at its end.
         seed: Of the discriminators' initial weights.
         device: Where they live.
         half: Whether they compute in bfloat16.
@@ -153,7 +158,9 @@ class Adversarial(Method):
             self.discriminators["semantic"] = semantic
         self.discriminators.to(device)
         self.optimizer = torch.optim.Adam(
-            self.discriminators.parameters(), settings.discriminator_lr, BETAS
+            self.discriminators.parameters(),
+            settings.discriminator_lr,
+            settings.discriminator_betas,
         )
         self._seen: list[tuple[str, Tensor | ClassVectors, Tensor | ClassVectors]] = []
 
@@ -204,9 +211,11 @@ class Adversarial(Method):
 
     def after_step(self, model: Network) -> None:
         """Train the discriminators on what the network predicted in this step."""
+        settings = self.settings
+        done = self.done / max(1, self.steps)
+        factor = decayed(done, settings.discriminator_schedule, settings.power)
         for group in self.optimizer.param_groups:
-            rate = (1 - self.done / max(1, self.steps)) ** POWER
-            group["lr"] = self.settings.discriminator_lr * rate
+            group["lr"] = settings.discriminator_lr * factor
         self.optimizer.zero_grad()
         for name, source, target in self._seen:
             loss = self._judge(name, source, SOURCE_DOMAIN)

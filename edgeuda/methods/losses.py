@@ -45,24 +45,33 @@ def cross_entropy_map(logits: Tensor, labels: Tensor, weights: Tensor | None = N
     return F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORE, reduction="none")
 
 
-def ohem(loss: Tensor, valid: Tensor, threshold: float = 0.7) -> Tensor:
+def ohem(
+    loss: Tensor, valid: Tensor, threshold: float = 0.7, weights: Tensor | None = None
+) -> Tensor:
     """Average a loss map over its hard pixels.
 
     Args:
-        loss: ``[N, H, W]`` cross-entropy.
+        loss: ``[N, H, W]`` cross-entropy without class weights: ``-ln`` of the true class's
+            probability, by which pixels are hard.
         valid: ``[N, H, W]`` bool.
         threshold: Pixels whose true class has less than this probability are hard. If they are
-            fewer than 1/16 of the valid ones, the 1/16 with the largest loss are taken.
+            fewer than 1/16 of the valid ones, the 1/16 with the least probability are taken.
+        weights: ``[N, H, W]`` factors on the loss of the chosen pixels. They have no say in the
+            choice: a pixel of a rare class is not hard for being rare.
 
     Returns:
-        A scalar; 0 if nothing is valid.
+        A scalar, the mean over the chosen pixels; 0 if nothing is valid.
     """
     values = loss[valid]
     if values.numel() == 0:
         return loss.sum() * 0
-    hard = values[values > -math.log(threshold)]
+    chosen = values > -math.log(threshold)
     least = max(1, values.numel() // 16)
-    return hard.mean() if hard.numel() >= least else values.topk(least).values.mean()
+    if int(chosen.sum()) < least:
+        chosen = torch.zeros_like(chosen).index_fill(0, values.topk(least).indices, value=True)
+    if weights is not None:
+        values = values * weights[valid]
+    return values[chosen].mean()
 
 
 class FocalLoss(NamedTuple):

@@ -72,15 +72,19 @@ def class_confidence(confidence: Tensor, label: Tensor, classes: int) -> Tensor:
     return total / torch.bincount(flat, minlength=classes)
 
 
-def select_images(scores: npt.NDArray[np.float64], portion: float) -> Selection:
+def select_images(
+    scores: npt.NDArray[np.float64], portion: float, divisor: int | None = None
+) -> Selection:
     """Select the images of which each class is surest.
 
-    Of the images that a class is predicted in, ``portion / K`` are selected for it. The class's
-    entropy threshold comes from the first that is not, or the last if all are.
+    Of the images that a class is predicted in, ``portion / divisor`` are selected for it. The
+    class's entropy threshold comes from the first that is not, or the last if all are.
 
     Args:
         scores: ``[M, K]`` of `class_confidence`, nan where a class is not predicted.
-        portion: Share p; the released code divides it by the number of classes.
+        portion: Share p.
+        divisor: By default the number of classes K; the released code divides by 19, whatever the
+            classes.
     """
     classes = scores.shape[1]
     selected: dict[int, None] = {}
@@ -90,7 +94,7 @@ def select_images(scores: npt.NDArray[np.float64], portion: float) -> Selection:
         if holding.size == 0:
             continue
         order = holding[np.argsort(-scores[holding, index], kind="stable")]
-        taken = int(order.size * portion / classes)
+        taken = int(order.size * portion / (divisor or classes))
         selected |= dict.fromkeys(order[:taken].tolist())
         missed[index] = order[min(taken, order.size - 1)]
     return Selection(list(selected), missed)

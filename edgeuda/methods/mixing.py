@@ -157,11 +157,14 @@ def _dual_soft(
     images = background + opacity[:, None] * (pasted.repeat(2, 1, 1, 1) - background)
     border = _border(mask, settings.boundary).repeat(2, 1, 1)
     trusted = torch.cat([torch.ones_like(trust), trust]).view(-1, 1, 1)
+    # As released: what is pasted counts in full, also with the pseudo-label beneath it, and the
+    # losses of both images are added, where `Mixed` averages over all.
+    trusted = torch.where(mask.repeat(2, 1, 1), 1.0, trusted)
     return Mixed(
         images,
         (
-            (labels.repeat(2, 1, 1), opacity * border),
-            (torch.cat([source_label, pseudo_label]), (1 - opacity) * trusted * border),
+            (labels.repeat(2, 1, 1), 2 * opacity * border),
+            (torch.cat([source_label, pseudo_label]), 2 * (1 - opacity) * trusted * border),
         ),
         trust,
     )

@@ -22,6 +22,8 @@ from edgeuda.training.views import SOURCE, ColourChain, colour
 class Supervised(Method):
     """Cross-entropy, or its hard-example form, summed over the heads.
 
+    Class weights multiply the loss; which examples are hard, the bare probability says.
+
     Attributes:
         loss: ``"ohem"`` or ``"ce"``.
         weights: ``[K]`` class weights.
@@ -54,7 +56,14 @@ class Supervised(Method):
             model.heads, model.head_weights, outputs.heads(), strict=True
         ):
             full = upsample(logits.float().contiguous(), size)  # faster than in half precision
-            loss = cross_entropy_map(full, batch.source_label, weights)
-            averaged = ohem(loss, batch.source_label != IGNORE) if hard else loss.mean()
+            if hard:
+                averaged = self._hard(cross_entropy_map(full, batch.source_label), batch, weights)
+            else:
+                averaged = cross_entropy_map(full, batch.source_label, weights).mean()
             terms[name] = head_weight * averaged
         return Losses(terms)
+
+    def _hard(self, loss: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+        valid = batch.source_label != IGNORE
+        of_pixels = weights[batch.source_label.masked_fill(~valid, 0)]
+        return ohem(loss, valid, weights=of_pixels)

@@ -17,6 +17,7 @@ from edgeuda.models.deeplab import (
     DeepLabV2,
     EvenlyDilatedDeepLabV2,
     MultiLevelDeepLabV2,
+    SingleLevelDeepLabV2,
 )
 from edgeuda.models.fcn import FCN8s
 from edgeuda.models.network import Network
@@ -29,6 +30,7 @@ ARCHITECTURES: dict[str, type[Network]] = {
     "bisenet-relu-gate": BiSeNetReluGate,
     "deeplabv2-r101": DeepLabV2,
     "deeplabv2-r101-even": EvenlyDilatedDeepLabV2,
+    "deeplabv2-r101-single": SingleLevelDeepLabV2,
     "deeplabv2-r101-multi": MultiLevelDeepLabV2,
     "deeplabv2-r101-multi-caffe": CaffeMultiLevelDeepLabV2,
     "fcn8s-vgg16": FCN8s,

@@ -39,7 +39,8 @@ class DilatedSum(nn.ModuleList):
 class DeepLabV2(Network):
     """The network of HIAST and IAST: one head, dilations 6, 12, 18 and 24.
 
-    The trunk's batch norms keep their affine parameters, as in the published codes.
+    The trunk's batch norms keep their affine parameters, as in the published codes; see
+    `learn_affine`.
 
     Args:
         classes: Number of classes K.
@@ -89,7 +90,7 @@ class EvenlyDilatedDeepLabV2(DeepLabV2):
 
 
 class MultiLevelDeepLabV2(EvenlyDilatedDeepLabV2):
-    """The network of AdaptSegNet, LSE and SIM: an auxiliary head, dilations 6 and 12 only.
+    """The network of AdaptSegNet and SIM: an auxiliary head, dilations 6 and 12 only.
 
     The released code names four dilations but returns after the second. Its trunk dilates the first
     block of a layer as the others.
@@ -97,6 +98,12 @@ class MultiLevelDeepLabV2(EvenlyDilatedDeepLabV2):
 
     heads: ClassVar = ("main", "aux")
     head_weights: ClassVar = (1.0, 0.1)
+    dilations: ClassVar = (6, 12)
+
+
+class SingleLevelDeepLabV2(EvenlyDilatedDeepLabV2):
+    """The network of LSE: that of AdaptSegNet without its auxiliary head."""
+
     dilations: ClassVar = (6, 12)
 
 

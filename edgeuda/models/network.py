@@ -68,6 +68,15 @@ class Network(nn.Module):
             msg = f"{type(self).__name__} has no trunk that can be frozen; set model.freeze = 0"
             raise ConfigError(msg)
 
+    def learn_affine(self) -> None:
+        """Let all batch norms learn scale and shift, those too that the network keeps as they are.
+
+        It lasts as long as this object: a network that is loaded keeps them again.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(True)
+
     def weigh(self, losses: Iterable[Tensor]) -> Tensor:
         """Return the average of one loss per head, by `head_weights`."""
         total, *rest = (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,12 +52,19 @@ class Predictor:
 class TestTime:
     """How papers predict, where more than one pass per frame is allowed.
 
+    Sizes are exact and keep the aspect; what a network cannot take is filled up with the mean
+    colour, whose scores are dropped.
+
     Attributes:
-        scales: The frame, or with ``window`` the native frame, is seen at these sizes.
+        scales: The frame resized to the network's input, or with ``window`` the native frame, is
+            seen at these sizes.
         flip: Whether the mirror image is seen too.
-        window: Whether a window of the network's input size slides over the frame at its native
-            resolution instead of the frame being resized; neighbours overlap by a third.
+        window: Whether a window slides over the frame at its native resolution instead of the frame
+            being resized to the network's input.
         native: Whether scores, not labels, are resized to the frame. Implied by the others.
+        window_size: Rows and columns of the window, multiples of 32; None takes the network's
+            input.
+        stride: From a window to the next, as a share of its side; as released with TUFL.
     """
 
     __test__ = False  # no test, whatever its name says to pytest
@@ -63,10 +73,22 @@ class TestTime:
     flip: bool = False
     window: bool = False
     native: bool = False
+    window_size: tuple[int, int] | None = None
+    stride: float = 5 / 6
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             msg = f"Scales: expected numbers from 0.1 to 4, found {list(self.scales)}"
+            raise ConfigError(msg)
+        if self.window_size is not None and not self.window:
+            msg = f"Window of {self.window_size}: expected a sliding window (--window) to size"
+            raise ConfigError(msg)
+        if self.window_size is not None and any(s < 32 or s % 32 for s in self.window_size):
+            found = "x".join(map(str, self.window_size))
+            msg = f"Window: expected rows and columns that are multiples of 32, found {found}"
+            raise ConfigError(msg)
+        if not 0.1 <= self.stride <= 1:
+            msg = f"Stride of the window: expected a share from 0.1 to 1, found {self.stride:g}"
             raise ConfigError(msg)
 
     @property
@@ -75,73 +97,121 @@ class TestTime:
         parts = []
         if self.scales != (1.0,):
             parts.append("scales " + " ".join(f"{scale:g}" for scale in self.scales))
-        parts += ["flip"] * self.flip + ["sliding window"] * self.window
+        parts += ["flip"] * self.flip
+        if self.window:
+            size = "" if self.window_size is None else " {}x{}".format(*self.window_size)
+            parts.append(f"sliding window{size}")
         if self.native and not parts:
             parts.append("scores at native resolution")
         return ", ".join(parts) or DEPLOYED
 
 
+class Pass(NamedTuple):
+    """How a frame was looked at.
+
+    Attributes:
+        frame: Its rows and columns.
+        scale: One of `TestTime.scales`.
+        seen: Rows and columns that it was resized to.
+        window: Rows and columns of what the network was given at once.
+        windows: How many of these there were; the mirror image is not counted.
+    """
+
+    frame: tuple[int, int]
+    scale: float
+    seen: tuple[int, int]
+    window: tuple[int, int]
+    windows: int
+
+
 @dataclass(frozen=True)
 class ScorePredictor:
-    """Callable like `Predictor` that averages probabilities over views, at the frame's own size."""
+    """Callable like `Predictor` that averages probabilities over views, at the frame's own size.
+
+    Attributes:
+        model: The network.
+        spec: Its spec.
+        how: Views.
+        passes: What was really done so far, with the number of frames.
+    """
 
     model: nn.Module
     spec: ModelSpec
     how: TestTime
+    passes: Counter[Pass] = field(default_factory=Counter)
 
     @torch.inference_mode()
     def __call__(self, frame: Image) -> LabelMap:
         """Segment one ``[H, W, 3]`` uint8 frame; returns ``[H, W]`` uint8 ids."""
-        pre, size = self.spec.preprocessing, frame.shape[:2]
+        pre, size = self.spec.preprocessing, (frame.shape[0], frame.shape[1])
         total = torch.zeros(())
         for scale in self.how.scales:
             base = size if self.how.window else (pre.height, pre.width)
-            height, width = (max(32, round(side * scale / 32) * 32) for side in base)
+            seen = (max(1, round(base[0] * scale)), max(1, round(base[1] * scale)))
+            window = seen
             if self.how.window:
-                height, width = max(height, pre.height), max(width, pre.width)
-            scores = self._scores(resize_image(frame, height, width))
+                window = self.how.window_size or (pre.height, pre.width)
+            window = (_up_to_32(window[0]), _up_to_32(window[1]))
+            scores, count = self._scores(resize_image(frame, *seen), window)
             total = total + F.interpolate(scores, size, mode="bilinear", align_corners=False)
+            self.passes[Pass(size, scale, seen, window, count)] += 1
         return total.argmax(1)[0].to(torch.uint8).cpu().numpy().astype(np.uint8)
 
-    def _scores(self, image: Image) -> Tensor:
-        """Return the probabilities of one resized image, ``[1, K, h, w]``."""
-        x = to_tensor(image)[None].to(next(self.model.parameters()).device)
-        if not self.how.window:
-            return self._views(x)
-        pre = self.spec.preprocessing
-        total, count = torch.zeros(()), torch.zeros(())
-        for top, left in windows(image.shape[0], image.shape[1], pre.height, pre.width):
-            at = (..., slice(top, top + pre.height), slice(left, left + pre.width))
+    def passes_record(self) -> list[dict[str, Any]]:
+        """Return the passes as JSON: frame, scale, seen, window and windows, and ``frames``."""
+        return [{**found._asdict(), "frames": count} for found, count in self.passes.items()]
+
+    def _scores(self, image: Image, window: tuple[int, int]) -> tuple[Tensor, int]:
+        """Return the probabilities of one resized image, ``[1, K, h, w]``, and the windows."""
+        x = normalise(to_tensor(image)[None], self.spec.preprocessing)
+        x = x.to(next(self.model.parameters()).device)
+        rows, columns = image.shape[:2]
+        # The image lies in the middle of a canvas that is no smaller than the window.
+        height, width = max(rows, window[0]), max(columns, window[1])
+        top, left = (height - rows) // 2, (width - columns) // 2
+        x = F.pad(x, (left, width - columns - left, top, height - rows - top))
+        total, count, places = torch.zeros(()), torch.zeros(()), 0
+        for y0, x0 in windows(height, width, *window, self.how.stride):
+            at = (..., slice(y0, y0 + window[0]), slice(x0, x0 + window[1]))
             found = self._views(x[at])
-            if not total.ndim:
-                total = found.new_zeros((1, found.shape[1], *image.shape[:2]))
-                count = found.new_zeros((1, 1, *image.shape[:2]))
+            if not places:
+                total = found.new_zeros((1, found.shape[1], height, width))
+                count = found.new_zeros((1, 1, height, width))
             total[at] += found
             count[at] += 1
-        return total / count
+            places += 1
+        inside = (..., slice(top, top + rows), slice(left, left + columns))
+        return (total / count)[inside], places
 
     def _views(self, x: Tensor) -> Tensor:
-        x = normalise(x, self.spec.preprocessing)
         scores: Tensor = self.model(x).main.softmax(1)
         if self.how.flip:
             scores = (scores + self.model(x.flip(3)).main.softmax(1).flip(3)) / 2
         return scores
 
 
-def windows(height: int, width: int, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Yield top and left of windows that cover an image, neighbours overlapping by a third.
+def windows(
+    height: int, width: int, rows: int, columns: int, stride: float
+) -> Iterator[tuple[int, int]]:
+    """Yield top and left of windows that cover an image; the last ends at its edge.
 
     Args:
         height: Of the image, at least ``rows``.
         width: Of the image, at least ``columns``.
         rows: Of a window.
         columns: Of a window.
+        stride: From a window to the next, as a share of its side.
     """
 
     def starts(whole: int, part: int) -> list[int]:
-        count = 1 + -(-(whole - part) // max(1, part * 2 // 3))
-        return [round(i * (whole - part) / max(1, count - 1)) for i in range(count)]
+        step = math.ceil(part * stride)
+        count = 1 + math.ceil((whole - part) / step)
+        return [min(index * step, whole - part) for index in range(count)]
 
     for top in starts(height, rows):
         for left in starts(width, columns):
             yield top, left
+
+
+def _up_to_32(side: int) -> int:
+    return -(-side // 32) * 32

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 ClassWeights = Literal["raw", "normalised", "none"] | tuple[Weight, ...]
 StyleName = Literal["none", "colour", "histogram", "fourier"]
 
@@ -117,13 +118,17 @@ class Optimisation(Section):
     """Optimiser, schedule and batches of a stage.
 
     Attributes:
-        optimizer: ``"sgd"``, or ``"adam"`` with betas 0.9 and 0.999.
+        optimizer: ``"sgd"``, or ``"adam"``.
+        betas: Of Adam.
         schedule: ``"polynomial"``, or ``"cosine"`` down to a thousandth.
         steps: Length of the stage.
+        decay_steps: Steps after which the schedule would be at its end, where released codes stop
+            before; None is ``steps``.
         batch: Images per domain and step, on each rank.
         accumulate: Batches whose gradients are added up to one step.
         lr: Learning rate after warm-up.
         head_factor: Factor on the learning rate of the heads, and of a BiSeNet's feature fusion.
+        bias_factor: Factor on the learning rate of all biases of convolutions.
         momentum: Of SGD.
         weight_decay: Not applied to batch norm and biases.
         power: Exponent of the polynomial decay.
@@ -137,12 +142,15 @@ class Optimisation(Section):
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
+    betas: Betas = (0.9, 0.999)
     schedule: Literal["polynomial", "cosine"] = "polynomial"
     steps: Positive
+    decay_steps: Positive | None = None
     batch: Positive
     accumulate: Positive = 1
     lr: Annotated[float, Field(gt=0)]
     head_factor: Annotated[float, Field(gt=0)] = 1.0
+    bias_factor: Annotated[float, Field(gt=0)] = 1.0
     momentum: Share = 0.9
     weight_decay: Weight = 5e-4
     power: Weight = 0.9
@@ -152,6 +160,13 @@ class Optimisation(Section):
     rare_temperature: Weight = 0.0
     style: StyleName = "none"
     class_weights: ClassWeights | None = None
+
+    @model_validator(mode="after")
+    def _not_beyond_the_end(self) -> Optimisation:
+        if self.decay_steps is not None and self.decay_steps < self.steps:
+            msg = f"decay_steps: expected at least the {self.steps} of steps, or leave it out"
+            raise ValueError(msg)
+        return self
 
 
 class SourceSection(Optimisation):
@@ -164,12 +179,15 @@ class SourceSection(Optimisation):
         held: Share of the source images that is kept from this stage; on them a temperature is
             fitted, by which later stages read the network's confidence.
         augment: Whether source images pass the colour chain of their branch.
+        affine: Whether the batch norms of a DeepLabV2, whose scale and shift no other stage
+            changes, learn them here. Other networks learn theirs always.
     """
 
     loss: Literal["ohem", "ce"] = "ohem"
     tail: Share = 0.0
     held: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     augment: bool = True
+    affine: bool = False
 
 
 class AdaBNSection(Section):
@@ -353,7 +371,12 @@ class DistilSection(Optimisation):
 
 
 class AdversarialSection(Optimisation):
-    """Adversarial adaptation; see `edgeuda.methods.adversarial.AdversarialSettings`."""
+    """Adversarial adaptation; see `edgeuda.methods.adversarial.AdversarialSettings`.
+
+    Attributes:
+        discriminator_schedule: How their rate decays; ``"as-network"`` is the stage's ``schedule``
+            with its ``power`` and ``decay_steps``. They have no warm-up.
+    """
 
     loss: Literal["bce", "ls"] = "bce"
     weight: Weight = 1e-3
@@ -362,13 +385,18 @@ class AdversarialSection(Optimisation):
     light: bool = False
     first_kernel: Literal[3, 4] = 4
     discriminator_lr: Annotated[float, Field(gt=0)] = 1e-4
+    discriminator_betas: Betas = (0.9, 0.99)
+    discriminator_schedule: Literal["as-network", "polynomial", "cosine", "constant"] = "as-network"
     augment: bool = True
     batch_norm: Literal["frozen", "joint", "domain", "split"] = "frozen"
 
     def settings(self) -> AdversarialSettings:
         """Return the method's parameters."""
         names = {field.name for field in dataclasses.fields(AdversarialSettings)}
-        return AdversarialSettings(**self.model_dump(include=names))
+        values = self.model_dump(include=names)
+        if self.discriminator_schedule == "as-network":
+            values["discriminator_schedule"] = self.schedule
+        return AdversarialSettings(**values)
 
 
 class AssSection(AdversarialSection):
@@ -424,6 +452,8 @@ class HiastSection(Optimisation):
         hard_share: Share of the classes that are pasted as hard, see `HardPaste`; 0 pastes none.
         donors: See `HardPaste.most`.
         source_weight: See `edgeuda.methods.hiast.HiastSettings`.
+        label_sizes: Rows and columns, multiples of 32, at which the frames are labelled in each
+            round; rounds that it does not reach, all by default, take the network's input.
         selection: Pseudo-labels.
     """
 
@@ -439,7 +469,15 @@ class HiastSection(Optimisation):
     source_weight: Weight = 0.0
     hard_share: Share = 0.74
     donors: Positive = 1
+    label_sizes: tuple[tuple[Positive, Positive], ...] = ()
     selection: SelectionSection = SelectionSection()
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_network(self) -> HiastSection:
+        if any(side % 32 for size in self.label_sizes for side in size):
+            msg = "label_sizes: expected rows and columns that are multiples of 32"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _no_source(self) -> HiastSection:
@@ -463,8 +501,8 @@ class LseSection(Optimisation):
     Attributes:
         steps: Most steps of a round; the round has ``epochs`` passes over its patches.
         epochs: Passes.
-        portion: Share of images in the first round, divided by the number of classes, see
-            `select_images`.
+        portion: Share of images in the first round, divided by ``divisor``, see `select_images`.
+        divisor: By default the number of classes.
         growth: What later rounds add to it.
         last: The last portion.
         patches: Per selected image.
@@ -474,6 +512,7 @@ class LseSection(Optimisation):
 
     epochs: Positive = 2
     portion: Annotated[float, Field(gt=0)] = 0.1
+    divisor: Positive | None = None
     growth: Weight = 0.05
     last: Weight = 0.4
     patches: Positive = 4

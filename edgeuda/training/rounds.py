@@ -91,15 +91,19 @@ def _hiast_round(
         start = job.folder / "labeller.safetensors"
         if not start.exists():
             save_model(labeller.model, spec, start)
+        # Labels come at the network's size, at whatever size the frames were looked at.
+        size = dict(enumerate(section.label_sizes, 1)).get(number, recipe.model.input)
+        pre = dataclasses.replace(spec.preprocessing, height=size[0], width=size[1])
         generate(
             labeller,
-            spec,
-            target,
+            dataclasses.replace(spec, preprocessing=pre),
+            target.resized(size),
             section.selection.settings(number),
             folder,
             model_sha256=sha256(start),
             seed=stream(recipe, "hiast", number),
             device=job.fabric.device,
+            sizes=None if size == recipe.model.input else [recipe.model.input] * len(target),
         )
     job.fabric.barrier()
     labels = PseudoLabels.read(folder)
@@ -211,11 +215,11 @@ def write_patches(
             for index in range(len(target))
         ]
     )
-    selection = select_images(scores, portion)
+    selection = select_images(scores, portion, section.divisor)
     if not selection.images:
         msg = (
             f"LSE, round {number}: a portion of {portion:g} of {len(target)} frames, divided by "
-            f"{classes} classes, selects none. Raise lse.portion and lse.last"
+            f"{section.divisor or classes}, selects none. Raise lse.portion and lse.last"
         )
         raise TrainingError(msg)
     thresholds = torch.ones(classes, device=device)

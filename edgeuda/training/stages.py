@@ -73,6 +73,8 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     model = build(spec)
     model.load_pretrained(recipe.model.pretrained)
     section = recipe.source
+    if section.affine:
+        model.learn_affine()
     method = Supervised(
         section.loss,
         stage_weights(recipe, section, domains),
@@ -298,7 +300,7 @@ def _adversarial(
         section.settings(),
         stage_weights(recipe, section, domains),
         model,
-        section.steps,
+        section.decay_steps or section.steps,
         stream(recipe, stage),
         job.fabric.device,
         in_half(recipe.precision),

@@ -30,6 +30,7 @@ from edgeuda.errors import ConfigError, Interrupted, ModelError, TrainingError
 from edgeuda.files import alone, write_atomic, write_text
 from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
+from edgeuda.methods.schedules import decayed
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
@@ -193,33 +194,42 @@ def fit(
 
 def make_optimizer(model: Network, optimisation: Optimisation) -> torch.optim.Optimizer:
     """Return SGD or Adam without weight decay on batch norm and biases, heads at their factor."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             head = not name.startswith(model.base_rate)
-            groups.setdefault((head, parameter.ndim > 1), []).append(parameter)
+            bias = name.endswith(".bias") and id(parameter) not in norms
+            # A group of its own only where the rate differs: checkpoints keep their groups.
+            key = head, parameter.ndim > 1, bias and optimisation.bias_factor != 1
+            groups.setdefault(key, []).append(parameter)
     parts = [
         {
             "params": parameters,
-            "lr": optimisation.lr * (optimisation.head_factor if head else 1.0),
+            "lr": optimisation.lr
+            * (optimisation.head_factor if head else 1.0)
+            * (optimisation.bias_factor if bias else 1.0),
             "weight_decay": optimisation.weight_decay if decays else 0.0,
         }
-        for (head, decays), parameters in groups.items()
+        for (head, decays, bias), parameters in groups.items()
     ]
     if optimisation.optimizer == "adam":
-        return torch.optim.Adam(parts)
+        return torch.optim.Adam(parts, betas=optimisation.betas)
     return torch.optim.SGD(parts, momentum=optimisation.momentum)
 
 
 def schedule_factor(step: int, optimisation: Optimisation) -> float:
     """Return the learning-rate factor of a step: exponential warm-up from 0.1, then the decay."""
-    warmup, steps = optimisation.warmup, optimisation.steps
+    warmup, end = optimisation.warmup, optimisation.decay_steps or optimisation.steps
     if step < warmup:
         return float(0.1 ** (1 - step / warmup))
-    done = (step - warmup) / max(1, steps - warmup)
-    if optimisation.schedule == "cosine":
-        return 0.001 + 0.999 * (1 + math.cos(math.pi * done)) / 2
-    return float((1 - done) ** optimisation.power)
+    done = (step - warmup) / max(1, end - warmup)
+    return decayed(done, optimisation.schedule, optimisation.power)
 
 
 def in_half(precision: str) -> bool:
