@@ -13,6 +13,7 @@ import pytest
 from edgeuda.data import curation as curation_module
 from edgeuda.data import footage as module
 from edgeuda.data.curation import Curation, Lens, Preparation, curate, parse_crop
+from edgeuda.data.folders import readable_frames
 from edgeuda.data.footage import Span, camera, footage, read_ahead, sorted_names
 from edgeuda.data.images import list_images, read_image, write_image
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
@@ -128,6 +129,14 @@ class TestReading:
         cut = list(footage(path))
         assert 5 < len(cut) < 15
         assert "of 5.3 seconds; the rest cannot be decoded" in caplog.text
+
+    def test_frames_that_were_changed_are_not_taken_for_a_cameras(self, tmp_path, caplog):
+        folder(tmp_path / "in", 3)
+        for name, settings in (("plain", Curation()), ("cut", Curation(crop=(4, 2, 50, 40)))):
+            curate(tmp_path / "in", tmp_path / name, Span(), settings)
+            assert len(readable_frames(tmp_path / name)) == 3
+        assert "plain" not in caplog.text
+        assert "cut: these frames were cropped by `edgeuda data frames`" in caplog.text
 
     def test_linked_folders_are_entered_and_circles_are_not(self, tmp_path, caplog):
         folder(tmp_path / "disk" / "deep", 2)

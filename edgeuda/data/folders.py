@@ -377,6 +377,7 @@ def readable_frames(folder: Path) -> list[Path]:
         DataError: If there is no image, or more than 5 % are damaged.
     """
     paths = list_images(folder)
+    _say_prepared(folder)
 
     def defect(path: Path) -> str | None:
         try:
@@ -398,6 +399,23 @@ def readable_frames(folder: Path) -> list[Path]:
     if bad:
         logger.warning("%s: skipped %d of %d images", folder, len(bad), len(paths))
     return [path for path, text in zip(paths, defects, strict=True) if text is None]
+
+
+def _say_prepared(folder: Path) -> None:
+    """Warn of frames that were changed before they were kept: nothing on a vehicle does that."""
+    record = folder / "frames.json"
+    if is_list(folder) or not record.exists():
+        return
+    done = read_json(record, "edgeuda.frames/1")["curation"]
+    names = {"calibration": "undistorted", "crop": "cropped", "mask": "masked"}
+    changes = [text for key, text in names.items() if done.get(key) is not None]
+    if changes:
+        logger.warning(
+            "%s: these frames were %s by `edgeuda data frames`. A network that is adapted to them "
+            "or calibrated on them expects frames prepared alike, and `run`, `bench` and `predict` take "
+            "frames as they are: prepare what they get, or keep frames as the camera gives them",
+            folder, " and ".join(changes),
+        )  # fmt: skip
 
 
 def parallel(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
