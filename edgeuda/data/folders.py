@@ -412,8 +412,8 @@ def _say_prepared(folder: Path) -> None:
     if changes:
         logger.warning(
             "%s: these frames were %s by `edgeuda data frames`. A network that is adapted to them "
-            "or calibrated on them expects frames prepared alike, and `run`, `bench` and `predict` take "
-            "frames as they are: prepare what they get, or keep frames as the camera gives them",
+            "or calibrated on them expects frames prepared alike, and `run`, `bench` and `predict` "
+            "take frames as they are: prepare what they get, or keep frames as the camera gives them",
             folder, " and ".join(changes),
         )  # fmt: skip
 
