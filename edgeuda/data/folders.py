@@ -413,7 +413,7 @@ def _say_prepared(folder: Path) -> None:
         logger.warning(
             "%s: these frames were %s by `edgeuda data frames`. A network that is adapted to them "
             "or calibrated on them expects frames prepared alike, and `run`, `bench` and `predict` "
-            "take frames as they are: prepare what they get, or keep frames as the camera gives them",
+            "take frames as they are: prepare those, or keep frames as the camera gives them",
             folder, " and ".join(changes),
         )  # fmt: skip
 
