@@ -369,7 +369,7 @@ def test_evaluation_as_papers_do_it(work, data, tmp_path):
     assert slid["passes"][0]["seen"] == slid["passes"][0]["frame"]
     text = edgeuda("evaluate", "--model", work / "run", "--data", data / "target", "--out",
                    tmp_path / "f.json", "--window", "--window-size", "32", code=4)  # fmt: skip
-    assert "rows and columns as 1024x1024, found '32'" in text
+    assert "--window-size: expected HEIGHTxWIDTH" in text
     text = edgeuda("evaluate", "--model", work / "adapted.onnx", "--data", data / "target", "--out",
                    tmp_path / "f.json", "--flip", code=4)  # fmt: skip
     assert "need the checkpoint" in text

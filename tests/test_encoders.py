@@ -54,7 +54,7 @@ TINY = (
     "stage2.batch=1", "hiast.factors=[1.0]", "hiast.steps=1", "hiast.batch=1",
     "hiast.selection.initial=0.3", "lse.steps=1", "lse.batch=1", "lse.patches=1", "lse.epochs=1",
     "lse.portion=8.0", "lse.growth=1.0", "lse.last=8.0", "ass.steps=1", "ass.batch=1",
-    "ass.labels=1", "source.lr=1e-3", "stage1.lr=1e-6", "stage2.lr=1e-6", "hiast.lr=1e-6",
+    "ass.labels=1", "source.lr=1e-4", "stage1.lr=1e-6", "stage2.lr=1e-6", "hiast.lr=1e-6",
     "lse.lr=1e-6", "ass.lr=1e-6",  # from random weights, faster diverges in networks this deep
 )  # fmt: skip
 FRAMES = random_frames(4, *SIZE, seed=3)

@@ -165,6 +165,10 @@ class TestWriting:
                     train_source(
                         load_recipe("small", settings), source, None, Options(out, resume=True)
                     )
+                before = (out / "log.jsonl").stat()
+                while (after := (out / "log.jsonl").stat()).st_size <= before.st_size:
+                    assert other.poll() is None  # it writes to the same log
+                assert after.st_ino == before.st_ino
             finally:
                 other.kill()
 

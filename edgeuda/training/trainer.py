@@ -102,7 +102,23 @@ def fit(
             collapses and the recipe says to stop.
         Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
         ModelError: If the checkpoint belongs to another recipe or data.
+        OutputExistsError: If another process is at work there.
     """
+    # Before anything is read: who comes second must not touch the log of the first.
+    with alone(run.folder) if fabric.is_global_zero else nullcontext():
+        _fit(model, spec, method, data, optimisation, run, fabric, watch)
+
+
+def _fit(
+    model: Network,
+    spec: ModelSpec,
+    method: Method,
+    data: StepData,
+    optimisation: Optimisation,
+    run: Run,
+    fabric: Fabric,
+    watch: Watch | None,
+) -> None:
     keep_freed_memory()
     data.rank, data.ranks = fabric.global_rank, fabric.world_size
     # Convolutions are about an eighth faster with channels last, on CPUs and on tensor cores.
@@ -123,7 +139,6 @@ def fit(
     model.train(not method.freezes_batch_norm)
 
     with (
-        alone(run.folder) if fabric.is_global_zero else nullcontext(),
         stop_requests() as stop,
         _progress(run.title, optimisation.steps, start, fabric.is_global_zero) as advance,
         _log(run, fabric.is_global_zero) as write,
