@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 )
 """Errors of a disk, not of a program."""
+_OWN = re.compile(rf"{re.escape(LOCK_FILE)}$|\..+\.tmp(\.|$)")
+"""Names of locks, and of files that `write_atomic` was making."""
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -224,7 +227,7 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
 
 def is_empty(folder: Path) -> bool:
     """Return whether nothing lies below a folder but empty folders and temporary or lock files."""
-    return not any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*"))
+    return not any(path.is_file() and not _OWN.match(path.name) for path in folder.rglob("*"))
 
 
 def require_absent(path: Path) -> None:

@@ -50,6 +50,12 @@ def test_ranges_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatc
             assert np.array_equal(whole[key], found[key]), (at, key)
 
 
+def contents(out):
+    """Bytes by name; a temporary name that was just made may stay, for nothing reads it."""
+    files = (p for p in out.rglob("[!.]*") if p.is_file())
+    return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+
 def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch):
     for place in range(5):
         value = np.random.default_rng(place // 2).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -59,13 +65,8 @@ def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path,
     def work(out):
         curate(tmp_path / "in", out, Span(), Curation(), ".png", resume=True)
 
-    def result(out):
-        # A temporary name that was just made may stay; nothing reads it.
-        files = (p for p in out.rglob("[!.]*") if p.is_file())
-        return {str(p.relative_to(out)): p.read_bytes() for p in files}
-
     work(tmp_path / "whole")
-    whole = result(tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
     files = ("data/curation.py", "edgeuda/files.py")
     total = lines_run(lambda: work(tmp_path / "counted"), files)
     assert total > 100
@@ -74,7 +75,7 @@ def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path,
         with suppress(KeyboardInterrupt):
             lines_run(lambda out=out: work(out), files, at)
         work(out)
-        assert result(out) == whole, at
+        assert contents(out) == whole, at
 
 
 def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
@@ -89,13 +90,8 @@ def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
     def work(out):
         label_footage(tmp_path / "m.safetensors", tmp_path / "in", out, settings, resume=True)
 
-    def result(out):
-        files = (p for p in out.rglob("[!.]*") if p.is_file())
-        found = {str(p.relative_to(out)): p.read_bytes() for p in files}
-        return {name: content for name, content in found.items() if name != "dataset.json"}
-
     work(tmp_path / "whole")
-    whole = result(tmp_path / "whole")
+    whole = contents(tmp_path / "whole")
     files = ("training/pseudo_labels.py", "edgeuda/files.py")
     total = lines_run(lambda: work(tmp_path / "counted"), files)
     assert total > 100
@@ -104,4 +100,4 @@ def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
         with suppress(KeyboardInterrupt):
             lines_run(lambda out=out: work(out), files, at)
         work(out)
-        assert result(out) == whole, at
+        assert contents(out) == whole, at

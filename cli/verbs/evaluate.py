@@ -106,7 +106,7 @@ def evaluate(
                 flip,
                 window,
                 native,
-                (None if window_size is None else parse_size("--window-size", window_size)),
+                None if window_size is None else parse_size("--window-size", window_size),
                 stride,
             )
             predict, spec, file = _network(model, threads, how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
 from edgeuda.data.sources import Sources
 from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import alone
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.base import Method
 from edgeuda.methods.losses import class_weights
@@ -200,7 +202,9 @@ def fit_stage(
             watch.reference = read_signals(job.folder.parent / "round1")[0]["histogram"]
     title = STAGE_NAMES[stage] + (f", round {number}" if number else "")
     run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
-    fit(model, spec, method, data, section, run, job.fabric, watch)
+    # Before anything is read: who comes second must not touch the log of the first.
+    with alone(job.folder) if job.fabric.is_global_zero else nullcontext():
+        fit(model, spec, method, data, section, run, job.fabric, watch)
 
 
 def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:

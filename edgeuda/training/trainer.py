@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from rich.progress import (
 from torch import nn
 
 from edgeuda.errors import ConfigError, Interrupted, ModelError, TrainingError
-from edgeuda.files import alone, write_atomic, write_text
+from edgeuda.files import write_atomic, write_text
 from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
 from edgeuda.methods.schedules import decayed
@@ -102,23 +102,7 @@ def fit(
             collapses and the recipe says to stop.
         Interrupted: On SIGINT or SIGTERM, after a checkpoint was written.
         ModelError: If the checkpoint belongs to another recipe or data.
-        OutputExistsError: If another process is at work there.
     """
-    # Before anything is read: who comes second must not touch the log of the first.
-    with alone(run.folder) if fabric.is_global_zero else nullcontext():
-        _fit(model, spec, method, data, optimisation, run, fabric, watch)
-
-
-def _fit(
-    model: Network,
-    spec: ModelSpec,
-    method: Method,
-    data: StepData,
-    optimisation: Optimisation,
-    run: Run,
-    fabric: Fabric,
-    watch: Watch | None,
-) -> None:
     keep_freed_memory()
     data.rank, data.ranks = fabric.global_rank, fabric.world_size
     # Convolutions are about an eighth faster with channels last, on CPUs and on tensor cores.
