@@ -284,12 +284,24 @@ class Evaluation:
                 confusion=np.array(record["confusion"], np.int64),
                 protocol=str(record.get("protocol", DEPLOYED)),
                 boundary=record.get("boundary"),
-                passes=record.get("passes"),
+                passes=_passes(record.get("passes")),
                 created=str(record["created"]),
             )
         except (ConfigError, KeyError, TypeError, ValueError) as err:
             msg = f"{origin}: expected a complete {SCHEMA!r} record, found a damaged one ({err!r})"
             raise DataError(msg) from err
+
+
+def _passes(record: Any) -> list[dict[str, Any]] | None:
+    """Return the passes of a record, checked as far as a reader relies on them."""
+    if record is None:
+        return None
+    for entry in record:
+        for key in ("frame", "seen", "window"):
+            rows, columns = entry[key]
+            int(rows), int(columns)
+        int(entry["windows"]), float(entry["scale"])
+    return list(record)
 
 
 def table(evaluations: Sequence[Evaluation]) -> Table:

@@ -91,12 +91,27 @@ def _accuracy(records: Records) -> Section | None:
                 [name]
                 + [as_points(getattr(b, attribute) - getattr(a, attribute)) for _, a, b in changes]
             )
+        for subset, counted in group[0].subsets().items():
+            title = f"mIoU of {subset}: {len(counted)} of {len(classes)} classes"
+            rows.append([title, "", *(as_percent(e.miou_over(counted), "") for e in group)])
+            differences.append(
+                [title]
+                + [as_points(b.miou_over(counted) - a.miou_over(counted)) for _, a, b in changes]
+            )
         strong = frozenset({len(classes)})
         columns = ["class", "% of pixels", *names]
         grids.append(Grid(f"IoU in percent, {data}", columns, rows, strong))
         if changes:
             columns = ["class", *(name for name, _, _ in changes)]
             grids.append(Grid(f"Changes of IoU in points, {data}", columns, differences, strong))
+        looked_at = [
+            [name, *_pass(one)]
+            for name, e in zip(names, group, strict=True)
+            for one in e.passes or ()
+        ]
+        if looked_at:
+            columns = ["model", "frames", "frame", "scale", "resized to", "window", "windows"]
+            grids.append(Grid(f"How the frames were looked at, {data}", columns, looked_at))
     if not grids:
         return None
     text = [
@@ -105,6 +120,13 @@ def _accuracy(records: Records) -> Section | None:
         "in the labels nor predicted."
     ]
     return Section("accuracy", "Accuracy per class", text, lead, svgs, grids)
+
+
+def _pass(record: dict[str, Any]) -> list[str]:
+    """Return the cells of one pass of an evaluation; sizes are width x height."""
+    frame, seen, window = (f"{record[k][1]} x {record[k][0]}" for k in ("frame", "seen", "window"))
+    count, scale = as_text(record.get("frames")), as_text(record["scale"])
+    return [count, frame, scale, seen, window, as_text(record["windows"])]
 
 
 def _overlays(records: Records) -> Section | None:

@@ -615,6 +615,28 @@ def test_stages_come_in_the_order_of_the_work(tmp_path: Path) -> None:
     assert [e.name for e in records.evaluations] == [*names[1:], "source-only INT8"]
 
 
+def test_several_passes_and_smaller_label_sets_are_on_the_page(tmp_path):
+    """What SYNTHIA papers read off 16 classes, and how the frames were really looked at."""
+    space = SPACES["cityscapes-16"]
+    matrix = np.diag(np.arange(1, 17)) + 1
+    looked = {"scale": 1.0, "windows": 3, "frames": 40}
+    looked |= {"frame": [1024, 2048], "seen": [512, 1024], "window": [512, 512]}
+    scored = Evaluation(
+        "ours", "a.safetensors", SOURCE, "checkpoint", "fp32", "city", 40, "d" * 64, space,
+        matrix.astype(np.int64), "scales 1, windows", passes=[looked],
+    )  # fmt: skip
+    write_json(tmp_path / "in" / "e.json", scored.to_record())
+    write_json(
+        tmp_path / "in" / "damaged.json", scored.to_record() | {"passes": [{"frame": "wide"}]}
+    )
+    build_report([tmp_path / "in"], tmp_path / "r.html")
+    words = Page((tmp_path / "r.html").read_text(encoding="utf-8")).words()
+    (name, kept), *_ = scored.subsets().items()
+    assert f"mIoU of {name}: 13 of 16 classes {100 * scored.miou_over(kept):.1f}" in words
+    assert "ours 40 2048 x 1024 1 1024 x 512 512 x 512 3" in words
+    assert "damaged.json" in words
+
+
 HOSTILE = "$\\frac$ </script x><script>alert(1)</script><img src=x onerror=alert(1)>|`& \"'"
 
 
