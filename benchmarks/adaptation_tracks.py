@@ -25,12 +25,12 @@ import torch
 
 from edgeuda import __version__
 from edgeuda.data.images import read_image, read_label, write_image, write_label
-from edgeuda.data.street import write_dataset
 from edgeuda.files import write_json, write_text
 from edgeuda.labels import SPACES, LabelSpace
+from edgeuda.street import write_dataset
 from edgeuda.training.compare import Track, Variant, compare, load_plan, markdown
-from engines.machine import git_commit, identity
-from engines.plots import comparison
+from engines.machine.hardware import git_commit, identity
+from engines.report.plots import comparison
 
 SIZES = {
     "carla-to-camvid": "[96, 192]",

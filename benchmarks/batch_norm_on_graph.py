@@ -17,7 +17,7 @@ from calibration.frames import FrameFiles
 from calibration.source import load_fp32, miou
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 ROWS = [(4, None), (4, 0), (8, 0)]
 """Frames per batch, and the seed of their order."""

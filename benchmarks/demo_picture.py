@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from edgeuda.data.images import paint, read_image, read_label
 from edgeuda.files import read_json
 from edgeuda.labels import LabelSpace
-from engines.latency_plots import DEADLINE
-from engines.plots import COLORS, MARKERS
+from engines.report.latency_plots import DEADLINE
+from engines.report.plots import COLORS, MARKERS
 
 ROWS = 2
 

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edgeuda.evaluation import Evaluation
+from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.files import read_json, write_json
 
 SCORED = "edgeuda.evaluation/1"

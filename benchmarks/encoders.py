@@ -19,13 +19,13 @@ from int8_ort import in_turns, network, smooth_files
 from calibration.compiled import compiled
 from calibration.options import Options
 from calibration.quantize import calibrate
-from calibration.weights import multiplications
 from edgeuda.data.images import read_image
 from edgeuda.labels import SPACES
 from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.machine import identity
+from engines.machine.hardware import identity
+from engines.onnx.weights import multiplications
 from engines.onnxruntime_runner import OnnxRunner
 
 ENCODERS = (

@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
 
-from edgeuda.boundary import BoundaryCounts
+from edgeuda.accuracy.boundary import BoundaryCounts
+from edgeuda.accuracy.evaluation import confusion, miou_of
 from edgeuda.data.images import read_label, write_label
 from edgeuda.data.layouts import CITYSCAPES_IDS
-from edgeuda.evaluation import confusion, miou_of
 from edgeuda.files import write_json
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 
 def write(folder: Path, count: int) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from edgeuda.data.footage import sorted_names
 from edgeuda.data.images import IMAGE_SUFFIXES
 from edgeuda.files import write_json
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 
 def measure(way: str, folder: Path) -> None:

@@ -20,10 +20,10 @@ from calibration.quantize import calibrate
 from edgeuda.data.images import read_image
 from edgeuda.labels import SPACES
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.bench import bench
+from engines.bench.load import Load
+from engines.bench.measure import bench
 from engines.export import export_onnx
-from engines.load import Load
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 FRAME = (1024, 2048)
 OWN = ("resize", "upsample")

@@ -18,14 +18,14 @@ from int8_ort import in_turns, network, smooth_files
 
 from calibration.options import Options
 from calibration.quantize import calibrate
+from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.folders import spread
 from edgeuda.data.images import list_images, read_image, resize_image
-from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.machine import identity
+from engines.machine.hardware import identity
 from engines.onnxruntime_runner import OnnxRunner
 
 HEADS = ("labels", "scores", "labels_low")

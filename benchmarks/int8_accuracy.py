@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from calibration.finetune import Rounding, Tuning, tune
 from calibration.options import Options
 from calibration.quantize import calibrate
 from calibration.rules import Range
 from calibration.source import confusion_of, load_fp32
+from edgeuda.accuracy.evaluation import iou_of, miou_of
 from edgeuda.data.folders import LabelledFolder, labelled_folder, spread
 from edgeuda.data.images import list_images
-from edgeuda.evaluation import iou_of, miou_of
 from edgeuda.spec import ModelSpec
-from edgeuda.training.quantization_aware import Rounding, Tuning, tune
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 FRAMES = 64
 RULES = ("max", "percentile", "frame-percentile", "mse", "entropy")

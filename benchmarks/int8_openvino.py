@@ -24,8 +24,8 @@ from edgeuda.data.images import read_image, resize_image
 from edgeuda.labels import SPACES
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.machine import identity
-from engines.onnxruntime_session import open_session
+from engines.machine.hardware import identity
+from engines.onnx.session import open_session
 
 
 def compiled(model, threads: int):

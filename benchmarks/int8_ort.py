@@ -27,8 +27,8 @@ from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.machine import identity
-from engines.onnxruntime_session import open_session
+from engines.machine.hardware import identity
+from engines.onnx.session import open_session
 
 SIZES = [(0.5, 160, 320), (0.5, 256, 512), (1.0, 512, 1024)]
 """Width multiplier, rows, columns."""

@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.folders import LabelledFolder, labelled_folder
-from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, write_json
 from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.models.scoring import score
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
-from engines.machine import git_commit, identity
+from engines.machine.hardware import git_commit, identity
 
 
 def miou(snapshot: Path, data: LabelledFolder) -> float:

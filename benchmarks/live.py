@@ -20,13 +20,13 @@ import numpy as np
 
 from edgeuda.data.footage import Frame, footage
 from edgeuda.errors import DataError
-from engines.capture import Capture
-from engines.live import Limits, run
-from engines.machine import identity
+from edgeuda.records.percentiles import percentile_interval
+from engines.live.capture import Capture
+from engines.live.loop import Limits, run
+from engines.live.sinks import LabelMaps, OverlayVideo, Sink
+from engines.machine.hardware import identity
 from engines.onnxruntime_runner import OnnxRunner
-from engines.percentiles import percentile_interval
 from engines.runner import Runner
-from engines.sinks import LabelMaps, OverlayVideo, Sink
 
 LOST_EVERY = 5000
 """Frames after which the camera is lost."""

@@ -22,11 +22,11 @@ import onnx
 
 from calibration import rules
 from calibration.frames import FrameFiles
-from calibration.graph import index
 from calibration.placement import ORT_X86
 from calibration.ranges import BINS, Histogram, collect
 from edgeuda.data.images import write_image
-from engines.machine import identity
+from engines.machine.hardware import identity
+from engines.onnx.index import index
 
 METHODS = ("ours", "ort-minmax", "ort-percentile", "ort-entropy")
 PERCENT = 99.99

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeuda.data.street import write_dataset
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
 from edgeuda.methods.lse import class_confidence
@@ -33,11 +32,12 @@ from edgeuda.methods.selection import InstanceAdaptive, confidence_histogram, se
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
-from edgeuda.training.hard_paste import HardPaste
+from edgeuda.street import write_dataset
 from edgeuda.training.loader import Images, to_unit
 from edgeuda.training.pseudo_labels import SelectorSettings, generate
 from edgeuda.training.trainer import in_half, keep_freed_memory
-from engines.machine import git_commit, identity
+from edgeuda.views.hard_paste import HardPaste
+from engines.machine.hardware import git_commit, identity
 
 CLASSES = 19
 RULE = InstanceAdaptive()

@@ -15,7 +15,7 @@ import time
 
 import cv2
 
-from edgeuda.data.street import DOMAINS, Domain, render
+from edgeuda.street import DOMAINS, Domain, render
 
 
 def images_per_second(domain: Domain, images: int, height: int, width: int) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgeuda.methods.thresholds import CAP, ThresholdRule, update_thresholds
 from edgeuda.training.trainer import keep_freed_memory
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 CASES = [(4, 160, 320), (2, 640, 1280)]
 """Images, rows, columns."""

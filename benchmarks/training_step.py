@@ -29,7 +29,7 @@ from edgeuda.models.network import upsample
 from edgeuda.spec import Preprocessing
 from edgeuda.training.loader import position_generator
 from edgeuda.training.trainer import make_fabric
-from engines.machine import identity
+from engines.machine.hardware import identity
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from calibration.frames import Frames
 from calibration.observe import Observation, Observer
+from edgeuda.accuracy.evaluation import confusion, iou_of
 from edgeuda.errors import DataError
-from edgeuda.evaluation import confusion, iou_of
 from edgeuda.labels import LabelSpace
 
 REGIONS = (4, 4)

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import Frames
-from calibration.weights import constants_of, with_constants
 from edgeuda.errors import DataError, ModelError, require
-from engines.graphs import metadata_of
-from engines.metadata import BATCH_NORM_KEY, FoldedNorm, norms_of, norms_to_json
-from engines.onnxruntime_session import Device, open_session
+from engines.onnx.graphs import metadata_of
+from engines.onnx.metadata import BATCH_NORM_KEY, FoldedNorm, norms_of, norms_to_json
+from engines.onnx.session import Device, open_session
+from engines.onnx.weights import constants_of, with_constants
 
 if TYPE_CHECKING:
     import onnx

@@ -10,12 +10,12 @@ from calibration.source import origin_of
 from calibration.tensorrt_calibrator import Algorithm, tensorrt_calibrator
 from edgeuda.errors import ModelError
 from edgeuda.files import sha256_of, short_name
-from engines.device import DeviceMemory, open_device
-from engines.engine_cache import Engine, cached_engine
-from engines.graphs import load_graph, metadata_of
-from engines.metadata import policy_of, spec_of
-from engines.tensorrt_builder import BuildOptions
-from engines.tensorrt_library import Library
+from engines.cuda.device import DeviceMemory, open_device
+from engines.onnx.graphs import load_graph, metadata_of
+from engines.onnx.metadata import policy_of, spec_of
+from engines.tensorrt.builder import BuildOptions
+from engines.tensorrt.cache import Engine, cached_engine
+from engines.tensorrt.library import Library
 
 
 def calibrated_engine(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibration.qdq import QUANTIZED_WEIGHT
-from engines.graphs import load_graph
-from engines.onnxruntime_session import open_session
+from engines.onnx.graphs import load_graph
+from engines.onnx.session import open_session
 
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
 _FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})

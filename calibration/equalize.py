@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import Frames
-from calibration.graph import index
 from calibration.placement import Placement, Policy
 from calibration.qdq import activation_scale, weight_scale
 from calibration.rules import Range
-from calibration.weights import constants_of, with_biases, with_constants
 from edgeuda.errors import require
-from engines.onnxruntime_session import Device, open_session
+from engines.onnx.index import index
+from engines.onnx.session import Device, open_session
+from engines.onnx.weights import constants_of, with_biases, with_constants
 
 if TYPE_CHECKING:
     import onnx

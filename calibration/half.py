@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.frames import FrameFiles
-from calibration.graph import POOLS, index
 from calibration.observe import Observer
+from edgeuda.accuracy.evaluation import agreement
 from edgeuda.errors import DataError, ModelError, ParityError, require
-from edgeuda.evaluation import agreement
 from edgeuda.files import require_absent, sha256, write_atomic
-from engines.graphs import drop_unread, load_graph, rename, require_valid
-from engines.metadata import HALF_KEY, policy_of, read_metadata, spec_of
+from engines.onnx.graphs import drop_unread, load_graph, rename, require_valid
+from engines.onnx.index import POOLS, index
+from engines.onnx.metadata import HALF_KEY, policy_of, read_metadata, spec_of
 
 if TYPE_CHECKING:
     import onnx

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.graph import CLIPS
 from calibration.placement import Placement
-from calibration.weights import with_constants
 from edgeuda.errors import require
+from engines.onnx.index import CLIPS
+from engines.onnx.weights import with_constants
 
 if TYPE_CHECKING:
     import onnx

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibration.frames import Frames
-from calibration.graph import index
 from calibration.options import Options
+from calibration.pipeline import Quantized
 from calibration.rules import Range
-from calibration.weights import constants_of
-from calibration.work import Quantized
 from edgeuda.errors import ConfigError, DependencyError, ModelError
+from engines.onnx.index import index
+from engines.onnx.weights import constants_of
 
 if TYPE_CHECKING:
     import onnx

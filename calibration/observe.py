@@ -15,8 +15,8 @@ from calibration.frames import FrameFiles
 from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
 from edgeuda.spec import ModelSpec
-from engines.heads import labels_of, scores_of
-from engines.onnxruntime_session import Device, open_session
+from engines.onnx.heads import labels_of, scores_of
+from engines.onnx.session import Device, open_session
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from calibration.acceptance import Limits
 from calibration.placement import POLICIES, Policy, Target
 from calibration.rules import RuleName
 from edgeuda.errors import ConfigError
-from engines.onnxruntime_session import Device
+from engines.onnx.session import Device
 
 Quantizer = Literal["edgeuda", "modelopt"]
 DEFAULT_RULE: RuleName = "percentile"

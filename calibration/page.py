@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 
 from calibration.acceptance import Acceptance
-from calibration.choice import enough
+from calibration.frame_choice import enough
 from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from calibration.range_file import RangeFile
 from calibration.ranges import Histogram
-from calibration.record import CalibrationRecord
 from calibration.rules import Range
 from calibration.source import load_fp32
 from edgeuda.data.images import read_image
 from edgeuda.errors import require
-from engines import plots
-from engines.report import Page, write_page
-from engines.report_findings import Finding
-from engines.report_parts import Grid, Picture, Section, Strip
-from engines.report_text import DASH, as_percent, signed
+from edgeuda.records.calibration import CalibrationRecord
+from engines.report import plots
+from engines.report.findings import Finding
+from engines.report.page import Page, write_page
+from engines.report.parts import Grid, Picture, Section, Strip
+from engines.report.text import DASH, as_percent, signed
 
 SCHEMA = "edgeuda.calibration-page/1"
 BARS = 48

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from calibration.graph import Edge, GraphIndex
+from engines.onnx.index import Edge, GraphIndex
 
 if TYPE_CHECKING:
     import onnx

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.weights import constants_of
 from edgeuda.errors import require
+from engines.onnx.weights import constants_of
 
 if TYPE_CHECKING:
     import onnx

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calibration.graph import Edge
 from calibration.kept_float import hide_relu
 from calibration.placement import Placement, Policy
 from calibration.prologue import widen_constants
 from calibration.rules import Range
-from calibration.weights import constants_of
 from edgeuda.errors import require
-from engines.graphs import drop_unread
+from engines.onnx.graphs import drop_unread
+from engines.onnx.index import Edge
+from engines.onnx.weights import constants_of
 
 if TYPE_CHECKING:
     import onnx

@@ -18,14 +18,14 @@ from calibration.frames import FrameFiles, checksums
 from calibration.modelopt import by_modelopt
 from calibration.observe import Observer
 from calibration.options import Options, Report, silent
+from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
-from calibration.record import CalibrationRecord, Frame, Layer, record_path
 from calibration.source import adapted_model, load_fp32, miou
-from calibration.work import Cache, Quantized, Tune, Work
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.records.calibration import CalibrationRecord, Frame, Layer, record_path
 from edgeuda.spec import ModelSpec
-from engines.metadata import QUANTIZATION_KEY
+from engines.onnx.metadata import QUANTIZATION_KEY
 
 if TYPE_CHECKING:
     import onnx

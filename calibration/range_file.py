@@ -16,7 +16,7 @@ from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
 from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_npz
-from engines.onnxruntime_session import Device
+from engines.onnx.session import Device
 
 if TYPE_CHECKING:
     import onnx

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
-from engines.graphs import shapes_of_one_image
-from engines.onnxruntime_session import Device, open_session
+from engines.onnx.graphs import shapes_of_one_image
+from engines.onnx.session import Device, open_session
 
 if TYPE_CHECKING:
     import onnx

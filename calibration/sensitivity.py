@@ -12,7 +12,7 @@ import numpy as np
 from calibration.acceptance import divergence
 from calibration.frames import Frames
 from calibration.observe import Observation, Observer
-from calibration.weights import multiplications
+from engines.onnx.weights import multiplications
 
 if TYPE_CHECKING:
     import onnx

@@ -15,13 +15,13 @@ from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from calibration.options import Options, Report
 from calibration.range_file import Origin
+from edgeuda.accuracy.evaluation import Confusion, evaluate, miou_of
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
-from edgeuda.evaluation import Confusion, evaluate, miou_of
 from edgeuda.files import sha256, sha256_of, write_atomic
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.graphs import load_graph, metadata_of
-from engines.metadata import precision_of, spec_of
+from engines.onnx.graphs import load_graph, metadata_of
+from engines.onnx.metadata import precision_of, spec_of
 
 if TYPE_CHECKING:
     import onnx

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.variants import Sweep
+from edgeuda.accuracy.evaluation import miou_of
 from edgeuda.data.images import LabelMap, read_image, write_label
-from edgeuda.evaluation import miou_of
 from edgeuda.files import sha256, sha256_of, write_json
 from edgeuda.labels import LabelSpace
-from engines.onnxruntime_session import Device
+from engines.onnx.session import Device
 from engines.opening import open_runner
 from engines.runner import segment
 

@@ -11,7 +11,7 @@ from calibration.frames import Frames
 from calibration.range_file import Origin
 from calibration.tensorrt_cache import read_cache, write_cache
 from edgeuda.errors import DataError, DependencyError
-from engines.device import DeviceMemory
+from engines.cuda.device import DeviceMemory
 
 Algorithm = Literal["entropy", "minmax"]
 _BASES: dict[Algorithm, str] = {

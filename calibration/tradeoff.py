@@ -16,18 +16,18 @@ import numpy.typing as npt
 
 from calibration.telling_frames import draw_frames
 from calibration.variants import PLAN, Sweep, Variant, make
-from edgeuda.boundary import CITYSCAPES_RATIO, BoundaryCounts
+from edgeuda.accuracy.boundary import CITYSCAPES_RATIO, BoundaryCounts
+from edgeuda.accuracy.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
+from edgeuda.accuracy.uncertainty import Estimate, miou_difference, miou_interval
 from edgeuda.data.images import LabelMap, read_image
+from edgeuda.decision import Budget, Candidate, choose, dominators
 from edgeuda.errors import OutputExistsError
-from edgeuda.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
 from edgeuda.files import alone, is_empty, now_utc, read_json, sha256, write_json, write_npz
-from engines.bench import bench
-from engines.bench_record import SCHEMA as BENCH
-from engines.bench_record import samples_path
+from edgeuda.records.bench import SCHEMA as BENCH
+from edgeuda.records.bench import samples_path
+from engines.bench.measure import bench
 from engines.opening import open_runner
-from engines.pareto import Budget, Candidate, choose, dominators
 from engines.runner import Runner, segment
-from engines.uncertainty import Estimate, miou_difference, miou_interval
 
 SCHEMA = "edgeuda.tradeoff/1"
 Say = Callable[[str], None]

@@ -14,9 +14,9 @@ from calibration.quantize import calibrate
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
-from engines.load import Load
-from engines.metadata import Head, Precision
-from engines.onnxruntime_session import Device
+from engines.bench.load import Load
+from engines.onnx.metadata import Head, Precision
+from engines.onnx.session import Device
 
 PLAN = "edgeuda.tradeoff-plan/1"
 Backend = Literal["cpu", "cuda", "tensorrt", "engine"]
@@ -165,8 +165,8 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
     path = fp32
     library = None
     if variant.backend == "engine":
-        from engines.tensorrt_builder import strongly_typed
-        from engines.tensorrt_library import load_tensorrt
+        from engines.tensorrt.builder import strongly_typed
+        from engines.tensorrt.library import load_tensorrt
 
         library = load_tensorrt("tensorrt")
     # Before 10.12 TensorRT refuses FP16 graphs and takes FP16 by a flag.
@@ -185,8 +185,8 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
             options = Options(target, threads=what.threads)
             calibrate(fp32, what.calibration, path, options, ranges=ranges)
     if library is not None:
-        from engines.engine_cache import cached_engine
-        from engines.tensorrt_builder import BuildOptions, engine_precision
+        from engines.tensorrt.builder import BuildOptions, engine_precision
+        from engines.tensorrt.cache import cached_engine
 
         engine = cached_engine(library, path, BuildOptions(half=by_flag), out / "engines")
         found = engine_precision(engine.record)

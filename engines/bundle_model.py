@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeuda.errors import BundleError, ModelError
 from engines.bundle import SUFFIX, Bundle, Member, open_bundle
-from engines.onnxruntime_session import Device
+from engines.onnx.session import Device
 from engines.trust import required_keys
 
 _BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {

@@ -21,10 +21,10 @@ from edgeuda.files import write_atomic
 from edgeuda.models.checkpoint import require_finite
 from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.graphs import require_valid
-from engines.heads import SMALL, labels_of, with_head
-from engines.label_cast import cast_by_float
-from engines.metadata import (
+from engines.onnx.graphs import require_valid
+from engines.onnx.heads import SMALL, labels_of, with_head
+from engines.onnx.label_cast import cast_by_float
+from engines.onnx.metadata import (
     BATCH_NORM_KEY,
     EXPORT_KEY,
     SPEC_KEY,
@@ -33,7 +33,7 @@ from engines.metadata import (
     Head,
     norms_to_json,
 )
-from engines.onnxruntime_session import open_session
+from engines.onnx.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -56,8 +56,8 @@ def export_onnx(
 
     The graph takes ``image``, uint8 RGB ``[batch, height, width, 3]``, and normalises it itself. It
     returns ``labels``, uint8 ``[batch, height, width]``, or ``logits``, float32
-    ``[batch, K, height, width]``, of the main head, or a smaller form of either (`engines.heads`).
-    The batch is dynamic. An existing file is replaced; when anything fails, nothing is written.
+    ``[batch, K, height, width]``, of the main head, or a smaller form of either, see
+    `engines.onnx.heads`. The batch is dynamic. An existing file is replaced; when anything fails, nothing is written.
 
     Args:
         model: Called as ``model(x)`` with ``[N, 3, H, W]`` float; returns a tuple whose ``main`` is

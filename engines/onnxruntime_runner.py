@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgeuda.errors import DeviceError, require
-from engines.heads import labels_of
-from engines.metadata import (
+from engines.onnx.heads import labels_of
+from engines.onnx.metadata import (
     HALF_KEY,
     QUANTIZATION_KEY,
     Head,
@@ -22,8 +22,8 @@ from engines.metadata import (
     read_metadata,
     spec_of,
 )
-from engines.onnxruntime_placement import placed_session
-from engines.onnxruntime_session import Device, open_session
+from engines.onnx.placement import placed_session
+from engines.onnx.session import Device, open_session
 from engines.runner import Images, Labels, check_images
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgeuda.errors import ConfigError
 from engines.bundle_model import model_file
+from engines.onnx.session import Device
 from engines.onnxruntime_runner import OnnxRunner
-from engines.onnxruntime_session import Device
 from engines.runner import Runner
 
 ENGINE = ".engine"
@@ -44,6 +44,6 @@ def open_runner(
     if device == "tensorrt":
         msg = f"{model}: is an engine already; --device is for ONNX files"
         raise ConfigError(msg)
-    from engines.tensorrt_runner import TensorRTRunner
+    from engines.tensorrt.runner import TensorRTRunner
 
     return TensorRTRunner(model, graphs=graphs)

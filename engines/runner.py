@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
 from edgeuda.errors import DataError
 from edgeuda.spec import ModelSpec
-from engines.metadata import Head, Precision
+from engines.onnx.metadata import Head, Precision
 
 Images = npt.NDArray[np.uint8]
 """``[N, H, W, 3]`` uint8 RGB at the network's input size."""

@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from engines.labels_kernel import SOURCE
+from engines.cuda.labels_kernel import SOURCE
 
 DATA = Path(__file__).parent / "data"
 COUNTS = ("memory", "pinned", "streams", "graphs", "launchables", "events")
@@ -255,6 +255,6 @@ def install(monkeypatch, gpu):
         "pycuda.driver": package.driver, "pycuda.autoprimaryctx": package.autoprimaryctx,
     }.items():  # fmt: skip
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("engines.device_libcudart.NAMES", (str(gpu.path),))
-    monkeypatch.setattr("engines.device.cuda_devices", lambda: 1)
-    monkeypatch.setattr("engines.device.driver_version", lambda: (12, 6))
+    monkeypatch.setattr("engines.cuda.libcudart.NAMES", (str(gpu.path),))
+    monkeypatch.setattr("engines.cuda.device.cuda_devices", lambda: 1)
+    monkeypatch.setattr("engines.cuda.device.driver_version", lambda: (12, 6))

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 
 from edgeuda.errors import ModelError
-from engines.heads import upsample_argmax
-from engines.onnxruntime_session import open_session
+from engines.onnx.heads import upsample_argmax
+from engines.onnx.session import open_session
 
 API = json.loads((Path(__file__).parent / "data" / "tensorrt_api.json").read_text())
 ENUMS = (

@@ -76,8 +76,9 @@ def test_vehicle_side_runs_without_training_packages():
         "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
         "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub'):\n"
         "    sys.modules[name] = None\n"
-        "import cli.app, engines.bench, engines.report, engines.runner, edgeuda.evaluation\n"
-        "import engines.onnxruntime_runner, edgeuda.data.street, edgeuda.data.folders\n"
+        "import cli.app, engines.bench.measure, engines.report.page, engines.runner\n"
+        "import edgeuda.accuracy.evaluation, edgeuda.street, edgeuda.data.folders\n"
+        "import engines.onnxruntime_runner\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

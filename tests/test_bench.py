@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 from tiny_models import SPEC, exported, random_frames, write_frames
 
-import engines.bench
-import engines.frame_path
-import engines.load
+import engines.bench.frame_path
+import engines.bench.load
+import engines.bench.measure
 from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.files import read_json, sha256
-from engines import machine
-from engines.bench import MAX_FRAMES, bench
-from engines.bench_record import samples_path
-from engines.frame_path import STAGES
-from engines.load import Load, preset
-from engines.percentiles import (
+from edgeuda.records.bench import samples_path
+from edgeuda.records.percentiles import (
     drift,
     percentile_interval,
     samples_needed,
     summarise,
     supported,
 )
-from engines.report_records import read_records
+from engines.bench.frame_path import STAGES
+from engines.bench.load import Load, preset
+from engines.bench.measure import MAX_FRAMES, bench
+from engines.machine import hardware as machine
+from engines.report.records import read_records
 
 
 @pytest.fixture
@@ -190,15 +190,17 @@ def clock(monkeypatch):
         return timed
 
     clock.opened, clock.hiccups, clock.fallbacks = [], {}, {}
-    monkeypatch.setattr(engines.bench, "open_runner", TimedRunner)
-    for module in (engines.load, engines.frame_path):
+    monkeypatch.setattr(engines.bench.measure, "open_runner", TimedRunner)
+    for module in (engines.bench.load, engines.bench.frame_path):
         monkeypatch.setattr(module, "perf_counter_ns", clock)
-    monkeypatch.setattr(engines.bench, "perf_counter_ns", clock)
-    monkeypatch.setattr(engines.load.time, "sleep", lambda seconds: clock.pass_ms(1e3 * seconds))
+    monkeypatch.setattr(engines.bench.measure, "perf_counter_ns", clock)
+    monkeypatch.setattr(
+        engines.bench.load.time, "sleep", lambda seconds: clock.pass_ms(1e3 * seconds)
+    )
     durations = {"resize_image": 1, "resize_label": 0.5, "decode_image": 2, "paint": 0.25}
     for name, milliseconds in durations.items():
-        timed = after(milliseconds, getattr(engines.frame_path, name))
-        monkeypatch.setattr(engines.frame_path, name, timed)
+        timed = after(milliseconds, getattr(engines.bench.frame_path, name))
+        monkeypatch.setattr(engines.bench.frame_path, name, timed)
     return clock
 
 

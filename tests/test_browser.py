@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_report import comparison, everything, predictions, rate, sweep, write_json
 
-from engines.report import build_report
+from engines.report.page import build_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [

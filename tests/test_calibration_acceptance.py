@@ -12,25 +12,25 @@ from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.acceptance import Acceptance, Limits, judge
 from calibration.compiled import compiled
-from calibration.graph import index
 from calibration.observe import Observation, Observer, class_shares
 from calibration.options import Options
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.quantize import calibrate
 from calibration.ranges import collect
-from calibration.record import CalibrationRecord, record_path
 from calibration.rules import maximum
 from calibration.sensitivity import assign, effects_of, groups_of
-from calibration.weights import constants_of, with_constants
+from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError, DataError, DependencyError, ModelError
-from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
-from engines.heads import scores_of
-from engines.metadata import read_spec
-from engines.onnxruntime_session import open_session
+from edgeuda.records.calibration import CalibrationRecord, record_path
+from engines.onnx.heads import scores_of
+from engines.onnx.index import index
+from engines.onnx.metadata import read_spec
+from engines.onnx.session import open_session
+from engines.onnx.weights import constants_of, with_constants
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(5, SIZE.height, SIZE.width, seed=7)]

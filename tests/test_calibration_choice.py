@@ -8,14 +8,14 @@ import pytest
 from tiny_models import SPEC, exported, random_frames
 
 from calibration import range_file
-from calibration.choice import choose, convergence, covering, diverse, enough
-from calibration.graph import index
+from calibration.frame_choice import choose, convergence, covering, diverse, enough
 from calibration.placement import ORT_X86
 from calibration.range_file import Origin, RangeFile
 from calibration.ranges import Histogram, collect
 from edgeuda.data.folders import spread
 from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DataError, Interrupted, ModelError
+from engines.onnx.index import index
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(4, SIZE.height, SIZE.width, seed=2)]

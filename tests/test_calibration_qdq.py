@@ -6,13 +6,13 @@ from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 from tiny_models import SPEC, exported, random_frames
 
-from calibration.graph import index
 from calibration.placement import ORT_X86, POLICIES, TENSORRT
 from calibration.prologue import widen_constants
 from calibration.qdq import activation_scale, insert_qdq
 from calibration.ranges import collect
 from calibration.rules import Range, maximum
-from engines.onnxruntime_session import open_session
+from engines.onnx.index import index
+from engines.onnx.session import open_session
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 SIZE = SPEC.preprocessing

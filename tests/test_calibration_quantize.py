@@ -9,11 +9,11 @@ from tiny_models import exported, random_frames, write_frames
 from calibration.compiled import Compiled, compiled
 from calibration.options import Options
 from calibration.quantize import calibrate
-from calibration.record import CalibrationRecord, record_path
 from edgeuda.data.images import read_image, resize_image
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import sha256
-from engines.metadata import read_export, read_metadata, read_spec
+from edgeuda.records.calibration import CalibrationRecord, record_path
+from engines.onnx.metadata import read_export, read_metadata, read_spec
 from engines.onnxruntime_runner import OnnxRunner
 
 

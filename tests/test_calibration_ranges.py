@@ -8,11 +8,11 @@ import pytest
 from tiny_models import SPEC, exported, random_frames
 
 from calibration import ranges, rules
-from calibration.graph import index
 from calibration.placement import ORT_X86
 from calibration.ranges import Histogram, collect
 from edgeuda.errors import ConfigError, DataError, ModelError
-from engines.onnxruntime_session import open_session
+from engines.onnx.index import index
+from engines.onnx.session import open_session
 
 
 @pytest.fixture(scope="module")

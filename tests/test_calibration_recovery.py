@@ -13,18 +13,18 @@ from torch import nn
 from calibration import batch_norm, ranges
 from calibration.batch_norm import adapt_batch_norm
 from calibration.equalize import channel_means, correct_biases, equalize
-from calibration.graph import index
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.ranges import collect
 from calibration.rules import maximum
-from calibration.weights import constants_of, multiplications
 from edgeuda.errors import DataError, ModelError
 from edgeuda.methods import adabn
 from edgeuda.methods.adabn import adapt_batch_norm as torch_adapt
 from engines.export import export_onnx
-from engines.metadata import BATCH_NORM_KEY, norms_of
-from engines.onnxruntime_session import open_session
+from engines.onnx.index import index
+from engines.onnx.metadata import BATCH_NORM_KEY, norms_of
+from engines.onnx.session import open_session
+from engines.onnx.weights import constants_of, multiplications
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(12, SIZE.height, SIZE.width, seed=5)]

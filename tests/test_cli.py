@@ -19,8 +19,8 @@ from tiny_models import exported
 from cli import shadowing
 from cli.app import app
 from edgeuda.data.images import read_image, read_label, write_label
-from edgeuda.data.street import write_dataset
 from edgeuda.labels import SPACES
+from edgeuda.street import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [

@@ -27,8 +27,8 @@ from edgeuda.methods.lse import (
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.discriminators import output_discriminator
 from edgeuda.spec import Preprocessing
-from edgeuda.training.hard_paste import HardPaste
-from edgeuda.training.views import STRONG_POOL, strong_pool
+from edgeuda.views.hard_paste import HardPaste
+from edgeuda.views.transforms import STRONG_POOL, strong_pool
 
 PRE = Preprocessing(64, 64)
 

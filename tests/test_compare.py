@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.street import write_dataset
 from edgeuda.training import compare as module
 from edgeuda.training.compare import Track, built_in_plans, compare, load_plan, markdown
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.watch import SNAPSHOTS, read_signals
-from engines.plots import comparison
+from engines.report.plots import comparison
 
 TINY = (
     "model.width=0.125", "model.input=[32, 64]", "geometry.crop=[32, 64]", "precision=32-true",

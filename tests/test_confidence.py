@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.base import Batch
@@ -23,6 +22,7 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
 from edgeuda.models.network import Logits
 from edgeuda.models.reliability import KEPT, fit_temperature, reliability
 from edgeuda.spec import ModelSpec, Preprocessing
+from edgeuda.street import write_dataset
 from edgeuda.training.confidence import RELIABILITY_FILE, temperature_of
 from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_source
 from edgeuda.training.recipe import load_recipe

@@ -19,7 +19,7 @@ from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images, read_image, write_image, write_label
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
-from engines.data_report import build_data_report
+from engines.report.data import build_data_report
 
 SPACE = SPACES["carla-3"]
 

@@ -16,12 +16,12 @@ from test_tensorrt_runner import engine
 from tiny_models import exported, random_frames
 
 from edgeuda.errors import DependencyError, DeviceError, ModelError
-from engines.cuda_extra import cuda_extra
-from engines.device import DEVICES, open_device
-from engines.device_libcudart import CudaRuntimeDevice
+from engines.cuda.device import DEVICES, open_device
+from engines.cuda.extra import cuda_extra
+from engines.cuda.libcudart import CudaRuntimeDevice
 from engines.onnxruntime_runner import OnnxRunner
-from engines.tensorrt_library import Library
-from engines.tensorrt_runner import TensorRTRunner
+from engines.tensorrt.library import Library
+from engines.tensorrt.runner import TensorRTRunner
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +192,7 @@ def test_a_later_libcudart_than_the_drivers_is_passed_over(gpu, library, tmp_pat
     newer = tmp_path / "libcudart.so.13"
     newer.write_bytes(library.read_bytes())
     cuda_stub.Gpu(newer).set(runtime=13000)
-    names = "engines.device_libcudart.NAMES"
+    names = "engines.cuda.libcudart.NAMES"
     monkeypatch.setattr(names, (str(newer), str(library)))
     assert open_device("libcudart").runtime_version() == "12.6"
     monkeypatch.setattr(names, (str(newer),))
@@ -209,7 +209,7 @@ def test_cuda_python_of_cuda_13_on_a_driver_of_cuda_12(tmp_path):
         pytest.skip("cuda-python of CUDA 13 is not installed")
     root = str(Path(__file__).parents[1])
     code = (
-        "from edgeuda.errors import EdgeudaError\nfrom engines.device import open_device\n"
+        "from edgeuda.errors import EdgeudaError\nfrom engines.cuda.device import open_device\n"
         "try: open_device('cuda-python')\nexcept EdgeudaError as err: print(err.exit_code, err)"
     )
     done = subprocess.run(
@@ -248,7 +248,7 @@ def test_a_kernel_is_unloaded_by_the_last_who_uses_it(gpu, monkeypatch):
         def close(self):
             closed.append(self)
 
-    monkeypatch.setattr("engines.device_cuda_python.LabelsKernel", Kernel)
+    monkeypatch.setattr("engines.cuda.cuda_python.LabelsKernel", Kernel)
     device = open_device("cuda-python")
     device.load_kernel()
     device.load_kernel()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgeuda.data.street import write_dataset
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.street import write_dataset
 from edgeuda.training.trainer import CHECKPOINT_FILE, read_log
 
 COMMON = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgeuda.errors import DependencyError, DeviceError
-from engines import doctor
-from engines.doctor import Check, abilities, examine, to_record
+from engines.machine import doctor
+from engines.machine.doctor import Check, abilities, examine, to_record
 
 
 def found(checks, name):
@@ -87,10 +87,10 @@ def test_tensorrt_without_a_driver_is_named_and_not_touched(monkeypatch):
         msg = "CUDA cannot be used: error 35"
         raise DeviceError(msg)
 
-    monkeypatch.setattr("engines.tensorrt_library.cuda_devices", absent)
+    monkeypatch.setattr("engines.tensorrt.library.cuda_devices", absent)
     (check,) = found(examine(), "tensorrt")
     assert (check.status, "error 35" in check.found) == ("broken", True)
-    monkeypatch.setattr("engines.tensorrt_library.cuda_devices", lambda: 1)
+    monkeypatch.setattr("engines.tensorrt.library.cuda_devices", lambda: 1)
     assert found(examine(), "tensorrt") == [Check("tensorrt", "ok", "tensorrt 10.3.0")]
 
 

@@ -13,14 +13,13 @@ from torch import nn
 
 from calibration.batch_norm import adapt_batch_norm
 from calibration.compiled import compiled
-from calibration.graph import index
 from calibration.kept_float import hide_relu
 from calibration.observe import Observer
 from calibration.options import Options as Quantization
 from calibration.placement import POLICIES
 from calibration.quantize import calibrate
+from calibration.torch_graph import OnnxGraph
 from edgeuda.data.images import read_image
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.labels import SPACES
 from edgeuda.methods.adabn import adapt_batch_norm as torch_adapt
@@ -30,16 +29,17 @@ from edgeuda.models import encoders
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.fused import fused
-from edgeuda.models.onnx_graph import OnnxGraph
 from edgeuda.models.timm_library import timm
 from edgeuda.spec import IMAGENET_MEAN, ModelSpec, Preprocessing
+from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from engines.export import export_onnx
-from engines.heads import scores_of
-from engines.metadata import norms_of
-from engines.tensorrt_builder import BuildOptions, build_engine
-from engines.tensorrt_library import load_tensorrt
+from engines.onnx.heads import scores_of
+from engines.onnx.index import index
+from engines.onnx.metadata import norms_of
+from engines.tensorrt.builder import BuildOptions, build_engine
+from engines.tensorrt.library import load_tensorrt
 
 ENCODERS = ("resnet18", "mobilenetv3_small_100", "efficientnet_lite0", "repvgg_a0", "mobileone_s0")
 BRANCHES = {"repvgg_a0", "mobileone_s0"}

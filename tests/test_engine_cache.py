@@ -7,10 +7,11 @@ import tensorrt_modules
 from tiny_models import exported
 
 from edgeuda.errors import DataError, ModelError
-from engines import cuda_driver, engine_cache
-from engines.engine_cache import cached_engine, engine_key, load_plan, record_path
-from engines.tensorrt_builder import BuildOptions
-from engines.tensorrt_library import Library, load_tensorrt
+from engines.cuda import driver as cuda_driver
+from engines.tensorrt import cache as engine_cache
+from engines.tensorrt.builder import BuildOptions
+from engines.tensorrt.cache import cached_engine, engine_key, load_plan, record_path
+from engines.tensorrt.library import Library, load_tensorrt
 
 
 @pytest.fixture

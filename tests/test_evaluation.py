@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgeuda import evaluation as evaluation_module
-from edgeuda.boundary import BoundaryCounts, boundary
-from edgeuda.data.images import LabelMap, write_label
-from edgeuda.data.layouts import CITYSCAPES_IDS
-from edgeuda.errors import ConfigError, DataError
-from edgeuda.evaluation import (
+from edgeuda.accuracy import evaluation as evaluation_module
+from edgeuda.accuracy.boundary import BoundaryCounts, boundary
+from edgeuda.accuracy.evaluation import (
     Evaluation,
     agreement,
     class_rows,
@@ -25,6 +22,9 @@ from edgeuda.evaluation import (
     image_row,
     table,
 )
+from edgeuda.data.images import LabelMap, write_label
+from edgeuda.data.layouts import CITYSCAPES_IDS
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace, subsets_of
 

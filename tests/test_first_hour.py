@@ -12,9 +12,9 @@ from cli import options
 from cli.verbs.evaluate import _cell
 from cli.verbs.shared import choose_device
 from edgeuda.data.images import write_image
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, DeviceError
 from edgeuda.labels import SPACES
+from edgeuda.street import write_dataset
 
 SMALL = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "source.steps=3",

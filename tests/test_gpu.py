@@ -10,13 +10,13 @@ from device_contract import DeviceContract
 from runner_contract import RunnerContract
 
 from edgeuda.errors import DependencyError
-from engines.cuda_driver import cuda_devices
-from engines.device import DEVICES, open_device
-from engines.engine_cache import cached_engine
+from engines.cuda.device import DEVICES, open_device
+from engines.cuda.driver import cuda_devices
 from engines.onnxruntime_runner import OnnxRunner
-from engines.tensorrt_builder import BuildOptions
-from engines.tensorrt_library import load_tensorrt
-from engines.tensorrt_runner import TensorRTRunner
+from engines.tensorrt.builder import BuildOptions
+from engines.tensorrt.cache import cached_engine
+from engines.tensorrt.library import load_tensorrt
+from engines.tensorrt.runner import TensorRTRunner
 
 pytestmark = pytest.mark.gpu
 

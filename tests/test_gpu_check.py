@@ -18,12 +18,12 @@ from calibration.forms import ARITHMETICS, write_forms
 from cli.app import run
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import read_json
-from engines import gpu_check as checks
 from engines import onnxruntime_runner
-from engines.cuda_driver import cuda_devices
-from engines.device_check import check_device, kernel_in_a_fresh_process
-from engines.gpu_check import gpu_check, require_passed
-from engines.tensorrt_library import Library
+from engines.cuda.check import check_device, kernel_in_a_fresh_process
+from engines.cuda.driver import cuda_devices
+from engines.machine import gpu_check as checks
+from engines.machine.gpu_check import gpu_check, require_passed
+from engines.tensorrt.library import Library
 
 VERSION = "10.3.0"
 SKIP = ["tensorrt_rtx*", "trtexec"]
@@ -67,13 +67,13 @@ def machine(library, monkeypatch):
 
     for place in ("gpu_check", "tensorrt_runner"):
         monkeypatch.setattr(f"engines.{place}.load_tensorrt", load)
-    monkeypatch.setattr("engines.engine_cache.gpu_title", lambda: "Stub (8.7)")
+    monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Stub (8.7)")
     monkeypatch.setattr(checks, "gpu_title", lambda: "Stub (8.7)")
     monkeypatch.setattr(checks, "cuda_devices", lambda: 1)
     monkeypatch.setattr(checks, "driver_version", lambda: (12, 6))
     monkeypatch.setattr(checks, "kernel_in_a_fresh_process", lambda: 1.0)
     monkeypatch.setattr(checks, "RUNS", 11)
-    monkeypatch.setattr("engines.device_cuda_python.LabelsKernel", Kernel(gpu))
+    monkeypatch.setattr("engines.cuda.cuda_python.LabelsKernel", Kernel(gpu))
     pretend_providers(monkeypatch)
     return SimpleNamespace(gpu=gpu, module=module, patch=monkeypatch, library=trt)
 
@@ -98,7 +98,7 @@ def pretend_providers(monkeypatch):
 
 def Kernel(gpu):  # noqa: N802
     """A kernel on the stub's memory, by the host's arithmetic."""
-    from engines.heads import upsample_argmax
+    from engines.onnx.heads import upsample_argmax
 
     class Loaded:
         def launch(self, scores, labels, shape, height, width, stream):
@@ -154,7 +154,7 @@ def dead_replay(machine):
 
 def dead_mapping(machine):
     machine.patch.setattr(
-        "engines.device_libcudart.CudaRuntimeDevice.mapped",
+        "engines.cuda.libcudart.CudaRuntimeDevice.mapped",
         lambda self, _: self.alloc(1 << 16),
     )
     return {"device libcudart": "mapped memory: "}
@@ -180,7 +180,7 @@ def refused_kernel(machine):
         raise DeviceError(msg)
 
     machine.patch.setattr(checks, "kernel_in_a_fresh_process", refuse)
-    machine.patch.setattr("engines.device_cuda_python.LabelsKernel", refuse)
+    machine.patch.setattr("engines.cuda.cuda_python.LabelsKernel", refuse)
     return {"kernel": "CUDA error 209", "tensorrt scores fp32": "the host makes labels of scores"}
 
 
@@ -343,7 +343,7 @@ def test_the_kernel_in_a_process_of_its_own_without_a_driver():
 
 
 def test_check_device_gives_back_what_it_took(machine):
-    from engines.device import open_device
+    from engines.cuda.device import open_device
 
     for name in ("cuda-python", "libcudart", "pycuda"):
         check_device(open_device(name))

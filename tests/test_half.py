@@ -9,15 +9,15 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 from tiny_models import SPEC, exported, random_frames, write_frames
 
-from calibration.graph import index
 from calibration.half import to_half, write_half
 from calibration.observe import Observer
 from calibration.options import Options
 from calibration.quantize import calibrate
-from calibration.weights import constants_of, with_constants
+from edgeuda.accuracy.evaluation import agreement
 from edgeuda.errors import DataError, ModelError, OutputExistsError, ParityError
-from edgeuda.evaluation import agreement
-from engines.metadata import HALF_KEY, precision_of, read_metadata, read_spec
+from engines.onnx.index import index
+from engines.onnx.metadata import HALF_KEY, precision_of, read_metadata, read_spec
+from engines.onnx.weights import constants_of, with_constants
 from engines.onnxruntime_runner import OnnxRunner
 
 SIZE = SPEC.preprocessing

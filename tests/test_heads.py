@@ -9,14 +9,14 @@ from torch.nn import functional
 
 from calibration.options import Options
 from calibration.quantize import calibrate
+from edgeuda.accuracy.evaluation import agreement
 from edgeuda.errors import ModelError
-from edgeuda.evaluation import agreement
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.heads import labels_of, upsample_argmax, with_head
-from engines.metadata import read_export
+from engines.onnx.heads import labels_of, upsample_argmax, with_head
+from engines.onnx.metadata import read_export
 from engines.onnxruntime_runner import OnnxRunner
 
 SIZE = SPEC.preprocessing

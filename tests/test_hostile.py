@@ -17,7 +17,6 @@ import torch
 from cli.app import _plain
 from edgeuda.data.footage import Frame
 from edgeuda.data.images import read_image, read_label, write_image, write_label
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import (
     BundleError,
     DataError,
@@ -29,12 +28,13 @@ from edgeuda.errors import (
 from edgeuda.files import LOCK_FILE, alone, read_json, stamp, write_atomic, write_json, write_text
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import CHECKPOINT_FILE
 from engines.bundle import open_bundle
-from engines.metadata import QUANTIZATION_KEY, policy_of
-from engines.sinks import OverlayVideo, Result
+from engines.live.sinks import OverlayVideo, Result
+from engines.onnx.metadata import QUANTIZATION_KEY, policy_of
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",

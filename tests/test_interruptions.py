@@ -8,7 +8,6 @@ import torch
 from interruptions import lines_run
 from tiny_models import SPEC, exported, random_frames
 
-from calibration.graph import index
 from calibration.placement import ORT_X86
 from calibration.range_file import Origin, RangeFile
 from edgeuda.data.curation import Curation, curate
@@ -20,6 +19,7 @@ from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import save_model
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.pseudo_labels import SelectorSettings, label_footage
+from engines.onnx.index import index
 
 
 def test_ranges_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edgeuda.errors import DependencyError, DeviceError
-from engines.heads import upsample_argmax
-from engines.labels_kernel import BLOCK, SOURCE, compile_cubin
+from engines.cuda.labels_kernel import BLOCK, SOURCE, compile_cubin
+from engines.onnx.heads import upsample_argmax
 
 CASES = [((2, 11, 8, 16), (64, 128)), ((1, 19, 5, 7), (40, 56)), ((1, 3, 4, 4), (30, 50))]
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
@@ -91,8 +91,8 @@ SCRIPT = """
 import ctypes, json, sys, threading
 import numpy as np
 from edgeuda.errors import EdgeudaError
-from engines.heads import upsample_argmax
-from engines.labels_kernel import LabelsKernel
+from engines.onnx.heads import upsample_argmax
+from engines.cuda.labels_kernel import LabelsKernel
 
 driver = ctypes.CDLL("libcuda.so.1")
 found = {}

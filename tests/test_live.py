@@ -15,15 +15,15 @@ from tiny_models import SPEC, exported, random_frames
 from edgeuda.data.footage import Frame
 from edgeuda.data.images import paint, read_label
 from edgeuda.errors import BundleError, DataError, DependencyError, DeviceError
-from engines import capture, ros2, sinks
 from engines.bundle import write_bundle
 from engines.bundle_model import model_file
-from engines.capture import Capture
-from engines.latest_queue import LatestQueue
-from engines.live import Clock, Course, LatencyHistogram, Limits, run
-from engines.metadata import policy_of, precision_of, read_metadata
+from engines.live import capture, ros2, sinks
+from engines.live.capture import Capture
+from engines.live.loop import Clock, Course, LatencyHistogram, Limits, run
+from engines.live.queue import LatestQueue
+from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
+from engines.onnx.metadata import policy_of, precision_of, read_metadata
 from engines.onnxruntime_runner import OnnxRunner
-from engines.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
 
 COLORS = SPEC.label_space.colors()
 
@@ -221,7 +221,7 @@ def test_a_killed_recording_keeps_all_but_its_end(tmp_path):
     """What the encoder holds, about a quarter of a megabyte, is lost; no more."""
     code = f"""
 import os, cv2, numpy as np
-from engines.sinks import OverlayVideo, Result
+from engines.live.sinks import OverlayVideo, Result
 from edgeuda.data.footage import Frame
 from pathlib import Path
 sink = OverlayVideo(Path({str(tmp_path / "o.mkv")!r}), 25, np.zeros((256, 3), np.uint8))
@@ -474,7 +474,7 @@ def test_memory_stays_as_it_is(tmp_path):
             if one.frame.index in (100, 399):
                 memory.append(resident_mb())
 
-    from engines.live import resident_mb
+    from engines.live.loop import resident_mb
 
     with OnnxRunner(tmp_path / "m.onnx", 1) as runner:
         run(runner, Capture(large, live=False), [Watching(gate)], lossless=True)

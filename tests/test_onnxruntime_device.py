@@ -14,10 +14,10 @@ from calibration.half import to_half
 from cli.app import run
 from edgeuda.errors import DeviceError, ModelError
 from engines import onnxruntime_runner
-from engines.metadata import HALF_KEY, QUANTIZATION_KEY
-from engines.onnxruntime_placement import nodes_by_provider
+from engines.onnx.metadata import HALF_KEY, QUANTIZATION_KEY
+from engines.onnx.placement import nodes_by_provider
+from engines.onnx.session import open_session
 from engines.onnxruntime_runner import OnnxRunner
-from engines.onnxruntime_session import open_session
 
 ort = pytest.importorskip("onnxruntime")
 Session = ort.InferenceSession
@@ -175,7 +175,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from edgeuda.errors import EdgeudaError
-from engines.doctor import examine
+from engines.machine.doctor import examine
 from engines.onnxruntime_runner import OnnxRunner
 
 found = {}

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgeuda.accuracy.evaluation import DEPLOYED
 from edgeuda.data.images import resize_image
 from edgeuda.errors import ConfigError
-from edgeuda.evaluation import DEPLOYED
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import build
 from edgeuda.models.network import Logits

@@ -10,18 +10,7 @@ import pytest
 import torch
 from tiny_models import SPEC, exported, random_frames, write_frames
 
-from calibration.graph import index
-from calibration.observe import Observer
-from calibration.options import Options
-from calibration.placement import POLICIES
-from calibration.qdq import insert_qdq
-from calibration.quantize import calibrate
-from calibration.ranges import collect, watching
-from calibration.rules import Range, maximum
-from calibration.weights import constants_of, with_constants
-from edgeuda.errors import Interrupted, ModelError, TrainingError
-from edgeuda.models.onnx_graph import OnnxGraph
-from edgeuda.training.quantization_aware import (
+from calibration.finetune import (
     RoundedGraph,
     Rounding,
     Tuning,
@@ -29,8 +18,19 @@ from edgeuda.training.quantization_aware import (
     round_weight,
     tune,
 )
-from engines.heads import scores_of
-from engines.onnxruntime_session import open_session
+from calibration.observe import Observer
+from calibration.options import Options
+from calibration.placement import POLICIES
+from calibration.qdq import insert_qdq
+from calibration.quantize import calibrate
+from calibration.ranges import collect, watching
+from calibration.rules import Range, maximum
+from calibration.torch_graph import OnnxGraph
+from edgeuda.errors import Interrupted, ModelError, TrainingError
+from engines.onnx.heads import scores_of
+from engines.onnx.index import index
+from engines.onnx.session import open_session
+from engines.onnx.weights import constants_of, with_constants
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(6, SIZE.height, SIZE.width, seed=4)]

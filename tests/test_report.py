@@ -20,23 +20,23 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.images import write_image, write_label
+from edgeuda.decision import dominators
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.evaluation import Evaluation
 from edgeuda.files import sha256, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
-from engines import plots
-from engines.latency_plots import Point, latency_ecdf
-from engines.latency_plots import tradeoff as tradeoff_plot
-from engines.pareto import dominators
-from engines.report import build_report
-from engines.report_choice import choice_figures, choice_verdicts
-from engines.report_findings import evidence, unknowns, verdicts
-from engines.report_parts import Grid
-from engines.report_records import Records, read_records, stage_rank
-from engines.report_sections import before_and_after, sections_of
-from engines.report_text import as_ms, as_points, flatten
-from engines.report_trust import went_wrong
+from engines.report import plots
+from engines.report.choice import choice_figures, choice_verdicts
+from engines.report.findings import evidence, unknowns, verdicts
+from engines.report.latency_plots import Point, latency_ecdf
+from engines.report.latency_plots import tradeoff as tradeoff_plot
+from engines.report.page import build_report
+from engines.report.parts import Grid
+from engines.report.records import Records, read_records, stage_rank
+from engines.report.sections import before_and_after, sections_of
+from engines.report.text import as_ms, as_points, flatten
+from engines.report.trust import went_wrong
 
 THREE = SPACES["carla-3"]
 SOURCE, STAGE2, INT8 = "a" * 64, "b" * 64, "c" * 64

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from edgeuda.data.folders import labelled_folder, labelled_frames, labelled_subset
 from edgeuda.data.images import read_image, read_label, write_image
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError, DataError, OutputExistsError, TrainingError
 from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.hiast import Hiast
@@ -20,6 +19,7 @@ from edgeuda.methods.lse import Lse
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.predictor import normalise
+from edgeuda.street import write_dataset
 from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
 from edgeuda.training.monitor import Probe

@@ -13,7 +13,7 @@ from tiny_models import SPEC, exported, random_frames, random_network
 import edgeuda.errors
 from edgeuda.errors import DependencyError, ModelError
 from edgeuda.models.predictor import Predictor
-from engines.metadata import export_of, read_export, read_metadata, read_spec
+from engines.onnx.metadata import export_of, read_export, read_metadata, read_spec
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import check_images
 
@@ -150,7 +150,7 @@ import numpy as np
 from pathlib import Path
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import segment
-import engines.bench
+import engines.bench.measure
 with OnnxRunner(Path({str(model)!r}), threads=1) as runner:
     print(segment(runner, np.load({str(image)!r})).shape)
 """

@@ -7,10 +7,10 @@ import pytest
 
 from edgeuda.data.images import write_image, write_label
 from edgeuda.data.sources import open_sources
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ConfigError
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES, LabelSpace
+from edgeuda.street import write_dataset
 from edgeuda.training.confidence import hold_out
 from edgeuda.training.fitting import load_domains
 from edgeuda.training.loader import Images, Joined

@@ -16,17 +16,17 @@ import pytest
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import read_image, read_label
 from edgeuda.data.splits import split_pairs
-from edgeuda.data.street import DOMAINS, Domain, Drive, render, write_dataset
-from edgeuda.data.street.domain import RANDOMISED, domain_of, randomised
-from edgeuda.data.street.ground import draw_plan
-from edgeuda.data.street.layout import Thing, shadows
-from edgeuda.data.street.people import draw_person
-from edgeuda.data.street.stage import IDS, Stage
-from edgeuda.data.street.vehicles import draw_vehicle
-from edgeuda.data.street.view import View, draw_view
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace, mapping
+from edgeuda.street import DOMAINS, Domain, Drive, render, write_dataset
+from edgeuda.street.domain import RANDOMISED, domain_of, randomised
+from edgeuda.street.ground import draw_plan
+from edgeuda.street.layout import Thing, shadows
+from edgeuda.street.people import draw_person
+from edgeuda.street.stage import IDS, Stage
+from edgeuda.street.vehicles import draw_vehicle
+from edgeuda.street.view import View, draw_view
 
 CAMVID = SPACES["camvid-11"]
 TO_CAMVID = mapping(SPACES["cityscapes-19"], CAMVID)
@@ -60,7 +60,7 @@ def test_an_image_has_the_size_that_was_asked_for_and_valid_ids(
 @pytest.mark.parametrize("name", DOMAINS)
 def test_the_same_seed_gives_the_same_image_in_another_process(name: str) -> None:
     code = (
-        "import hashlib; from edgeuda.data.street import DOMAINS, render\n"
+        "import hashlib; from edgeuda.street import DOMAINS, render\n"
         f"render(DOMAINS[{name!r}], 1, 64, 64)\n"  # what was rendered before must not matter
         f"a, b = render(DOMAINS[{name!r}], 9, 128, 256)\n"
         "print(hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest())"
@@ -255,7 +255,7 @@ def test_an_interrupted_dataset_is_completed_and_complete_pairs_are_kept(
             raise KeyboardInterrupt
         return render(domain, seed, *place)
 
-    monkeypatch.setattr("edgeuda.data.street.dataset.render", stop_at_second)
+    monkeypatch.setattr("edgeuda.street.dataset.render", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "part")
     assert not (tmp_path / "part/dataset.json").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeuda.training.style import match_amplitude, match_colour, match_histogram, restyle
+from edgeuda.views.style import match_amplitude, match_colour, match_histogram, restyle
 
 
 def test_colour_statistics_become_those_of_the_reference():

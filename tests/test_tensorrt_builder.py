@@ -22,13 +22,13 @@ from edgeuda.errors import ConfigError, DependencyError, DeviceError, ModelError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines import tensorrt_library
 from engines.export import export_onnx
-from engines.heads import with_head
-from engines.onnxruntime_session import open_session
-from engines.opset import lower_opset
-from engines.tensorrt_builder import BuildOptions, build_engine, engine_precision
-from engines.tensorrt_library import Library, load_tensorrt
+from engines.onnx.heads import with_head
+from engines.onnx.opset import lower_opset
+from engines.onnx.session import open_session
+from engines.tensorrt import library as tensorrt_library
+from engines.tensorrt.builder import BuildOptions, build_engine, engine_precision
+from engines.tensorrt.library import Library, load_tensorrt
 
 VERSIONS = list(tensorrt_modules.API)
 OLD = [v for v in VERSIONS if v.startswith("8.")]
@@ -348,7 +348,7 @@ def test_no_driver_is_an_error_and_not_a_crash():
     """In a process of its own, which is what a crash would end."""
     code = (
         "import sys; sys.path.insert(0, '.')\n"
-        "from engines.tensorrt_library import load_tensorrt\n"
+        "from engines.tensorrt.library import load_tensorrt\n"
         "import types; sys.modules['tensorrt'] = types.SimpleNamespace(__version__='10.3.0')\n"
         "load_tensorrt()"
     )
@@ -381,7 +381,7 @@ import tensorrt as trt
 from calibration.range_file import Origin
 from calibration.tensorrt_calibrator import tensorrt_calibrator
 from edgeuda.errors import DeviceError
-from engines.tensorrt_library import Library, load_tensorrt
+from engines.tensorrt.library import Library, load_tensorrt
 
 class Memory:
     def alloc(self, size): return 4096

@@ -13,6 +13,7 @@ from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.calibrated_engine import calibrated_engine
 from calibration.options import Options
+from calibration.pipeline import Cache
 from calibration.quantize import calibrate
 from calibration.range_file import Origin
 from calibration.rules import Range
@@ -25,7 +26,6 @@ from calibration.tensorrt_cache import (
     write_cache,
 )
 from calibration.tensorrt_calibrator import tensorrt_calibrator
-from calibration.work import Cache
 from cli.app import run
 from edgeuda.errors import (
     ConfigError,
@@ -36,15 +36,15 @@ from edgeuda.errors import (
     OutputExistsError,
 )
 from edgeuda.files import sha256
-from engines import cuda_driver
-from engines.device import open_device
-from engines.float_input import float_input
+from engines.cuda import driver as cuda_driver
+from engines.cuda.device import open_device
+from engines.onnx.float_input import float_input
+from engines.onnx.session import open_session
 from engines.onnxruntime_runner import OnnxRunner
-from engines.onnxruntime_session import open_session
 from engines.runner import segment
-from engines.tensorrt_builder import BuildOptions
-from engines.tensorrt_library import Library
-from engines.tensorrt_runner import TensorRTRunner
+from engines.tensorrt.builder import BuildOptions
+from engines.tensorrt.library import Library
+from engines.tensorrt.runner import TensorRTRunner
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(5, SIZE.height, SIZE.width, seed=9)]
@@ -231,9 +231,9 @@ def vehicle(monkeypatch):
     """TensorRT 10.3 and a device, both on the host."""
     device = tensorrt_modules.HostDevice()
     trt = Library("tensorrt", tensorrt_modules.running("10.3.0", device), (10, 3, 0))
-    monkeypatch.setattr("engines.tensorrt_library.load_tensorrt", lambda *_, **__: trt)
+    monkeypatch.setattr("engines.tensorrt.library.load_tensorrt", lambda *_, **__: trt)
     monkeypatch.setattr("calibration.calibrated_engine.open_device", lambda: device)
-    monkeypatch.setattr("engines.engine_cache.gpu_title", lambda: "Orin (8.7)")
+    monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Orin (8.7)")
     return trt, device
 
 

@@ -16,18 +16,18 @@ from tiny_models import SPEC, exported, random_frames
 
 from edgeuda.errors import ConfigError, DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import write_json
-from engines.cuda_driver import cuda_devices
-from engines.device_cuda_python import CudaPythonDevice
-from engines.device_pycuda import PycudaDevice
-from engines.engine_cache import record_path
-from engines.frame_path import FramePath
-from engines.heads import with_head
-from engines.metadata import export_of, spec_of
+from engines.bench.frame_path import FramePath
+from engines.cuda.cuda_python import CudaPythonDevice
+from engines.cuda.driver import cuda_devices
+from engines.cuda.pycuda_device import PycudaDevice
+from engines.onnx.heads import with_head
+from engines.onnx.metadata import export_of, spec_of
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
 from engines.runner import segment
-from engines.tensorrt_library import Library
-from engines.tensorrt_runner import TensorRTRunner
+from engines.tensorrt.cache import record_path
+from engines.tensorrt.library import Library
+from engines.tensorrt.runner import TensorRTRunner
 
 VERSIONS = list(tensorrt_modules.API)
 
@@ -223,7 +223,7 @@ def test_frames_are_resized_into_pinned_memory(path, monkeypatch):
         def refuse(*_):
             pytest.fail("the frame was copied")
 
-        monkeypatch.setattr("engines.tensorrt_runner.np.copyto", refuse)
+        monkeypatch.setattr("engines.tensorrt.runner.np.copyto", refuse)
         np.testing.assert_array_equal(segment(runner, frame), expected)
         _, found = FramePath(runner).labels([frame, frame])
         for one in found:
@@ -288,7 +288,7 @@ def test_pycuda_captures_nothing():
 def test_a_file_asks_for_its_runner(path, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
-        "engines.tensorrt_runner.TensorRTRunner",
+        "engines.tensorrt.runner.TensorRTRunner",
         lambda path, *, graphs: seen.append((path, graphs)),
     )
     open_runner(path)

@@ -14,18 +14,18 @@ from calibration import tradeoff, variants
 from calibration.telling_frames import telling_frames
 from calibration.tradeoff import sweep
 from calibration.variants import Network, Sweep
+from edgeuda.accuracy.evaluation import miou_of
+from edgeuda.accuracy.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
+from edgeuda.decision import Budget, Candidate, choose
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
-from edgeuda.evaluation import miou_of
 from edgeuda.files import read_json, sha256
+from engines.bench.load import Load
 from engines.export import export_onnx
-from engines.load import Load
 from engines.onnxruntime_runner import OnnxRunner
-from engines.pareto import Budget, Candidate, choose
-from engines.report import build_report
-from engines.tensorrt_library import Library
-from engines.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
+from engines.report.page import build_report
+from engines.tensorrt.library import Library
 
 # --- uncertainty ---
 
@@ -335,8 +335,8 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
     trt = Library("tensorrt", tensorrt_modules.running(version, device), numbers)
     for place in ("tensorrt_library", "tensorrt_runner"):
         monkeypatch.setattr(f"engines.{place}.load_tensorrt", lambda *_, **__: trt)
-    monkeypatch.setattr("engines.tensorrt_runner.open_device", lambda: device)
-    monkeypatch.setattr("engines.engine_cache.gpu_title", lambda: "Orin (8.7)")
+    monkeypatch.setattr("engines.tensorrt.runner.open_device", lambda: device)
+    monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Orin (8.7)")
     record = sweep(made, tmp_path / "sweep", Budget(1000))
     by_flag = numbers < (10, 12)
     for row in record["variants"]:
@@ -355,9 +355,9 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
 def test_an_engine_of_another_precision_ends_a_sweep(what, tmp_path, monkeypatch):
     made, _ = what
     trt = Library("tensorrt", tensorrt_modules.module("10.16.1.11"), (10, 16, 1))
-    monkeypatch.setattr("engines.tensorrt_library.load_tensorrt", lambda *_, **__: trt)
+    monkeypatch.setattr("engines.tensorrt.library.load_tensorrt", lambda *_, **__: trt)
     wrong = SimpleNamespace(record={"graph": "fp32", "options": {}}, path=None)
-    monkeypatch.setattr("engines.engine_cache.cached_engine", lambda *_: wrong)
+    monkeypatch.setattr("engines.tensorrt.cache.cached_engine", lambda *_: wrong)
     variant = variants.Variant("c", (64, 128), "int8", "labels", "engine")
     with pytest.raises(ModelError, match="expected an engine in int8, found fp32"):
         variants.make(variant, made, tmp_path)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgeuda.data.street import write_dataset
 from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.fcn import FCN8s
+from edgeuda.street import write_dataset
 from edgeuda.training.loader import (
     ClassCrops,
     Images,

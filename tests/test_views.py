@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgeuda.training.views import (
+from edgeuda.views.transforms import (
     SOURCE,
     STRONG,
     ColourChain,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from edgeuda.errors import DeviceError
-from engines import machine
-from engines import probes as sources
-from engines.probes import Probe, find_probes, parse_tegrastats
-from engines.vitals import Monitor, Vitals, energy_per_frame
+from engines.machine import hardware as machine
+from engines.machine import probes as sources
+from engines.machine.probes import Probe, find_probes, parse_tegrastats
+from engines.machine.vitals import Monitor, Vitals, energy_per_frame
 
 
 def write(root, files):

@@ -13,8 +13,8 @@ from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.foreign import import_checkpoint, networks_in, read_state
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.graphs import load_graph
-from engines.metadata import read_spec
+from engines.onnx.graphs import load_graph
+from engines.onnx.metadata import read_spec
 
 SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 96))
 FRAME = np.full((64, 96, 3), 90, np.uint8)

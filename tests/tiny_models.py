@@ -15,7 +15,7 @@ from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.export import export_onnx
-from engines.metadata import Head
+from engines.onnx.metadata import Head
 
 SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 128))
 

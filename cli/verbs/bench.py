@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from engines.bench_record import BenchRecord
-    from engines.load import Arrival as Pattern
+    from edgeuda.records.bench import BenchRecord
+    from engines.bench.load import Arrival as Pattern
 
 
 class Arrival(str, Enum):
@@ -88,11 +88,11 @@ def bench(
     """Measure latency and, beside it, power, clocks and temperature."""
     require_absent(out)
     from edgeuda.data.folders import readable_frames
-    from engines.bench import bench as run
-    from engines.bench_record import samples_path
-    from engines.load import Load
-    from engines.load import preset as rules_of
-    from engines.percentiles import samples_needed
+    from edgeuda.records.bench import samples_path
+    from edgeuda.records.percentiles import samples_needed
+    from engines.bench.load import Load
+    from engines.bench.load import preset as rules_of
+    from engines.bench.measure import bench as run
 
     if preset is not None:
         load = rules_of(preset.value)
@@ -124,7 +124,7 @@ def bench(
 def _table(record: BenchRecord) -> Table:
     from rich.table import Table
 
-    from engines.frame_path import STAGES
+    from engines.bench.frame_path import STAGES
 
     method, models = record.method, record.models
     table = Table("ms", title=f"Medians, batch {method.batch}, {method.threads} thread(s)")

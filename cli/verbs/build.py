@@ -63,9 +63,9 @@ def build(
 ) -> None:
     """Build a model's engine, unless the same one is there already."""
     from engines.bundle_model import model_file
-    from engines.engine_cache import cached_engine, record_path
-    from engines.tensorrt_builder import BuildOptions, engine_precision
-    from engines.tensorrt_library import load_tensorrt
+    from engines.tensorrt.builder import BuildOptions, engine_precision
+    from engines.tensorrt.cache import cached_engine, record_path
+    from engines.tensorrt.library import load_tensorrt
 
     settings = BuildOptions(
         batch=_batch(batch),

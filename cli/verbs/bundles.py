@@ -42,8 +42,8 @@ def bundle(
 ) -> None:
     """Pack models, their calibration, metrics and licences into one checked file."""
     from engines.bundle import write_bundle
-    from engines.graphs import load_graph, metadata_of
-    from engines.metadata import export_of, policy_of, precision_of, spec_of
+    from engines.onnx.graphs import load_graph, metadata_of
+    from engines.onnx.metadata import export_of, policy_of, precision_of, spec_of
 
     files: list[tuple[Role, Path, dict[str, Any]]] = []
     specs = {}

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from calibration.options import Report
-    from calibration.record import CalibrationRecord
+    from calibration.pipeline import Tune, TuningTask
     from calibration.rules import Range
-    from calibration.work import Tune, TuningTask
+    from edgeuda.records.calibration import CalibrationRecord
 
 
 class Backend(str, Enum):
@@ -162,12 +162,12 @@ def calibrate(
     """
     from calibration.acceptance import Limits
     from calibration.options import Options
+    from calibration.pipeline import Cache
     from calibration.quantize import calibrate as run
     from calibration.range_file import ranges_path
     from calibration.source import adapted_path
-    from calibration.work import Cache
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
-    from engines.metadata import read_spec
+    from engines.onnx.metadata import read_spec
 
     if page is not None:
         if page.suffix != ".html":
@@ -261,8 +261,8 @@ def calibrate(
 def _tuner(steps: int, seed: int, out: Path, report: Report) -> Tune:
     """Return what fine-tunes for a number of steps; its state lies beside ``out``."""
     require("torch", "train")
+    from calibration.finetune import Rounding, Tuning, tune
     from calibration.rules import Range
-    from edgeuda.training.quantization_aware import Rounding, Tuning, tune
 
     def run(task: TuningTask) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]:
         tuned = tune(
@@ -288,7 +288,7 @@ def _choose(
     report: Report,
 ) -> list[Path]:
     """Choose calibration frames, by the network's predictions where the rule needs them."""
-    from calibration import choice
+    from calibration import frame_choice as choice
 
     if name != "classes":
         return choice.choose(name, pool, count)  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def _choose(
 
 
 def _say(record: CalibrationRecord) -> None:
-    from calibration.choice import enough
+    from calibration.frame_choice import enough
 
     found = record.acceptance
     assert found is not None

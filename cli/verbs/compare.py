@@ -35,8 +35,8 @@ def compare(
     resolved_recipe(recipe, overrides, None)
     from edgeuda.training.compare import Track, load_plan, markdown, table
     from edgeuda.training.compare import compare as run
-    from engines.machine import identity
-    from engines.plots import comparison
+    from engines.machine.hardware import identity
+    from engines.report.plots import comparison
 
     variants = load_plan(plan, recipe, tuple(overrides or ()))
     track = Track(

@@ -102,7 +102,7 @@ def check(
     from edgeuda.data.check import scale
     from edgeuda.data.folders import labelled_folder
     from edgeuda.data.images import list_images
-    from engines.data_report import build_data_report
+    from engines.report.data import build_data_report
 
     stored = space_or_none(label_space)
     labelled = {
@@ -150,8 +150,8 @@ def render(
     workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
 ) -> None:
     """Render streets with labels, the same for the same seed."""
-    from edgeuda.data.street import Drive, write_dataset
     from edgeuda.labels import label_space as by_name
+    from edgeuda.street import Drive, write_dataset
 
     height, width = parse_size("--size", size)
     drive = Drive(sequence, fps, speed)

@@ -38,8 +38,8 @@ def demo(
     samples: Annotated[int, typer.Option(min=33, help="Rounds of the benchmark.")] = 700,
 ) -> None:
     """Render two domains, train, adapt without labels, export, calibrate, bench, report."""
-    from edgeuda.data.street import write_dataset
     from edgeuda.labels import SPACES
+    from edgeuda.street import write_dataset
 
     if not resume:
         require_absent(out)

@@ -74,8 +74,8 @@ def diff(
 def _load(path: Path) -> tuple[onnx.ModelProto, ModelSpec, str]:
     """Return graph, spec and checksum of a file or of a bundle's member."""
     from engines.bundle import SUFFIX, open_bundle
-    from engines.graphs import load_graph, metadata_of
-    from engines.metadata import spec_of
+    from engines.onnx.graphs import load_graph, metadata_of
+    from engines.onnx.metadata import spec_of
 
     inside = next((p for p in path.parents if p.suffix == SUFFIX), None)
     if inside is None:

@@ -20,8 +20,8 @@ from edgeuda.files import require_absent, sha256, write_json, write_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgeuda.accuracy.evaluation import Confusion
     from edgeuda.data.images import Image, LabelMap
-    from edgeuda.evaluation import Confusion
     from edgeuda.models.predictor import TestTime
     from edgeuda.spec import ModelSpec
 
@@ -67,10 +67,10 @@ def evaluate(
         written += [out.with_suffix(f".{what}.csv") for what in ("classes", "images")]
     for path in written:
         require_absent(path)
-    from edgeuda.boundary import BoundaryCounts
+    from edgeuda.accuracy.boundary import BoundaryCounts
+    from edgeuda.accuracy.evaluation import DEPLOYED, Evaluation, class_rows, image_row, table
+    from edgeuda.accuracy.evaluation import evaluate as count
     from edgeuda.data.folders import labelled_folder
-    from edgeuda.evaluation import DEPLOYED, Evaluation, class_rows, image_row, table
-    from edgeuda.evaluation import evaluate as count
 
     title, protocol = name or model.stem, DEPLOYED
     passes: list[dict[str, Any]] | None = None
@@ -143,7 +143,7 @@ def _network(
 ) -> tuple[Callable[[Image], LabelMap], ModelSpec, Path]:
     """Return how a checkpoint predicts, its spec and its file."""
     torch = require("torch", "train")
-    from edgeuda.evaluation import DEPLOYED
+    from edgeuda.accuracy.evaluation import DEPLOYED
     from edgeuda.models.checkpoint import load_model, model_file
     from edgeuda.models.fused import fused
     from edgeuda.models.predictor import Predictor, ScorePredictor

@@ -18,7 +18,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
 ) -> None:
     """Write one self-contained HTML file, with JSON, Markdown and CSV beside it."""
-    from engines.report import build_report
+    from engines.report.page import build_report
 
     def say(note: str) -> None:
         console.print(f"left out: {note}", soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ from edgeuda.errors import ConfigError, DataError, OutputError, without_password
 from edgeuda.files import require_absent, sha256, write_json
 
 if TYPE_CHECKING:
-    from engines.sinks import Sink
+    from engines.live.sinks import Sink
 
 
 def run(
@@ -70,15 +70,15 @@ def run(
         checksum = sha256(file)
         with open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner:
             if ros2 is not None:
-                from engines.ros2 import spin
+                from engines.live.ros2 import spin
 
                 say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
                 return
             from edgeuda.data.footage import Span, camera, footage, frame_rate
-            from engines.capture import Capture
-            from engines.live import Limits
-            from engines.live import run as segment_stream
-            from engines.sinks import LabelMaps, OverlayVideo, Window
+            from engines.live.capture import Capture
+            from engines.live.loop import Limits
+            from engines.live.loop import run as segment_stream
+            from engines.live.sinks import LabelMaps, OverlayVideo, Window
 
             assert target is not None
             live = (target.isdecimal() or "://" in target) and not Path(target).exists()

@@ -82,9 +82,9 @@ def tradeoff(
     from calibration.variants import Sweep
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
     from edgeuda.data.images import read_image
+    from edgeuda.decision import Budget
     from edgeuda.models.checkpoint import load_model
-    from engines.load import Load
-    from engines.pareto import Budget
+    from engines.bench.load import Load
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -140,7 +140,7 @@ def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[
     from edgeuda.files import sha256
     from edgeuda.models.checkpoint import model_file
     from engines.export import export_onnx
-    from engines.metadata import Head as HeadName
+    from engines.onnx.metadata import Head as HeadName
 
     own = spec.preprocessing
 
@@ -156,7 +156,7 @@ def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[
 def _table(record: dict[str, Any]) -> Table:
     from rich.table import Table
 
-    from engines.pareto import standing
+    from edgeuda.decision import standing
 
     tail = record["tail"]
     table = Table(title="Trade-off")

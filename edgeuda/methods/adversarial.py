@@ -30,8 +30,8 @@ from edgeuda.models.discriminators import output_discriminator, vector_discrimin
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.style import Style, restyle
-from edgeuda.training.views import SOURCE, colour
+from edgeuda.views.style import Style, restyle
+from edgeuda.views.transforms import SOURCE, colour
 
 SOURCE_DOMAIN, TARGET_DOMAIN = 0.0, 1.0
 

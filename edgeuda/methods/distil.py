@@ -30,8 +30,8 @@ from edgeuda.methods.teacher import Teacher
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.style import Style, restyle
-from edgeuda.training.views import SOURCE, STRONG, colour
+from edgeuda.views.style import Style, restyle
+from edgeuda.views.transforms import SOURCE, STRONG, colour
 
 PACE = 0.99
 """Of the running overlap by class."""

@@ -18,8 +18,8 @@ from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.style import Style, restyle
-from edgeuda.training.views import SOURCE, colour
+from edgeuda.views.style import Style, restyle
+from edgeuda.views.transforms import SOURCE, colour
 
 
 @dataclass(frozen=True)

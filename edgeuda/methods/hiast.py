@@ -22,7 +22,7 @@ from edgeuda.methods.teacher import Teacher
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.views import SOURCE, colour, strong_pool
+from edgeuda.views.transforms import SOURCE, colour, strong_pool
 
 Region = Literal["confident", "ignored", "all"]
 

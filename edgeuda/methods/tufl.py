@@ -28,8 +28,8 @@ from edgeuda.methods.thresholds import ThresholdRule, update_thresholds
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.style import Style, restyle
-from edgeuda.training.views import SOURCE, STRONG, colour, draw_affine, inside, warp
+from edgeuda.views.style import Style, restyle
+from edgeuda.views.transforms import SOURCE, STRONG, colour, draw_affine, inside, warp
 
 
 @dataclass(frozen=True)

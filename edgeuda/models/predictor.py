@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeuda.accuracy.evaluation import DEPLOYED
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
 from edgeuda.errors import ConfigError
-from edgeuda.evaluation import DEPLOYED
 from edgeuda.spec import ModelSpec, Preprocessing
 
 

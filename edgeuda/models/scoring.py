@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeuda.accuracy.evaluation import Evaluation, evaluate
 from edgeuda.data.folders import LabelledFolder
-from edgeuda.evaluation import Evaluation, evaluate
 from edgeuda.files import sha256
 from edgeuda.models.checkpoint import load_model, model_file
 from edgeuda.models.predictor import Predictor

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.folders import (
     LabelledFolder,
     labelled_folder,
@@ -25,7 +26,6 @@ from edgeuda.data.folders import (
 )
 from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError, TrainingError, did_you_mean
-from edgeuda.evaluation import Evaluation
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model

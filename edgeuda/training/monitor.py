@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.training.views import STRONG, colour
+from edgeuda.views.transforms import STRONG, colour
 
 RANKED = {
     "entropy": False,

@@ -30,12 +30,12 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains, Job, fit_stage, stage_weights, stream
-from edgeuda.training.hard_paste import HardPaste
 from edgeuda.training.loader import Images, LabelledBy, to_unit
 from edgeuda.training.pseudo_labels import PseudoLabels, generate
 from edgeuda.training.recipe import HiastSection, LseSection, Recipe
 from edgeuda.training.trainer import LOG_FILE, in_half, read_checkpoint, read_log
 from edgeuda.training.watch import SIGNALS_FILE, read_signals
+from edgeuda.views.hard_paste import HardPaste
 
 TEACHER_FILE = "teacher.safetensors"
 SELECTION_FILE = "selection.json"

@@ -58,8 +58,8 @@ from edgeuda.training.recipe import (
 from edgeuda.training.remarks import remarks
 from edgeuda.training.rounds import run_hiast, run_lse
 from edgeuda.training.trainer import in_half, make_optimizer, read_log
-from edgeuda.training.views import SOURCE
 from edgeuda.training.watch import read_signals
+from edgeuda.views.transforms import SOURCE
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,0 @@
-"""Labelled driving scenes in two domains, drawn from a seed: data for demos and tests."""
-
-from edgeuda.data.street.dataset import write_dataset
-from edgeuda.data.street.domain import DOMAINS, Domain
-from edgeuda.data.street.scene import Drive, render
-
-__all__ = ["DOMAINS", "Domain", "Drive", "render", "write_dataset"]

@@ -1,0 +1,185 @@
+"""What a benchmark measured, and how: the record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeuda.records.percentiles import Drift, LatencySummary
+
+SCHEMA = "edgeuda.bench/2"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the latencies were measured.
+
+    Attributes:
+        arrival: See `engines.bench.load.Load`, as all up to ``preset``.
+        fps: Frames per second of a camera.
+        cameras: Cameras.
+        late_frames: What becomes of a frame that waits when its camera's next one comes.
+        batch: Images per inference.
+        preset: The preset, or None.
+        preset_met: Whether its samples and duration were reached.
+        threads: Threads of one operator.
+        samples: Entries per model.
+        repeats: Times the models were opened, warmed up and measured.
+        order: How the models followed each other.
+        warmup: The rule that ended the warm-up.
+        warmup_rounds: Rounds before the first measured one, of each repeat.
+        warmup_seconds: Their duration.
+        warmup_stable: Whether the medians had settled, as opposed to the time limit having passed.
+        timer: The clocks.
+        frames: Distinct frames, used in turn.
+        outliers: What became of them.
+        complete: Whether the run came to its end, as opposed to being stopped.
+    """
+
+    arrival: str
+    fps: float | None
+    cameras: int
+    late_frames: str | None
+    batch: int
+    preset: str | None
+    preset_met: bool | None
+    threads: int
+    samples: int
+    repeats: int
+    order: str
+    warmup: str
+    warmup_rounds: list[int]
+    warmup_seconds: list[float]
+    warmup_stable: bool
+    timer: str
+    frames: int
+    outliers: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """How often a frame took longer than allowed, from when it came to its label map.
+
+    Attributes:
+        limit_ms: What is allowed.
+        misses: Frames beyond it.
+        share: Of all frames, 0 to 1; a dropped frame is a miss.
+    """
+
+    limit_ms: float
+    misses: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ModelLatency:
+    """One model's latencies.
+
+    Attributes:
+        name: What the report calls it.
+        file: Name of its file.
+        sha256: Checksum of the file.
+        precision: Arithmetic of the graph.
+        head: What its graph returns.
+        backend: Runtime, version and device.
+        input: Height and width of the network's input.
+        size_bytes: Size of the file.
+        stages: Summaries in milliseconds by stage, see `engines.bench.frame_path.STAGES`.
+        drift: ``total`` of the last third against the first.
+        run_medians: Median ``total`` of each repeat.
+        deadline: Misses of the deadline; None without one.
+        dropped: Frames that were replaced before their turn.
+        longest_queue: Most frames of a camera that waited at once.
+        frames_per_second: Frames segmented per second.
+        energy_per_frame_j: Joules; None if no meter is there or models took turns.
+        execution: How the runtime ran it, see `engines.runner.Runner`; earlier records lack it.
+        fallbacks: What came otherwise than asked; earlier records lack it.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    precision: str
+    head: str
+    backend: str
+    input: tuple[int, int]
+    size_bytes: int
+    stages: dict[str, LatencySummary]
+    drift: Drift | None
+    run_medians: list[float]
+    deadline: Deadline | None
+    dropped: int
+    longest_queue: int
+    frames_per_second: float
+    energy_per_frame_j: float | None
+    execution: dict[str, str]
+    fallbacks: list[str]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A stage's time of the first model over that of another, round by round.
+
+    Attributes:
+        baseline: Name of the first model.
+        candidate: Name of the other.
+        inference_median: Median of the ratios of inference; above 1 the candidate is faster.
+        low: Lower end of the median's 95 % interval.
+        high: Upper end.
+        total_median: Likewise of ``total``.
+        total_low: Likewise.
+        total_high: Likewise.
+        runs: Median ratio of inference of each repeat.
+    """
+
+    baseline: str
+    candidate: str
+    inference_median: float
+    low: float
+    high: float
+    total_median: float
+    total_low: float
+    total_high: float
+    runs: list[float]
+
+
+@dataclass(frozen=True)
+class BenchRecord:
+    """One benchmark.
+
+    Attributes:
+        created: UTC time in ISO 8601.
+        machine: See `engines.machine.hardware.identity`; read before the run.
+        method: How it was measured.
+        models: In the order given.
+        ratios: Every further model against the first, where models took turns.
+        noise: Largest spread of a model's median over the repeats, as a share; None below three.
+        state: See `engines.machine.vitals.Vitals.to_record`.
+        warnings: What a reader must know before the figures.
+        samples: Name and checksum of the file with every sample, if one was written.
+    """
+
+    created: str
+    machine: dict[str, str]
+    method: Method
+    models: tuple[ModelLatency, ...]
+    ratios: tuple[Ratio, ...]
+    noise: float | None
+    state: dict[str, Any]
+    warnings: tuple[str, ...]
+    samples: dict[str, str] | None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def samples_path(out: Path) -> Path:
+    """Return where a record's samples lie, an NPZ file.
+
+    Arrays are ``MODEL.COLUMN``, MODEL counting from 0: ``start_s``, ``run``, ``camera``, and
+    milliseconds by stage; ``state.time_s`` and ``state.CHANNEL``.
+    """
+    return out.with_suffix(".samples.npz")

@@ -1,0 +1,143 @@
+"""How a model was calibrated, as a JSON record beside the quantized model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from calibration.acceptance import Acceptance
+from calibration.options import Quantizer
+from calibration.placement import Target
+from calibration.rules import Range, RuleName
+from edgeuda.errors import DataError
+from edgeuda.files import read_json, write_json
+from edgeuda.spec import Preprocessing
+
+RecordedRule = RuleName | Literal["tensorrt-cache"]
+SCHEMA = "edgeuda.calibration/1"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A calibration image.
+
+    Attributes:
+        name: File name without its folder.
+        sha256: Checksum of the file.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution.
+
+    Attributes:
+        weight: Name of its weight, which is the parameter's name in the network.
+        int8: Whether it was placed in INT8.
+        compiled: Whether ONNX Runtime runs it in integers on the machine that calibrated.
+    """
+
+    weight: str
+    int8: bool
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """Everything that determined a quantized model, and what came of it.
+
+    Attributes:
+        target: The runtime the model is for.
+        rule: How ranges were taken from the histograms, or ``tensorrt-cache``: they were read.
+        percentile: The rule's percentage; None for rules without one.
+        model: File name of the FP32 model.
+        model_sha256: Its checksum.
+        preprocessing: How frames were fed.
+        frames: The calibration images in order.
+        ranges: Low and high of every quantized activation, in the FP32 model's tensor names.
+        layers: Every convolution in graph order.
+        int8_convs: Convolutions that ONNX Runtime runs with integer kernels on this machine.
+        convs: Convolutions of the graph it compiled.
+        agreement: Fraction, 0 to 1, of the target frames' pixels whose class is the same in FP32
+            and INT8. It needs no labels and is not an accuracy.
+        versions: Versions of the packages that took part.
+        created: ISO 8601 time, UTC.
+        transforms: What was done to the FP32 graph before, in order, see `Options`.
+        convergence: Share of the final ranges that 1, 2, ... frames show, see
+            `calibration.frame_choice.convergence`.
+        acceptance: How INT8 differs from FP32, and whether that was accepted.
+        scores: With labels: ``fp32`` and ``int8`` mIoU, 0 to 1, and ``images``.
+        folders: Number of calibration frames by the name of their folder.
+        quantizer: Whose placement and ranges these are.
+        assignment: How layers were chosen to stay float, see `Assignment`.
+    """
+
+    target: Target
+    rule: RecordedRule
+    percentile: float | None
+    model: str
+    model_sha256: str
+    preprocessing: Preprocessing
+    frames: tuple[Frame, ...]
+    ranges: dict[str, Range]
+    layers: tuple[Layer, ...]
+    int8_convs: int
+    convs: int
+    agreement: float
+    versions: dict[str, str]
+    created: str
+    transforms: tuple[str, ...] = ()
+    convergence: tuple[float, ...] = ()
+    acceptance: Acceptance | None = None
+    scores: dict[str, float] | None = None
+    assignment: dict[str, Any] | None = None
+    folders: dict[str, int] = field(default_factory=dict)
+    quantizer: Quantizer = "edgeuda"
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        record = {"schema": SCHEMA, **asdict(self)}
+        if self.acceptance is not None:
+            record["acceptance"] = self.acceptance.to_record()
+        return record
+
+    def write(self, path: Path) -> None:
+        """Write the JSON form."""
+        write_json(path, self.to_record())
+
+    @classmethod
+    def read(cls, path: Path) -> CalibrationRecord:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: If the file is not such a record.
+        """
+        record = read_json(path, SCHEMA)
+        del record["schema"]
+        try:
+            size = record.pop("preprocessing")
+            accepted = record.pop("acceptance", None)
+            return cls(
+                acceptance=None if accepted is None else Acceptance.from_record(accepted),
+                transforms=tuple(record.pop("transforms", ())),
+                convergence=tuple(record.pop("convergence", ())),
+                preprocessing=Preprocessing(
+                    size["height"], size["width"], tuple(size["mean"]), tuple(size["std"])
+                ),
+                frames=tuple(Frame(**frame) for frame in record.pop("frames")),
+                ranges={name: Range(*limits) for name, limits in record.pop("ranges").items()},
+                layers=tuple(Layer(**layer) for layer in record.pop("layers")),
+                **record,
+            )
+        except (AttributeError, KeyError, TypeError) as err:
+            msg = f"{path}: its {SCHEMA!r} record is damaged ({err!r}). Calibrate again"
+            raise DataError(msg) from err
+
+
+def record_path(model: Path) -> Path:
+    """Return where the record of a quantized model lies: beside it."""
+    return model.with_name(f"{model.name}.calibration.json")

@@ -1,0 +1,258 @@
+"""Segmenting frames as they come, for hours: counts, latencies and memory in bounded space."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeuda.errors import EdgeudaError
+from edgeuda.files import now_utc
+from edgeuda.records.percentiles import supported
+from engines.live.capture import Capture
+from engines.live.sinks import Result, Sink, SinkThread
+from engines.runner import Runner, segment
+
+SCHEMA = "edgeuda.live/1"
+RECENT = 30
+"""Frames over which the frame rate and latency on the screen are taken."""
+MINUTES = 2000
+"""Entries of the course that are kept; then every other one goes and they become rarer."""
+
+
+class LatencyHistogram:
+    """Counts of latencies in bins of one percent, from 10 microseconds to 1000 seconds.
+
+    Hours of frames take the memory of one. A percentile is a bin's upper end.
+    """
+
+    LOW, GROWTH = 1e-2, 1.01
+
+    def __init__(self) -> None:
+        bins = int(np.ceil(np.log(1e6 / self.LOW) / np.log(self.GROWTH)))
+        self.counts: npt.NDArray[np.int64] = np.zeros(bins + 1, np.int64)
+        self.max = 0.0
+
+    def add(self, milliseconds: float) -> None:
+        """Count a latency."""
+        place = np.ceil(np.log(max(milliseconds, self.LOW) / self.LOW) / np.log(self.GROWTH))
+        self.counts[min(int(place), len(self.counts) - 1)] += 1
+        self.max = max(self.max, milliseconds)
+
+    def percentiles(self) -> dict[str, float]:
+        """Return the supported percentiles in milliseconds, 1 % too high at most."""
+        n = int(self.counts.sum())
+        below = np.cumsum(self.counts)
+        found = {}
+        for percentile in supported(n):
+            rank = int(np.ceil(round(10 * percentile) * n / 1000))
+            place = int(np.searchsorted(below, rank))
+            found[f"{percentile:g}"] = min(self.LOW * self.GROWTH**place, self.max)
+        return found
+
+
+@dataclass
+class Course:
+    """Once in a while: when, frames so far, resident memory. Bounded.
+
+    Attributes:
+        every: Seconds between entries.
+        entries: Seconds, frames segmented, frames dropped, megabytes.
+    """
+
+    every: float = 10.0
+    entries: list[tuple[float, int, int, float]] = field(default_factory=list)
+
+    def note(self, seconds: float, frames: int, dropped: int) -> None:
+        """Add an entry if it is time."""
+        if self.entries and seconds - self.entries[-1][0] < self.every:
+            return
+        self.entries.append((round(seconds, 1), frames, dropped, round(resident_mb(), 1)))
+        if len(self.entries) > MINUTES:
+            del self.entries[1::2]
+            self.every *= 2
+
+
+class Clock:
+    """Time along recordings that are played one after the other, each of which begins at 0."""
+
+    def __init__(self) -> None:
+        self._begin, self._last, self._step = 0.0, 0.0, 0.0
+
+    def at(self, seconds: float) -> float:
+        """Return the time since the first recording began, of a frame's time in its own."""
+        now = self._begin + seconds
+        if now < self._last:  # the next recording
+            self._begin = self._last + self._step - seconds
+            now = self._begin + seconds
+        self._step, self._last = now - self._last, now
+        return now
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to end; None never.
+
+    Attributes:
+        frames: Frames segmented.
+        seconds: Since the beginning.
+    """
+
+    frames: int | None = None
+    seconds: float | None = None
+
+
+def run(
+    runner: Runner,
+    capture: Capture,
+    sinks: Sequence[Sink],
+    *,
+    lossless: bool,
+    limits: Limits | None = None,
+    stop: threading.Event | None = None,
+    status: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Segment frames until the source ends, a limit is reached or ``stop`` is set.
+
+    The source is read in its own thread, and each sink writes in its own: with a camera neither a
+    slow network nor a slow disk holds up the frames; the oldest are dropped, and counted.
+
+    Args:
+        runner: The model.
+        capture: The source, not yet entered.
+        sinks: Where results go.
+        lossless: Whether sinks may hold up the network, so that no result is dropped.
+        limits: When to end.
+        stop: Set from elsewhere to end.
+        status: Told frame rate, latency and drops about once a second.
+
+    Returns:
+        The record: frames, drops, latencies, memory. If the source failed on the way, its ``error``
+        says how; what was segmented before is counted and written. A sink that fails is dropped,
+        and the others and the network go on; its entry says why.
+
+    Raises:
+        EdgeudaError: If not even one frame was segmented.
+    """
+    limits, stop = limits or Limits(), stop or threading.Event()
+    threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
+    latencies, course = LatencyHistogram(), Course()
+    recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+    begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
+    first_ns: int | None = None
+    clock = Clock()
+    frames, said = 0, 0.0
+    error: EdgeudaError | None = None
+
+    def elapsed() -> float:
+        return time.perf_counter() - begin
+
+    with capture:
+        try:
+            while not stop.is_set() and not _over(limits, frames, elapsed()):
+                arrived = capture.queue.get(0.1)
+                if arrived is None:
+                    if capture.queue.finished:
+                        break
+                    continue
+                first_ns = arrived.at_ns if first_ns is None else first_ns
+                # A recording that is read ahead waits for no one's sake: its queue is no delay.
+                start = perf_counter_ns() if lossless else arrived.at_ns
+                labels = segment(runner, arrived.frame.image)
+                done = perf_counter_ns()
+                frames += 1
+                latencies.add((done - start) / 1e6)
+                recent.append((done, (done - start) / 1e6))
+                words = _status(recent)
+                seconds = (
+                    clock.at(arrived.frame.seconds)
+                    if lossless
+                    else (arrived.at_ns - first_ns) / 1e9
+                )
+                for thread in threads:
+                    thread.offer(Result(arrived.frame, seconds, labels, words))
+                course.note(elapsed(), frames, capture.queue.dropped)
+                if elapsed() - said >= 1:
+                    said = elapsed()
+                    status(f"{words}, {frames} frames, {capture.queue.dropped} dropped")
+            capture.raise_error()
+        except EdgeudaError as err:
+            error = err
+        finally:
+            for thread in threads:
+                thread.close()
+    for thread in threads:
+        if thread.error is not None and not isinstance(thread.error, (EdgeudaError, OSError)):
+            raise thread.error
+    if error is not None and not frames:
+        raise error
+    took = elapsed()
+    return {
+        "schema": SCHEMA,
+        "created": created,
+        "backend": runner.backend,
+        "precision": runner.precision,
+        "execution": dict(runner.execution),
+        "fallbacks": list(runner.fallbacks),
+        "seconds": round(took, 3),
+        "frames": {
+            "received": capture.received,
+            "segmented": frames,
+            "dropped": capture.queue.dropped,
+            "missed": capture.missed,
+            "per_second": round(frames / took, 3),
+        },
+        "reconnects": capture.reconnects,
+        "error": None if error is None else str(error),
+        "latency_ms": {
+            "from": "the decoded frame" if lossless else "the frame's arrival",
+            "to": "its label map",
+            "percentiles": latencies.percentiles(),
+            "resolution": "1 %",
+            "max": latencies.max,
+        },
+        "sinks": {
+            one.sink.name: {
+                "written": one.written,
+                "dropped": one.queue.dropped + one.refused,
+                "error": None if one.error is None else str(one.error),
+            }
+            for one in threads
+        },
+        "resident_mb": {"start": round(begin_memory, 1), "end": round(resident_mb(), 1)},
+        "course": {
+            "columns": ["seconds", "frames", "dropped", "resident_mb"],
+            "rows": [list(entry) for entry in course.entries],
+        },
+    }
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory in megabytes; NaN where it cannot be read."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return float("nan")
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _over(limits: Limits, frames: int, seconds: float) -> bool:
+    return (limits.frames is not None and frames >= limits.frames) or (
+        limits.seconds is not None and seconds >= limits.seconds
+    )
+
+
+def _status(recent: Sequence[tuple[int, float]]) -> str:
+    latency = float(np.median([ms for _, ms in recent]))
+    span = (recent[-1][0] - recent[0][0]) / 1e9
+    rate = f"{(len(recent) - 1) / span:.1f} frames/s, " if span > 0 else ""
+    return f"{rate}{latency:.1f} ms"

@@ -1,0 +1,266 @@
+"""What this machine can do, what it lacks, and how to get that."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeuda import __version__
+from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
+from engines.cuda.device import open_device
+from engines.cuda.driver import cuda_devices, driver_version, gpu_title
+from engines.cuda.extra import extra_here, jetson_release
+from engines.machine.hardware import drive_release, text_of
+from engines.onnx.session import Device, open_session
+from engines.tensorrt.library import load_tensorrt
+
+SCHEMA = "edgeuda.doctor/1"
+Status = Literal["ok", "absent", "broken", "note"]
+_TASKS = {
+    "run on the CPU": ("onnxruntime",),
+    "calibrate INT8": ("onnxruntime", "onnx"),
+    "run on the GPU with ONNX Runtime": ("driver", "onnxruntime cuda"),
+    "build TensorRT engines": ("onnx", "driver", "tensorrt"),
+    "run TensorRT engines": ("driver", "tensorrt", "device memory"),
+    "compile with TensorRT-RTX": ("onnx", "tensorrt_rtx"),
+    "train and adapt": ("torch", "onnx"),
+    "sign bundles": ("cryptography",),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What it is.
+        status: ``ok``; ``absent``; ``broken`` if it is there and does not work; ``note`` for facts.
+        found: What was found.
+        fix: The command or place that helps; empty where nothing is wrong.
+    """
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+
+
+def examine(root: Path = Path("/")) -> list[Check]:
+    """Look at the machine.
+
+    Args:
+        root: Root of the file system, for the files that say which release this is.
+    """
+    checks = [
+        Check("edgeuda", "note", __version__),
+        Check("python", "note", f"{platform.python_version()} at {sys.executable}"),
+        Check("machine", "note", f"{platform.machine()}, {platform.platform()}"),
+        *_release(root),
+        _driver(),
+        *(_power(root)),
+        _onnxruntime(),
+        *_providers(),
+    ]
+    checks += [
+        _package("onnx", "pip install 'edgeuda[build]'"),
+        _package("torch", "pip install 'edgeuda[train]'", "not needed on a vehicle"),
+        _tensorrt("tensorrt"),
+        _tensorrt("tensorrt_rtx"),
+        *_devices(root),
+        _package("cryptography", "pip install 'edgeuda[sign]'"),
+        _program("trtexec", "part of TensorRT: apt install libnvinfer-bin"),
+    ]
+    return checks
+
+
+def abilities(checks: list[Check]) -> dict[str, list[str]]:
+    """Return what each task lacks here; nothing means that it can be done."""
+    good = {check.name for check in checks if check.status == "ok"}
+    return {task: [name for name in needs if name not in good] for task, needs in _TASKS.items()}
+
+
+def to_record(checks: list[Check]) -> dict[str, Any]:
+    """Return the JSON form."""
+    return {
+        "schema": SCHEMA,
+        "checks": [asdict(check) for check in checks],
+        "lacks": abilities(checks),
+    }
+
+
+def _release(root: Path) -> list[Check]:
+    """Say which JetPack's Linux or DRIVE OS this is; neither on other machines."""
+    found = []
+    jetson = jetson_release(root)
+    if jetson is not None:
+        jetpack = {35: "JetPack 5", 36: "JetPack 6", 38: "JetPack 7", 39: "JetPack 7"}
+        name = jetpack.get(jetson[0], "unknown JetPack")
+        found.append(Check("release", "note", f"Jetson Linux {jetson[0]}.{jetson[1]} ({name})"))
+    drive = drive_release(root)
+    if drive is not None:
+        found.append(Check("release", "note", f"DRIVE OS {drive}"))
+    model = text_of(root / "proc/device-tree/model")
+    if model:
+        found.append(Check("board", "note", model))
+    return found
+
+
+def _driver() -> Check:
+    try:
+        major, minor = driver_version()
+        return Check("driver", "ok", f"CUDA device: {gpu_title()}, serves CUDA {major}.{minor}")
+    except DeviceError as err:
+        fix = "on a vehicle: the image of its JetPack or DRIVE OS; elsewhere: the NVIDIA driver"
+        return Check("driver", "absent", str(err), fix)
+
+
+def _power(root: Path) -> list[Check]:
+    found = []
+    mode = _run("nvpmodel", "-q")
+    if mode:
+        name = next((line for line in mode.splitlines() if "Power Mode" in line), mode)
+        found.append(Check("power mode", "note", name.strip(), "sudo nvpmodel -m 0, jetson_clocks"))
+    governor = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor:
+        fix = "" if governor == "performance" else "sudo cpupower frequency-set -g performance"
+        found.append(Check("CPU governor", "note", governor, fix))
+    clocks = _run(
+        "nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.draw", "--format=csv,noheader"
+    )
+    if clocks:
+        found.append(Check("GPU clocks", "note", clocks.strip()))
+    return found
+
+
+def _run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _onnxruntime() -> Check:
+    both = [n for n in ("onnxruntime", "onnxruntime-gpu") if _version(n) is not None]
+    fix = "pip install 'edgeuda[cpu]', or 'edgeuda[gpu]' on a machine with a GPU"
+    if not both:
+        return Check("onnxruntime", "absent", "not installed", fix)
+    found = ", ".join(f"{name} {_version(name)}" for name in both)
+    if len(both) == 2:
+        fix = f"pip uninstall -y {' '.join(both)}, then one of the two: they overwrite each other"
+        return Check("onnxruntime", "broken", found, fix)
+    try:
+        import onnxruntime as ort
+
+        providers = ", ".join(ort.get_available_providers())
+    except Exception as err:  # whatever a damaged native package raises
+        return Check("onnxruntime", "broken", f"{found}: {err}", f"pip install --force {both[0]}")
+    return Check("onnxruntime", "ok", f"{found}: {providers}")
+
+
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n'
+    b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+"""The smallest ONNX model, one number to itself."""
+
+
+def _providers() -> list[Check]:
+    """Try ONNX Runtime's providers for GPUs: that one is offered does not mean that it works."""
+    try:
+        import onnxruntime as ort
+
+        offered = ort.get_available_providers()
+    except Exception:  # said by `_onnxruntime`
+        return []
+    found = []
+    devices: tuple[tuple[Device, str], ...] = (
+        ("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
+    )  # fmt: skip
+    for device, provider in devices:
+        if provider not in offered:
+            continue
+        name = f"onnxruntime {device}"
+        try:
+            open_session(_IDENTITY, threads=1, device=device)
+        except EdgeudaError as err:
+            fix = f"install what it misses, or 'edgeuda[cpu]' instead: {ort.__version__} is built "
+            found.append(Check(name, "broken", str(err), f"{fix}for one CUDA and cuDNN"))
+        else:
+            found.append(Check(name, "ok", f"{provider} takes a model"))
+    return found
+
+
+def _devices(root: Path) -> list[Check]:
+    """Try the packages for device memory, each, and whether any works."""
+    fixes = {
+        "cuda-python": f"pip install 'edgeuda[{extra_here(root)}]'",
+        "libcudart": "part of CUDA: the image of JetPack or DRIVE OS has it",
+        "pycuda": "pip install 'edgeuda[pycuda]'",
+    }
+    found = []
+    for name, fix in fixes.items():
+        version = _version(name) or ""
+        try:
+            cuda_devices()
+        except DeviceError:
+            status: Status = "note" if version else "absent"
+            what = f"{version}, not tried without a driver" if version else "not found"
+            found.append(Check(name, status, what, "" if version else fix))
+            continue
+        try:
+            device = open_device(name)
+        except DependencyError as err:
+            found.append(Check(name, "absent", str(err), fix))
+        except DeviceError as err:
+            found.append(Check(name, "broken", f"{version} {err}".strip(), fix))
+        else:
+            what = f"CUDA {device.runtime_version()}"
+            found.append(Check(name, "ok", f"{version}, {what}" if version else what))
+    works = [check.name for check in found if check.status == "ok"]
+    if works:
+        return [*found, Check("device memory", "ok", f"by {works[0]}")]
+    return [*found, Check("device memory", "absent", "no package works", fixes["cuda-python"])]
+
+
+def _package(name: str, fix: str, remark: str = "") -> Check:
+    version = _version(name)
+    if version is None:
+        return Check(name, "absent", remark or "not installed", fix)
+    return Check(name, "ok", version)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _tensorrt(name: Literal["tensorrt", "tensorrt_rtx"]) -> Check:
+    """Import and probe, and construct nothing: that is what crashes without a driver."""
+    load: Callable[[], Any] = lambda: load_tensorrt(name, device=name == "tensorrt")  # noqa: E731
+    try:
+        return Check(name, "ok", load().title)
+    except DeviceError as err:
+        return Check(name, "broken", str(err), "needs the driver, see above")
+    except EdgeudaError as err:
+        what, _, fix = str(err).partition(" Get it by ")
+        return Check(name, "absent", what, fix)
+
+
+def _program(name: str, fix: str) -> Check:
+    path = shutil.which(name) or next(
+        (str(p) for p in (Path("/usr/src/tensorrt/bin") / name,) if os.access(p, os.X_OK)), None
+    )
+    return Check(name, "absent", "not found", fix) if path is None else Check(name, "ok", path)

@@ -1,0 +1,312 @@
+"""The report's chapter on the trade-off: variants, front, budget, choice."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from edgeuda.decision import dominators, standing
+from engines.report import latency_plots as plots
+from engines.report.findings import Finding, Status
+from engines.report.parts import Grid, Section
+from engines.report.records import Bench, Records, stage_rank
+from engines.report.text import (
+    DASH,
+    MINUS,
+    as_interval,
+    as_ms,
+    as_percent,
+    as_points,
+    as_time,
+    data_of,
+)
+from engines.report.trust import KEPT, at_load, camera_rate, disturbances, falls_behind, missed
+
+
+def choice_verdicts(records: Records) -> list[Finding]:
+    """Return what sweeps decided, as far as what was measured bears it."""
+    found = []
+    for record in records.tradeoffs:
+        choice, place = record["choice"], _which(record, records.tradeoffs)
+        troubles = _troubles(record, records.benches)
+        late = _late_at_a_rate(record, records.benches)
+        name, why = choice["name"], _unsigned_zero(choice["why"])
+        status: Status = "good"
+        if not name:
+            status, headline = "bad", f"{place}No variant keeps the budget."
+        elif late:
+            headline = f"{place}{name} keeps the budget frame by frame, but not at a camera's pace."
+            status, why = "bad", f"{late} {why}"
+        else:
+            headline = f"{place}Take {name}."
+            why = " ".join([why, *_behind_at_a_rate(record, records.benches)])
+        if troubles:
+            status = "unknown"
+            headline = f"{headline.removesuffix('.')}: provisional, not a verdict."
+            why = (
+                f"Its times were taken while the machine was busy or drifting ("
+                f"{' and '.join(troubles)}). Time the sweep again on a machine that does nothing "
+                f"else. {why}"
+            )
+        found.append(Finding("Choice", status, headline, why))
+        if choice["int8"]:
+            text = _unsigned_zero(choice["int8"])
+            worth = text.startswith("INT8 is worth")
+            if troubles:
+                text = f"Whether INT8 is worth it is unknown. It read: {_after_colon(text)}"
+            status = "unknown" if troubles else "good" if worth else "even"
+            found.append(Finding("INT8", status, f"{place}{text}"))
+    return found
+
+
+def choice_figures(records: Records) -> list[Finding]:
+    """Return what the chosen variants cost: time, accuracy, and what adaptation gave."""
+    found = []
+    for record in records.tradeoffs:
+        tail, measure, budget = record["tail"], record["measure"], record["budget"]["latency_ms"]
+        place = f"{record['machine']['cpu']}"
+        rows = {row["name"]: row for row in record["variants"]}
+        row = rows.get(record["choice"]["name"])
+        if row is not None:
+            allowed = "" if budget is None else f" of {budget:g} ms allowed"
+            text = f"{row['name']}, median {as_ms(row['total_ms']['50'])} ms."
+            headline = f"{as_ms(row['total_ms'][tail])} ms{allowed}"
+            status: Status = "reading" if _troubles(record, records.benches) else "stated"
+            found.append(Finding(f"p{tail} of a frame on {place}", status, headline, text))
+            accuracy = row["accuracy"]
+            headline = (
+                f"{as_percent(accuracy['value'])} [{100 * accuracy['low']:.1f}, "
+                f"{100 * accuracy['high']:.1f}]"
+            )
+            found.append(Finding(f"{measure}, 95 % interval", "stated", headline, row["name"]))
+            if row["change_from_fp32"] is not None:
+                found.append(_change(f"{row['precision'].upper()} against FP32", row))
+        if measure == "mIoU" and not records.evaluations:
+            found += _gain(record["variants"])
+    return found
+
+
+def _troubles(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
+    """Return what disturbed the benchmarks that timed a sweep."""
+    return [
+        f"{bench.origin}: {'; '.join(reasons)}"
+        for bench in benches
+        if _timed_by(record, bench) and (reasons := disturbances(bench))
+    ]
+
+
+def _change(topic: str, row: dict[str, Any]) -> Finding:
+    change = row["change_from_fp32"]
+    none = change["low"] <= 0 <= change["high"]
+    status: Status = "even" if none else "good" if change["value"] > 0 else "bad"
+    text = f"{row['name']}, 95 % interval {as_points(change['low'])} to {as_points(change['high'])}"
+    return Finding(topic, status, f"{as_points(change['value'])} points", text)
+
+
+def _gain(rows: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Hold the last adapted network of a sweep against the one before adaptation, in FP32."""
+    floats = [row for row in rows if row["precision"] == "fp32"]
+    before = [row for row in floats if stage_rank(row["name"]) == 0]
+    after = [row for row in floats if 0 < stage_rank(row["name"]) < 99]
+    alike = [
+        (x, y)
+        for x in before
+        for y in after
+        if x["head"] == y["head"] and x.get("size") == y.get("size")
+    ]
+    if not alike:
+        return []
+    first, last = max(alike, key=lambda pair: stage_rank(pair[1]["name"]))
+    a, b = first["accuracy"], last["accuracy"]
+    apart = a["high"] < b["low"] or b["high"] < a["low"]
+    status: Status = "even" if not apart else "good" if b["value"] > a["value"] else "bad"
+    text = f"{first['name']} {as_percent(a['value'])}, {last['name']} {as_percent(b['value'])}."
+    if not apart:
+        text += " The intervals overlap."
+    headline = f"{as_points(b['value'] - a['value'])} points"
+    return [Finding("mIoU, adapted against source-only", status, headline, text)]
+
+
+def _which(record: dict[str, Any], sweeps: Sequence[dict[str, Any]]) -> str:
+    """Name a sweep among several, to begin a sentence with."""
+    if len(sweeps) < 2:
+        return ""
+    when = as_time(str(record.get("created", ""))) or f"number {sweeps.index(record) + 1}"
+    return f"Sweep of {when} on {record['machine']['cpu']}: "
+
+
+def _after_colon(text: str) -> str:
+    return text.partition(": ")[2] or text
+
+
+def _unsigned_zero(text: str) -> str:
+    """Return a sentence of an earlier record without the sign of what is zero."""
+    return re.sub(rf"(?<![\d.])[-{MINUS}]0\.0(?!\d)", "0.0", text)
+
+
+def _timed_by(record: dict[str, Any], bench: Bench) -> bool:
+    """Whether a benchmark is the one that timed a sweep's variants."""
+    files = {row.get("sha256") for row in record["variants"]}
+    return len(bench.models) > 0 and files == {m.sha256 for m in bench.models}
+
+
+def _behind_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
+    """Say at which camera's rates the chosen file falls behind, whatever the budget."""
+    files = {r.get("sha256") for r in record["variants"] if r["name"] == record["choice"]["name"]}
+    return [
+        f"At {rate:g} frames/s it falls behind: {behind} ({bench.origin})."
+        for bench in benches
+        if (rate := camera_rate(bench)) is not None
+        for m in bench.models
+        if m.sha256 in files and (behind := falls_behind(bench, m))
+    ]
+
+
+def _late_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> str:
+    """Say where the chosen file misses, at a camera's rate, a deadline that the budget allows."""
+    choice, budget = record["choice"]["name"], record["budget"]["latency_ms"]
+    files = {row.get("sha256") for row in record["variants"] if row["name"] == choice}
+    if budget is None:
+        return ""
+    for bench in benches:
+        for m in bench.models:
+            if m.sha256 not in files or not m.deadline or camera_rate(bench) is None:
+                continue
+            share, limit = float(m.deadline["share"]), float(m.deadline["limit_ms"])
+            if share > 1 - KEPT and limit >= 0.98 * float(budget):
+                return f"{m.name} {at_load(bench)} {missed(m)} ({bench.origin})."
+    return ""
+
+
+def tradeoff(records: Records) -> Section | None:
+    """Return the chapter on accuracy against latency."""
+    svgs = [_sweep_plot(record) for record in records.tradeoffs]
+    grids = [_sweep_grid(record) for record in records.tradeoffs]
+    text = [
+        "A filled marker lies on the Pareto front: no other model is faster and at least as "
+        "accurate, or as fast and more accurate."
+    ]
+    if records.tradeoffs:
+        measure = records.tradeoffs[0]["measure"]
+        text.append(
+            f"Bars to the right reach the tail latency that the budget is held against; upright "
+            f"ones are 95 % intervals of {measure}: {records.tradeoffs[0]['intervals']}."
+        )
+    else:
+        if not (records.evaluations and records.benches):
+            return None
+        svgs, grids, names = _joined(records)
+        text[:0] = ["Models are joined by the checksum of their file."]
+        if names:
+            text.append(
+                "Not shown, because no file of that checksum was both evaluated and benchmarked: "
+                f"{', '.join(dict.fromkeys(names))}."
+            )
+    if svgs:
+        text.append("The first plot is in the summary.")
+    return Section(
+        "tradeoff", "Accuracy against latency", text, svgs=svgs[1:], grids=grids, hero=svgs[:1]
+    )
+
+
+def _sweep_plot(record: dict[str, Any]) -> str:
+    tail, budget = record["tail"], record["budget"]
+    points = [
+        plots.Point(
+            row["name"], row["total_ms"]["50"], None, row["accuracy"]["value"],
+            row["dominated_by"] is None, row["total_ms"][tail],
+            (row["accuracy"]["low"], row["accuracy"]["high"]),
+            row["name"] == record["choice"]["name"],
+        )
+        for row in record["variants"]
+    ]  # fmt: skip
+    chosen = record["choice"]["name"] or "none"
+    return plots.tradeoff(
+        points,
+        f"{record['measure']} against latency of {len(points)} variants; chosen: {chosen}",
+        record["measure"],
+        budget["latency_ms"],
+        budget["min_accuracy"],
+    )
+
+
+def _sweep_grid(record: dict[str, Any]) -> Grid:
+    tail, measure, choice = record["tail"], record["measure"], record["choice"]["name"]
+    rows = []
+    for row in record["variants"]:
+        accuracy, total, change = row["accuracy"], row["total_ms"], row["change_from_fp32"]
+        where = standing(row, choice)
+        words = {
+            "too slow": f"misses the deadline at p{tail}",
+            "too inaccurate": "not accurate enough",
+            "dominated": f"{row['dominated_by']} is better",
+        }
+        rows.append(
+            [
+                row["name"], f"{row['width']:g}", row["precision"], row["head"], row["backend"],
+                f"{100 * accuracy['value']:.1f} "
+                f"[{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]",
+                _percent(row["boundary_miou"]), _percent(row["agreement_with_fp32"]),
+                DASH
+                if change is None
+                else as_points(change["value"])
+                + (" (noise)" if change["low"] <= 0 <= change["high"] else ""),
+                as_ms(total["50"]), as_ms(total[tail]), words.get(where, where),
+            ]
+        )  # fmt: skip
+    columns = [
+        "variant", "width", "precision", "head", "runs on", f"{measure}, % [95 %]",
+        "boundary mIoU, %", "as FP32, %", "against FP32, points", "median ms", f"p{tail} ms",
+        "verdict",
+    ]  # fmt: skip
+    strong = frozenset(i for i, row in enumerate(record["variants"]) if row["name"] == choice)
+    data = record["data"]
+    place = f", {data['images']} images of {data['folder']}" if data else ", without labels"
+    return Grid(f"Variants on {record['machine']['cpu']}{place}", columns, rows, strong)
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else as_percent(value, "")
+
+
+def _joined(records: Records) -> tuple[list[str], list[Grid], list[str]]:
+    """Return plots, tables and the names left over of evaluations joined with benchmarks."""
+    svgs, grids = [], []
+    joined: set[str] = set()
+    for bench in records.benches:
+        for group in records.comparable():
+            both = [
+                (e, m)
+                for e in group
+                for m in bench.models
+                if m.sha256 and m.sha256 == e.model_sha256
+            ]
+            both = [(e, m) for e, m in both if not math.isnan(e.miou)]
+            if not both:
+                continue
+            joined |= {e.model_sha256 for e, _ in both}
+            better = dominators([(m.end_to_end.median, e.miou) for e, m in both])
+            points = [
+                plots.Point(e.name, m.end_to_end.median, m.end_to_end.interval, e.miou, by is None)
+                for (e, m), by in zip(both, better, strict=True)
+            ]
+            place = f"{bench.machine_name}, {data_of(group[0])}"
+            svgs.append(plots.tradeoff(points, f"mIoU against end-to-end latency on {place}"))
+            rows = [
+                [
+                    e.name, m.precision, m.backend, as_percent(e.miou),
+                    as_ms(m.end_to_end.median) + as_interval(m.end_to_end.interval),
+                    "yes" if by is None else f"no, {both[by][0].name} is better",
+                ]
+                for (e, m), by in zip(both, better, strict=True)
+            ]  # fmt: skip
+            columns = [
+                "model", "precision", "backend", "mIoU", "median ms [interval]", "on the front",
+            ]  # fmt: skip
+            best_rows = frozenset(i for i, by in enumerate(better) if by is None)
+            grids.append(Grid(f"Measured on {place}", columns, rows, best_rows))
+    names = [e.name for e in records.evaluations if e.model_sha256 not in joined]
+    names += [m.name for bench in records.benches for m in bench.models if m.sha256 not in joined]
+    return svgs, grids, names

@@ -1,0 +1,145 @@
+"""How far a benchmark's figures can be relied on, and what went wrong while it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from engines.report.records import Bench, Records, Timed
+from engines.report.text import as_ms
+
+BUSY = 0.15
+"""Share of the usable cores that other processes may take; beyond, the record itself warns."""
+DRIFT = 0.02
+"""Change between the first and the last third beyond which latencies drift."""
+KEPT = 0.99
+"""Share of the deadlines, and of a camera's frames, that a model must keep to be called in time."""
+
+
+def disturbances(bench: Bench) -> list[str]:
+    """Return why a benchmark's figures are no ground for a verdict; empty if nothing is known.
+
+    What became slower because frames queued is no disturbance of the machine, see `falls_behind`.
+    """
+    found = []
+    if bench.method.get("complete") == "no":
+        found.append("the run was stopped before its end")
+    load, cores = bench.state.get("other_load_cores"), bench.machine.get("cores_usable", "")
+    if load is not None and cores.isdecimal() and float(load) > BUSY * int(cores):
+        found.append(f"other processes took {float(load):.1f} of {cores} cores")
+    if bench.state.get("throttled"):
+        found.append("clocks were throttled")
+    drifted = [m for m in bench.models if drifts(m) and not falls_behind(bench, m)]
+    if drifted:
+        worst = max(drifted, key=lambda m: abs(_change(m)))
+        found.append(
+            f"{worst.name} became {100 * abs(_change(worst)):.0f} % "
+            f"{'slower' if _change(worst) > 0 else 'faster'} from the first to the last third"
+        )
+    return found
+
+
+def _change(model: Timed) -> float:
+    return float(model.drift["ratio"]) - 1 if model.drift else 0.0
+
+
+def drifts(model: Timed) -> bool:
+    """Whether its latencies changed over the run, beyond chance and by more than a little."""
+    return bool(model.drift and model.drift["significant"]) and abs(_change(model)) > DRIFT
+
+
+def falls_behind(bench: Bench, model: Timed) -> str:
+    """Say by how much a model does not keep a camera's rate; nothing if it does."""
+    rate = camera_rate(bench)
+    done = model.frames_per_second
+    if rate is None or done is None or done >= KEPT * rate:
+        return ""
+    text = f"{done:.1f} of {rate:g} frames/s"
+    if model.dropped:
+        return f"{text}, {model.dropped} frames dropped"
+    if model.longest_queue:
+        return f"{text}, the queue grew to {model.longest_queue} frames"
+    return text
+
+
+def camera_rate(bench: Bench) -> float | None:
+    """Return the frames per second that came from all cameras; None where none set the pace."""
+    if bench.method.get("arrival") != "frame rate":
+        return None
+    try:
+        return float(bench.method["fps"]) * float(bench.method.get("cameras", 1))
+    except (KeyError, ValueError):
+        return None
+
+
+def missed(model: Timed) -> str:
+    """Say how many deadlines a model missed; nothing if none, or without a deadline."""
+    if not model.deadline or not model.deadline["share"]:
+        return ""
+    share, limit = float(model.deadline["share"]), as_ms(float(model.deadline["limit_ms"]))
+    return f"misses {100 * share:.1f} % of the deadlines of {limit} ms"
+
+
+def went_wrong(records: Records) -> list[str]:
+    """Return what happened that a reader must know before any figure: the gravest first."""
+    late, other = [], []
+    busy = _busy({bench.origin: disturbances(bench) for bench in records.benches})
+    for bench in records.benches:
+        for m in bench.models:
+            said = [text for text in (missed(m), falls_behind(bench, m)) if text]
+            if said:
+                late.append(f"{m.name} {at_load(bench)} {'; '.join(said)} ({bench.origin}).")
+        other += [f"{bench.origin}: {line}." for line in _warnings(bench)]
+    for name, record in records.drives:
+        if dropped := record["frames"].get("dropped"):
+            whole = int(record["frames"]["segmented"]) + int(dropped)
+            late.append(f"{dropped} of {whole} frames of the drive {name} were dropped.")
+    alarms = [
+        f"{t.name}, step {line['step']}: {line['alarm']}."
+        for t in records.trainings
+        for line in t.signals
+        if line["alarm"]
+    ]
+    alarms += [
+        f"{t.name}: {remark.removesuffix('.')}." for t in records.trainings for remark in t.remarks
+    ]
+    for name, record in records.comparisons:
+        failed = [f"{m['name']}, seed {s}" for m in record["methods"] for s in m["failed"]]
+        if failed:
+            alarms.append(f"Training failed in {name}: {', '.join(failed)}.")
+    return [*busy, *late, *alarms, *other, *_unread(records.damaged)]
+
+
+def _busy(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say which benchmarks were disturbed, and by what, in one sentence."""
+    disturbed = {origin: found for origin, found in reasons.items() if found}
+    if not disturbed:
+        return []
+    first, found = next(iter(disturbed.items()))
+    others = list(disturbed)[1:]
+    text = f"Not fit for a verdict on time: {first}, as {'; '.join(found)}"
+    if others:
+        text += f"; likewise {', '.join(others)}, see State of the machine"
+    return [f"{text}."]
+
+
+def _warnings(bench: Bench) -> list[str]:
+    """Return the record's own warnings less those that are said in other words."""
+    said = ("Other processes took", "Clocks were throttled", "The run was stopped")
+    drifted = [f"{m.name} drifted" for m in bench.models]
+    return [line for line in bench.warnings if not line.startswith((*said, *drifted))]
+
+
+def _unread(damaged: Sequence[str]) -> list[str]:
+    if not damaged:
+        return []
+    if len(damaged) == 1:
+        return [damaged[0]]
+    return [f"{len(damaged)} files could not be used; they are named under Left out."]
+
+
+def at_load(bench: Bench) -> str:
+    """Say under which load a benchmark ran, to follow a model's name."""
+    rate = camera_rate(bench)
+    if rate is not None:
+        return f"at {rate:g} frames/s"
+    return f"in {bench.method.get('arrival') or 'an unrecorded load'}"
