@@ -23,11 +23,11 @@ import onnx
 from calibration.finetune import Rounding, Tuning, tune
 from calibration.options import Options
 from calibration.quantize import calibrate
-from calibration.rules import Range
 from calibration.source import confusion_of, load_fp32
 from edgeuda.accuracy.evaluation import iou_of, miou_of
 from edgeuda.data.folders import LabelledFolder, labelled_folder, spread
 from edgeuda.data.images import list_images
+from edgeuda.records.calibration import Range
 from edgeuda.spec import ModelSpec
 from engines.machine.hardware import identity
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from calibration.frames import Frames
 from calibration.placement import Placement, Policy
 from calibration.qdq import activation_scale, weight_scale
-from calibration.rules import Range
 from edgeuda.errors import require
+from edgeuda.records.calibration import Range
 from engines.onnx.index import index
 from engines.onnx.session import Device, open_session
 from engines.onnx.weights import constants_of, with_biases, with_constants

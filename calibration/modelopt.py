@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from calibration.frames import Frames
 from calibration.options import Options
 from calibration.pipeline import Quantized
-from calibration.rules import Range
 from edgeuda.errors import ConfigError, DependencyError, ModelError
+from edgeuda.records.calibration import Range
 from engines.onnx.index import index
 from engines.onnx.weights import constants_of
 

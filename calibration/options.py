@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from calibration import rules
-from calibration.acceptance import Limits
-from calibration.placement import POLICIES, Policy, Target
-from calibration.rules import RuleName
+from calibration.placement import POLICIES, Policy
 from edgeuda.errors import ConfigError
+from edgeuda.records.calibration import Limits, Quantizer, RuleName, Target
 from engines.onnx.session import Device
 
-Quantizer = Literal["edgeuda", "modelopt"]
 DEFAULT_RULE: RuleName = "percentile"
 
 Report = Callable[[str, int, int], None]

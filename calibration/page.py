@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from calibration.acceptance import Acceptance
 from calibration.frame_choice import enough
 from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from calibration.range_file import RangeFile
 from calibration.ranges import Histogram
-from calibration.rules import Range
 from calibration.source import load_fp32
 from edgeuda.data.images import read_image
 from edgeuda.errors import require
-from edgeuda.records.calibration import CalibrationRecord
+from edgeuda.records.calibration import Acceptance, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding
 from engines.report.page import Page, write_page

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from edgeuda.records.calibration import Target
 from engines.onnx.index import Edge, GraphIndex
 
 if TYPE_CHECKING:
     import onnx
-
-Target = Literal["ort-x86", "tensorrt"]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from calibration.kept_float import hide_relu
 from calibration.placement import Placement, Policy
 from calibration.prologue import widen_constants
-from calibration.rules import Range
 from edgeuda.errors import require
+from edgeuda.records.calibration import Range
 from engines.onnx.graphs import drop_unread
 from engines.onnx.index import Edge
 from engines.onnx.weights import constants_of

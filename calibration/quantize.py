@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.acceptance import Acceptance, judge
+from calibration.acceptance import judge
 from calibration.compiled import compiled
 from calibration.frames import FrameFiles, checksums
 from calibration.modelopt import by_modelopt
@@ -23,7 +23,7 @@ from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records.calibration import CalibrationRecord, Frame, Layer, record_path
+from edgeuda.records.calibration import Acceptance, CalibrationRecord, Frame, Layer, record_path
 from edgeuda.spec import ModelSpec
 from engines.onnx.metadata import QUANTIZATION_KEY
 

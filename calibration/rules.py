@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.ranges import Histogram
 from edgeuda.errors import ConfigError
+from edgeuda.records.calibration import Range, RuleName
 
-RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
 LEVELS = 255
 """Steps from one end of an 8-bit range to the other; a symmetric one goes from -127 to 127."""
 PERCENTILES: dict[RuleName, float] = {"percentile": 99.99, "frame-percentile": 90.0}
 """Rules that take a percentage, and what it is when none is given."""
 ENTROPY_LEVELS = 128
 """Magnitudes that rule ``entropy`` distinguishes, as TensorRT's calibrator does."""
-
-
-class Range(NamedTuple):
-    """Smallest and largest value that are represented."""
-
-    low: float
-    high: float
 
 
 Rule = Callable[[Histogram], Range]

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 
 from calibration.range_file import Origin
-from calibration.rules import Range
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, require_absent, sha256, write_atomic, write_json
+from edgeuda.records.calibration import Range
 
 SCHEMA = "edgeuda.tensorrt_cache/1"
 Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]

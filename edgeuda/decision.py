@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeuda.accuracy.uncertainty import Estimate
-from engines.report.text import signed
 
 WITHIN_NOISE = 0.005
 """mIoU differences below this are noise by convention, where no interval says more."""
@@ -167,7 +166,7 @@ def _about_int8(
         return (
             f"INT8 is worth it: {taken.name} takes "
             f"{taken.latency_ms / rival.latency_ms:.2f} of the time of {rival.name} and "
-            f"changes accuracy by {signed(100 * (taken.accuracy - rival.accuracy))} points."
+            f"changes accuracy by {_signed(100 * (taken.accuracy - rival.accuracy))} points."
         )
     rival = max(
         int8, key=lambda one: (budget.allows(one), one.network == taken.network, one.accuracy)
@@ -183,6 +182,11 @@ def _about_int8(
     else:
         why = f"{rival.name} loses {lost:.1f} points, and {taken.name} is fast enough without"
     return f"INT8 is not worth it here: {why}."
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.1f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _why_none(candidates: Sequence[Candidate], budget: Budget, tail: str, measure: str) -> str:

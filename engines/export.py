@@ -57,7 +57,8 @@ def export_onnx(
     The graph takes ``image``, uint8 RGB ``[batch, height, width, 3]``, and normalises it itself. It
     returns ``labels``, uint8 ``[batch, height, width]``, or ``logits``, float32
     ``[batch, K, height, width]``, of the main head, or a smaller form of either, see
-    `engines.onnx.heads`. The batch is dynamic. An existing file is replaced; when anything fails, nothing is written.
+    `engines.onnx.heads`. The batch is dynamic. An existing file is replaced; when anything fails,
+    nothing is written.
 
     Args:
         model: Called as ``model(x)`` with ``[N, 3, H, W]`` float; returns a tuple whose ``main`` is

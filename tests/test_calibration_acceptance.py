@@ -10,7 +10,7 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 from tiny_models import SPEC, exported, random_frames, write_frames
 
-from calibration.acceptance import Acceptance, Limits, judge
+from calibration.acceptance import judge
 from calibration.compiled import compiled
 from calibration.observe import Observation, Observer, class_shares
 from calibration.options import Options
@@ -25,7 +25,7 @@ from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError, DataError, DependencyError, ModelError
 from edgeuda.labels import SPACES
-from edgeuda.records.calibration import CalibrationRecord, record_path
+from edgeuda.records.calibration import Acceptance, CalibrationRecord, Limits, record_path
 from engines.onnx.heads import scores_of
 from engines.onnx.index import index
 from engines.onnx.metadata import read_spec

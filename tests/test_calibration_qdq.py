@@ -10,7 +10,8 @@ from calibration.placement import ORT_X86, POLICIES, TENSORRT
 from calibration.prologue import widen_constants
 from calibration.qdq import activation_scale, insert_qdq
 from calibration.ranges import collect
-from calibration.rules import Range, maximum
+from calibration.rules import maximum
+from edgeuda.records.calibration import Range
 from engines.onnx.index import index
 from engines.onnx.session import open_session
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from edgeuda.errors import DependencyError, DeviceError
-from engines.machine import doctor
-from engines.machine.doctor import Check, abilities, examine, to_record
+from engines import doctor
+from engines.doctor import Check, abilities, examine, to_record
 
 
 def found(checks, name):

@@ -18,11 +18,11 @@ from calibration.forms import ARITHMETICS, write_forms
 from cli.app import run
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import read_json
+from engines import gpu_check as checks
 from engines import onnxruntime_runner
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.driver import cuda_devices
-from engines.machine import gpu_check as checks
-from engines.machine.gpu_check import gpu_check, require_passed
+from engines.gpu_check import gpu_check, require_passed
 from engines.tensorrt.library import Library
 
 VERSION = "10.3.0"

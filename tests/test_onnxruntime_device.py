@@ -175,7 +175,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from edgeuda.errors import EdgeudaError
-from engines.machine.doctor import examine
+from engines.doctor import examine
 from engines.onnxruntime_runner import OnnxRunner
 
 found = {}

@@ -24,9 +24,10 @@ from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.quantize import calibrate
 from calibration.ranges import collect, watching
-from calibration.rules import Range, maximum
+from calibration.rules import maximum
 from calibration.torch_graph import OnnxGraph
 from edgeuda.errors import Interrupted, ModelError, TrainingError
+from edgeuda.records.calibration import Range
 from engines.onnx.heads import scores_of
 from engines.onnx.index import index
 from engines.onnx.session import open_session

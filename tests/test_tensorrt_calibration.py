@@ -16,7 +16,6 @@ from calibration.options import Options
 from calibration.pipeline import Cache
 from calibration.quantize import calibrate
 from calibration.range_file import Origin
-from calibration.rules import Range
 from calibration.source import origin_of
 from calibration.tensorrt_cache import (
     CalibrationCache,
@@ -36,6 +35,7 @@ from edgeuda.errors import (
     OutputExistsError,
 )
 from edgeuda.files import sha256
+from edgeuda.records.calibration import Range
 from engines.cuda import driver as cuda_driver
 from engines.cuda.device import open_device
 from engines.onnx.float_input import float_input

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from calibration.options import Report
     from calibration.pipeline import Tune, TuningTask
-    from calibration.rules import Range
-    from edgeuda.records.calibration import CalibrationRecord
+    from edgeuda.records.calibration import CalibrationRecord, Range
 
 
 class Backend(str, Enum):
@@ -160,13 +159,13 @@ def calibrate(
 
     Exits with 9 if it is not accepted; the model is written all the same.
     """
-    from calibration.acceptance import Limits
     from calibration.options import Options
     from calibration.pipeline import Cache
     from calibration.quantize import calibrate as run
     from calibration.range_file import ranges_path
     from calibration.source import adapted_path
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
+    from edgeuda.records.calibration import Limits
     from engines.onnx.metadata import read_spec
 
     if page is not None:
@@ -262,7 +261,7 @@ def _tuner(steps: int, seed: int, out: Path, report: Report) -> Tune:
     """Return what fine-tunes for a number of steps; its state lies beside ``out``."""
     require("torch", "train")
     from calibration.finetune import Rounding, Tuning, tune
-    from calibration.rules import Range
+    from edgeuda.records.calibration import Range
 
     def run(task: TuningTask) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]:
         tuned = tune(

@@ -30,10 +30,11 @@ def diff(
 ) -> None:
     """Compare two models or bundles on frames: classes, confidence, and the scores behind them."""
     require_absent(out)
-    from calibration.acceptance import Limits, judge
+    from calibration.acceptance import judge
     from calibration.frames import FrameFiles
     from calibration.observe import Observer
     from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.records.calibration import Limits
 
     (one, spec, one_sum), (two, other, two_sum) = _load(first), _load(second)
     if spec.label_space != other.label_space or spec.preprocessing != other.preprocessing:

@@ -25,7 +25,7 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from engines.machine.doctor import abilities, examine, to_record
+    from engines.doctor import abilities, examine, to_record
 
     checks = examine()
     lacks = abilities(checks)

@@ -13,7 +13,7 @@ from cli.verbs.shared import console, wrote
 from edgeuda.files import require_absent, write_json
 
 if TYPE_CHECKING:
-    from engines.machine.gpu_check import Row
+    from engines.gpu_check import Row
 
 
 def gpu_check(
@@ -35,8 +35,8 @@ def gpu_check(
     require_absent(out)
     from calibration.forms import write_forms
     from edgeuda.data.folders import readable_frames, spread
-    from engines.machine.gpu_check import gpu_check as run
-    from engines.machine.gpu_check import require_passed
+    from engines.gpu_check import gpu_check as run
+    from engines.gpu_check import require_passed
 
     chosen = list(spread(readable_frames(target), frames))
     with tempfile.TemporaryDirectory(prefix="edgeuda-gpu-check-") as folder:

@@ -4,18 +4,92 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from calibration.acceptance import Acceptance
-from calibration.options import Quantizer
-from calibration.placement import Target
-from calibration.rules import Range, RuleName
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, write_json
 from edgeuda.spec import Preprocessing
 
+Target = Literal["ort-x86", "tensorrt"]
+"""The runtime that a graph is quantized for."""
+Quantizer = Literal["edgeuda", "modelopt"]
+"""Whose placement and ranges."""
+RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
+"""How a range is taken from a histogram, see `calibration.rules`."""
 RecordedRule = RuleName | Literal["tensorrt-cache"]
 SCHEMA = "edgeuda.calibration/1"
+
+
+class Range(NamedTuple):
+    """Smallest and largest value that are represented."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is accepted.
+
+    Attributes:
+        agreement: Least share of equal pixels, 0 to 1.
+        class_agreement: Least IoU between FP32 and INT8 of a class that FP32 sees on at least
+            `calibration.acceptance.RARE` of the pixels, 0 to 1.
+    """
+
+    agreement: float = 0.95
+    class_agreement: float = 0.5
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """How a quantized model differs from its FP32 form on frames.
+
+    Attributes:
+        frames: Names of the frames.
+        agreement: Share of equal pixels over all frames, 0 to 1.
+        frame_agreement: The same of each frame.
+        classes: By class: ``share`` of the pixels in FP32, ``iou`` between both (None where neither
+            has it), and ``became``, the class most of its lost pixels turned into.
+        regions: ``[4][4]`` agreement by part of the image, rows from the top.
+        divergence: Mean Kullback-Leibler divergence of the class probabilities, in nats.
+        confidence: Mean probability of the likeliest class in FP32.
+        confidence_shift: INT8's minus FP32's.
+        worst: Positions in ``frames`` of the least agreement, worst first.
+        limits: What was accepted.
+        reasons: Why it is refused; empty if it is accepted.
+    """
+
+    frames: tuple[str, ...]
+    agreement: float
+    frame_agreement: tuple[float, ...]
+    classes: dict[str, dict[str, Any]]
+    regions: tuple[tuple[float, ...], ...]
+    divergence: float
+    confidence: float
+    confidence_shift: float
+    worst: tuple[int, ...]
+    limits: Limits = field(default_factory=Limits)
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every limit is kept."""
+        return not self.reasons
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"accepted": self.accepted, **asdict(self)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Acceptance:
+        """Read `to_record`'s form; raises TypeError or KeyError if it is damaged."""
+        values = {key: value for key, value in record.items() if key != "accepted"}
+        values["limits"] = Limits(**values["limits"])
+        values["regions"] = tuple(tuple(row) for row in values["regions"])
+        for name in ("frames", "frame_agreement", "worst", "reasons"):
+            values[name] = tuple(values[name])
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from edgeuda.files import now_utc, sha256
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
-from engines.machine.doctor import examine
-from engines.machine.doctor import to_record as doctor_record
+from engines.doctor import examine
+from engines.doctor import to_record as doctor_record
 from engines.machine.hardware import identity
 from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
