@@ -241,3 +241,11 @@ def require_absent(path: Path) -> None:
     if path.exists():
         msg = f"{path}: exists already; nothing was overwritten. Choose another --out or remove it"
         raise OutputExistsError(msg)
+
+
+def text_of(path: Path) -> str:
+    """Return a small file of the kernel or the system, stripped; empty if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return ""

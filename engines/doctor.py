@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from edgeuda import __version__
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
+from edgeuda.files import text_of
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
-from engines.machine.cuda_extra import extra_here, jetson_release
-from engines.machine.hardware import drive_release, text_of
+from engines.cuda.extra import extra_here, jetson_release
+from engines.machine.hardware import drive_release
 from engines.onnx.session import Device, open_session
 from engines.tensorrt.library import load_tensorrt
 

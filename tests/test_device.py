@@ -17,8 +17,8 @@ from tiny_models import exported, random_frames
 
 from edgeuda.errors import DependencyError, DeviceError, ModelError
 from engines.cuda.device import DEVICES, open_device
+from engines.cuda.extra import cuda_extra
 from engines.cuda.libcudart import CudaRuntimeDevice
-from engines.machine.cuda_extra import cuda_extra
 from engines.onnxruntime_runner import OnnxRunner
 from engines.tensorrt.library import Library
 from engines.tensorrt.runner import TensorRTRunner

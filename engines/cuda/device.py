@@ -15,9 +15,9 @@ import numpy.typing as npt
 from edgeuda.errors import DependencyError, DeviceError
 from engines.cuda.cuda_python import CudaPythonDevice
 from engines.cuda.driver import cuda_devices, driver_version
+from engines.cuda.extra import cuda_extra
 from engines.cuda.libcudart import CudaRuntimeDevice
 from engines.cuda.pycuda_device import PycudaDevice
-from engines.machine.cuda_extra import cuda_extra
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgeuda import __version__
 from edgeuda.errors import DependencyError, DeviceError, require
+from edgeuda.files import text_of
 from engines.cuda.driver import driver_version, gpu_title
 from engines.onnx.session import usable_cores
 
@@ -96,14 +97,6 @@ def _proc_table(path: Path) -> dict[str, str]:
         key, _, value = line.partition(":")
         table.setdefault(key.strip(), value.strip())
     return table
-
-
-def text_of(path: Path) -> str:
-    """Return a small file of the kernel or the system, stripped; empty if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return ""
 
 
 def drive_release(root: Path = Path("/")) -> str | None:

@@ -15,7 +15,8 @@ from time import perf_counter_ns, process_time
 from typing import Any
 
 from edgeuda.errors import DependencyError, require
-from engines.machine.hardware import GPU_NAMES, text_of
+from edgeuda.files import text_of
+from engines.machine.hardware import GPU_NAMES
 
 INTERVAL = 0.1
 """Seconds between readings."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from edgeuda.errors import DependencyError, ModelError
 from engines.cuda.driver import cuda_devices
-from engines.machine.cuda_extra import extra_here
+from engines.cuda.extra import extra_here
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 BROKEN = {(10, 2, 0): "its builder is known to be broken; install another 10.x"}

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from edgeuda.errors import DeviceError
+from edgeuda.files import text_of
 from engines.cuda.driver import driver_version
-from engines.machine.hardware import text_of
 
 
 def jetson_release(root: Path = Path("/")) -> tuple[int, str] | None:
