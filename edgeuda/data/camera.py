@@ -89,10 +89,19 @@ class Lens:
             msg = f"{path}: {err}"
             raise DataError(msg) from err
 
-    def maps(self, rows: int, columns: int, origin: Path) -> tuple[Any, Any]:
+    def maps(
+        self, rows: int, columns: int, origin: Path, *, exact: bool = False
+    ) -> tuple[Any, Any]:
         """Return the maps for `cv2.remap`; the view is that of the same camera matrix.
 
         A frame of another size than the calibration's, but of its aspect, scales the matrix.
+
+        Args:
+            rows: Of the frame.
+            columns: Of the frame.
+            origin: Names the frame in errors.
+            exact: In float32, as nearest neighbours need them; else in 1/32 of a pixel, which is
+                what OpenCV interpolates by, and faster.
 
         Raises:
             DataError: If the aspect differs.
@@ -109,7 +118,7 @@ class Lens:
                 raise DataError(msg)
             matrix[0] *= columns / width
             matrix[1] *= rows / height
-        identity, kind = np.eye(3), cv2.CV_16SC2
+        identity, kind = np.eye(3), cv2.CV_32FC1 if exact else cv2.CV_16SC2
         if self.fisheye:
             return cv2.fisheye.initUndistortRectifyMap(
                 matrix, distortion, identity, matrix, (columns, rows), kind
@@ -141,7 +150,10 @@ class CameraGeometry:
     def __post_init__(self) -> None:
         width, height = self.raw
         if not (0 < width <= LARGEST and 0 < height <= LARGEST):
-            msg = f"Camera geometry: expected raw frames of 1 to {LARGEST} pixels a side, found {self.raw}"
+            msg = (
+                f"Camera geometry: expected raw frames of 1 to {LARGEST} pixels a side, found "
+                f"{width}x{height}"
+            )
             raise ConfigError(msg)
         if self.lens is not None and (self.lens.size is None or min(self.lens.size) < 1):
             msg = f"Camera geometry: expected a lens that says its size, found {self.lens.size}"
@@ -227,7 +239,7 @@ class CameraGeometry:
             raise DataError(msg)
         crop = self.crop_at(size)
         if self.lens is not None:
-            maps = _maps(self.lens, *size, crop)
+            maps = _maps(self.lens, *size, crop, method == cv2.INTER_NEAREST)
             border = (outside,) * 4
             done = cv2.remap(pixels, *maps, method, None, cv2.BORDER_CONSTANT, border)
             return np.asarray(done, np.uint8)
@@ -262,7 +274,10 @@ class CameraGeometry:
         lens, crop = record.get("lens"), record.get("crop")
         if lens is not None:
             if lens["model"] not in ("pinhole", "fisheye"):
-                msg = f"Camera geometry: expected the model pinhole or fisheye, found {lens['model']!r}"
+                msg = (
+                    "Camera geometry: expected the lens model pinhole or fisheye, found "
+                    f"{lens['model']!r}"
+                )
                 raise ConfigError(msg)
             lens = Lens(
                 tuple(map(float, lens["camera_matrix"])),
@@ -292,11 +307,11 @@ def crop_fits(crop: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
 
 @lru_cache(maxsize=8)
 def _maps(
-    lens: Lens, columns: int, rows: int, crop: tuple[int, int, int, int] | None
+    lens: Lens, columns: int, rows: int, crop: tuple[int, int, int, int] | None, exact: bool
 ) -> tuple[Any, Any]:
     """Return the maps of a frame's part that is kept; made once for a camera."""
     left, top, width, height = crop or (0, 0, columns, rows)
-    whole = lens.maps(rows, columns, Path("frame"))
+    whole = lens.maps(rows, columns, Path("frame"), exact=exact)
     one, two = (np.ascontiguousarray(m[top : top + height, left : left + width]) for m in whole)
     return one, two
 

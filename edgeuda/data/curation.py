@@ -66,8 +66,8 @@ class Progress:
         duplicates: Frames left out as near-duplicates.
         thumbnail: Of the last kept frame, hexadecimal; empty before the first.
         geometries: What was done to the kept frames since the camera gave them, each once, see
-            `edgeuda.data.camera.CameraGeometry`; None stands for nothing. One that differs from frame to
-            frame cannot travel with a model.
+            `edgeuda.data.camera.CameraGeometry`; None stands for nothing. One that differs from
+            frame to frame cannot travel with a model.
     """
 
     seen: int = 0
@@ -123,15 +123,15 @@ def curate(
     last = _from_hex(progress.thumbnail)
     with alone(out), (out / LINES_FILE).open("a", encoding="utf-8") as lines:
         for frame in footage(source, span, progress.seen):
-            image = prepare(frame.image, frame.origin)
             size = frame.image.shape[1], frame.image.shape[0]
+            done = prepare.since_camera(size, frame.origin)
+            image = prepare(frame.image, frame.origin)
             small = thumbnail(image)
             progress.seen += 1
             if last is not None and difference(last, small) < curation.distinct:
                 progress.duplicates += 1
             else:
                 last = small
-                done = prepare.since_camera(size, frame.origin)
                 if done not in progress.geometries:
                     progress.geometries.append(done)
                 _write(out, frame, image, suffix, lines.write)
@@ -217,14 +217,15 @@ class Preparation:
         Raises:
             DataError: If they were and are to be undistorted now.
         """
-        own, before = self.geometry(size, origin), treatment_of(origin)
+        before = treatment_of(origin)
         first = None if before is None else before.geometry
-        if before is not None and own is not None and own.lens is not None and before.changes:
+        if before is not None and before.changes and self.lens is not None:
             msg = (
                 f"{origin}: expected a frame as the camera gives it to undistort, found one that "
                 f"was {before.words} before, as {before.record} says. Undistort the raw footage"
             )
             raise DataError(msg)
+        own = self.geometry(size, origin)
         if before is not None and not before.told:
             return UNTOLD
         if own is None or first is None:
