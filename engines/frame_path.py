@@ -97,7 +97,7 @@ class FramePath:
                 as_shown(image, origin, size.geometry)
                 for image, origin in zip(images, origins, strict=True)
             ]
-        start = perf_counter_ns()
+        start = begin if size.geometry is None else perf_counter_ns()  # stages sum to the total
         buffer = self.runner.buffer(len(images))
         places = [None] * len(images) if buffer is None else buffer
         resized = [

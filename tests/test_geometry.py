@@ -347,6 +347,19 @@ def test_predict_gives_the_same_of_video_raw_and_treated_frames(drive, tmp_path)
         assert np.array_equal(read_image(frame), read_image(list_images(drive / "treated")[0]))
 
 
+def test_the_report_puts_the_labels_of_a_raw_frame_side_by_side(drive, tmp_path):
+    """Each model writes the frame as it sees it; both are of one raw frame."""
+    for name in ("one", "two"):
+        cli("predict", "--model", drive / "m.onnx", "--target", drive / "raw", "--name", name,
+            "--out", tmp_path / name)  # fmt: skip
+    cli("report", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    frame = list_images(drive / "raw")[0].name
+    assert page.count(f'alt="Camera frame {frame}"') == 1
+    for name in ("one", "two"):
+        assert f"{frame} with the classes of {name}" in page
+
+
 def test_run_gives_the_same_of_a_raw_video_and_of_treated_frames(drive, tmp_path):
     for name, target in (("v", "drive.avi"), ("t", "treated")):
         cli("run", "--model", drive / "m.onnx", "--target", drive / target, "--labels", "--video",

@@ -50,13 +50,16 @@ def predict(
             labels = segment(runner, image)
             # Frames of several folders may share a stem.
             file = f"{index:06d}_{short_name(frame.name)}.png"
+            raw = {}
             if image is not frame.image or path.suffix.lower() not in IMAGE_SUFFIXES:
+                if path.suffix.lower() in IMAGE_SUFFIXES:  # other models' labels are of it, too
+                    raw = {"raw": os.path.relpath(path.resolve(), out.resolve())}
                 path = out / "frames" / file  # the report shows frames beside labels
                 write_image(path, image)
             write_label(out / "labels" / file, labels)
             write_image(out / "overlays" / file, paint(image, labels, colors))
             shown = os.path.relpath(path.resolve(), out.resolve())
-            entries.append({"frame": shown, "labels": f"labels/{file}"})
+            entries.append({"frame": shown, **raw, "labels": f"labels/{file}"})
     record = out / "predictions.json"
     write_json(
         record,
