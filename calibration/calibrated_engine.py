@@ -59,7 +59,7 @@ def calibrated_engine(
     cache = folder / f"{short_name(model.stem)}-{made_from[:16]}.calibration"
     calibrator = tensorrt_calibrator(
         library.module,
-        FrameFiles(tuple(frames), size.height, size.width),
+        FrameFiles.of(frames, size),
         cache,
         origin,
         memory or open_device(),

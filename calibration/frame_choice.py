@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.ranges import Histogram
+from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.folders import parallel, spread
-from edgeuda.data.images import read_image, scaled
+from edgeuda.data.images import scaled
+from edgeuda.data.treatment import read_frame
 from edgeuda.errors import ConfigError
 
 Choice = Literal["uniform", "diverse", "classes"]
@@ -30,7 +33,9 @@ def candidates(frames: Sequence[Path], count: int) -> list[Path]:
     return list(spread(frames, CANDIDATES * count))
 
 
-def diverse(frames: Sequence[Path], count: int, seed: int = 0) -> list[Path]:
+def diverse(
+    frames: Sequence[Path], count: int, seed: int = 0, geometry: CameraGeometry | None = None
+) -> list[Path]:
     """Choose frames that differ most in colour and layout, in their order.
 
     Thumbnails in CIELAB are clustered by k-means; of each cluster the frame nearest to its centre
@@ -40,10 +45,11 @@ def diverse(frames: Sequence[Path], count: int, seed: int = 0) -> list[Path]:
         frames: Images, see `candidates`.
         count: How many to choose.
         seed: Of the clustering.
+        geometry: Of the model's spec: frames are compared as the model is shown them.
     """
     if len(frames) <= count:
         return list(frames)
-    features = np.stack(parallel(_thumbnail, list(frames)))
+    features = np.stack(parallel(partial(_thumbnail, geometry=geometry), list(frames)))
     cv2.setRNGSeed(seed)
     _, labels, centres = cv2.kmeans(
         features,
@@ -118,8 +124,10 @@ def enough(curve: Sequence[float]) -> int:
     return next((n for n, share in enumerate(curve, 1) if share >= ENOUGH), len(curve))
 
 
-def choose(name: Choice, frames: Sequence[Path], count: int) -> list[Path]:
-    """Choose by a rule that needs no network.
+def choose(
+    name: Choice, frames: Sequence[Path], count: int, geometry: CameraGeometry | None = None
+) -> list[Path]:
+    """Choose by a rule that needs no network; ``geometry`` as in `diverse`.
 
     Raises:
         ConfigError: If there is no such rule; ``classes`` takes predictions, see `covering`.
@@ -127,11 +135,11 @@ def choose(name: Choice, frames: Sequence[Path], count: int) -> list[Path]:
     if name == "uniform":
         return list(spread(frames, count))
     if name == "diverse":
-        return diverse(candidates(frames, count), count)
+        return diverse(candidates(frames, count), count, geometry=geometry)
     msg = f"Expected uniform or diverse, found {name!r}"
     raise ConfigError(msg)
 
 
-def _thumbnail(path: Path) -> npt.NDArray[np.float32]:
-    small = scaled(read_image(path), THUMBNAIL, THUMBNAIL)
+def _thumbnail(path: Path, geometry: CameraGeometry | None) -> npt.NDArray[np.float32]:
+    small = scaled(read_frame(path, geometry), THUMBNAIL, THUMBNAIL)
     return cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32).reshape(-1)

@@ -10,9 +10,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import read_image, resize_image
+from edgeuda.data.camera import CameraGeometry
+from edgeuda.data.images import resize_image
+from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError
 from edgeuda.files import sha256
+from edgeuda.spec import Preprocessing
 
 
 class Frames(Protocol):
@@ -31,17 +34,26 @@ class FrameFiles:
         paths: Image files of any size.
         height: Rows of the network's input.
         width: Its columns.
+        geometry: What is done to raw frames before they are resized.
     """
 
     paths: tuple[Path, ...]
     height: int
     width: int
+    geometry: CameraGeometry | None = None
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], fed: Preprocessing) -> FrameFiles:
+        """Return the frames as a model is fed them."""
+        return cls(tuple(paths), fed.height, fed.width, fed.geometry)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        return resize_image(read_image(self.paths[index]), self.height, self.width)[None]
+        return resize_image(read_frame(self.paths[index], self.geometry), self.height, self.width)[
+            None
+        ]
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         return (self[i] for i in range(len(self)))

@@ -188,7 +188,7 @@ def write_half(
     size = spec.preprocessing
     # Optimised, ONNX Runtime 1.31 rounds Q/DQ pairs in half precision per tensor.
     observers = [Observer(each, threads, optimize=False) for each in (proto, half)]
-    files = FrameFiles(tuple(frames), size.height, size.width)
+    files = FrameFiles.of(frames, size)
     equal = []
     for position in range(len(files)):
         one, two = (observe(files[position]).labels for observe in observers)

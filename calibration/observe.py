@@ -98,7 +98,7 @@ def class_shares(
 ) -> npt.NDArray[np.float64]:
     """Return the share of each predicted class in each frame, ``[frames, K]`` float64."""
     size, observe = spec.preprocessing, Observer(model, threads)
-    files = FrameFiles(tuple(frames), size.height, size.width)
+    files = FrameFiles.of(frames, size)
     shares = np.zeros((len(files), len(spec.label_space)))
     for position in range(len(files)):
         labels = observe(files[position]).labels

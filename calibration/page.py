@@ -14,7 +14,7 @@ from calibration.observe import Observer
 from calibration.range_file import RangeFile
 from calibration.ranges import Histogram
 from calibration.source import load_fp32
-from edgeuda.data.images import read_image
+from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
 from edgeuda.records.calibration import Acceptance, CalibrationRecord, Range
 from engines.report import plots
@@ -111,12 +111,12 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
     fp32, spec = load_fp32(model)
     size = spec.preprocessing
     paths = [judged[position] for position in found.worst]
-    frames = FrameFiles(tuple(paths), size.height, size.width)
+    frames = FrameFiles.of(paths, size)
     onnx = require("onnx", "quantize")
     before, after = Observer(fp32), Observer(onnx.load(quantized))
     strips = []
     for number, (position, path) in enumerate(zip(found.worst, paths, strict=True)):
-        image = read_image(path)
+        image = read_frame(path, size.geometry)
         one, two = before(frames[number]).labels, after(frames[number]).labels
         changed = np.where(one == two, 255, two).astype(np.uint8)
         pictures = [

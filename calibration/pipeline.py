@@ -128,7 +128,7 @@ class Work:
     ) -> None:
         size = spec.preprocessing
         self.spec, self.options, self.report = spec, options, report
-        self.frames = FrameFiles(tuple(frames), size.height, size.width)
+        self.frames = FrameFiles.of(frames, size)
         self.original = proto
         self.proto = equalize(proto) if options.equalize else proto
         self.transforms = ["weights equalized across layers"] if options.equalize else []
@@ -262,7 +262,7 @@ def _assign(
     work: Work, judged: Sequence[Path], labelled: LabelledFolder | None, fp32_miou: float | None
 ) -> Assignment:
     options, size = work.options, work.spec.preprocessing
-    chosen = FrameFiles(tuple(spread(judged, options.sensitivity_frames)), size.height, size.width)
+    chosen = FrameFiles.of(spread(judged, options.sensitivity_frames), size)
     effects, reference = effects_of(
         work.original,
         work.placement(frozenset()).convs,

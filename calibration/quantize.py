@@ -21,6 +21,7 @@ from calibration.options import Options, Report, silent
 from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
+from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
 from edgeuda.records.calibration import Acceptance, CalibrationRecord, Frame, Layer, record_path
@@ -92,7 +93,7 @@ def calibrate(
         if cache is not None or tune is not None:
             msg = "nvidia-modelopt collects ranges itself: no cache and no fine-tuning goes with it"
             raise ConfigError(msg)
-        files = FrameFiles(tuple(frames), spec.preprocessing.height, spec.preprocessing.width)
+        files = FrameFiles.of(frames, spec.preprocessing)
         made = by_modelopt(proto, files, options)
     else:
         work = Work(proto, spec, frames, sums, ranges or ranges_path(out), options, cache, report)
@@ -139,6 +140,7 @@ def calibrate(
         assignment=None if made.assignment is None else made.assignment.to_record(),
         quantizer=options.quantizer,
         folders=dict(Counter(map(_folder, frames))),
+        geometry=applied_to(frames, spec.preprocessing.geometry).get("geometry"),
     )
     record.write(record_path(out))
     _write(made, record, out)
@@ -175,7 +177,7 @@ def _judge(
     return judge(
         Observer(proto, options.threads),
         Observer(quantized, options.threads),
-        FrameFiles(tuple(judged), size.height, size.width),
+        FrameFiles.of(judged, size),
         [path.name for path in judged],
         spec.label_space,
         options.limits,

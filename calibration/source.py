@@ -87,7 +87,7 @@ def adapted_model(
         return path, written
     adapted, kept = adapt_batch_norm(
         proto,
-        FrameFiles(tuple(frames), size.height, size.width),
+        FrameFiles.of(frames, size),
         str(model),
         threads=options.threads,
         device=options.device,

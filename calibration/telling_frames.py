@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from calibration.variants import Sweep
 from edgeuda.accuracy.evaluation import miou_of
-from edgeuda.data.images import LabelMap, read_image, write_label
+from edgeuda.data.images import Image, LabelMap, read_image, write_image, write_label
+from edgeuda.data.treatment import as_shown
 from edgeuda.files import sha256, sha256_of, write_json
 from edgeuda.labels import LabelSpace
 from engines.onnx.session import Device
@@ -56,16 +57,25 @@ def draw_frames(
     telling = telling_frames(images)
     for earlier in out.glob("frames-*"):
         shutil.rmtree(earlier)
+    frames: dict[int, Image] = {}
+    files = dict(enumerate(paths))
     for number, (name, file, device) in enumerate(shown):
         with open_runner(file, what.threads, device, trusted=True) as runner:
-            labels = {index: segment(runner, read_image(paths[index])) for index in telling}
+            geometry = runner.spec.preprocessing.geometry
+            frames = {index: read_image(paths[index]) for index in telling}
+            for index, image in frames.items():
+                frames[index] = as_shown(image, paths[index], geometry)
+                if frames[index] is not image:  # the report shows what the labels are of
+                    files[index] = out / "frames-shown" / f"{index:06d}.png"
+                    write_image(files[index], frames[index])
+            labels = {index: segment(runner, frames[index]) for index in telling}
             space = runner.spec.label_space
         folder = out / f"frames-{number}"
-        _write_predictions(folder, name, file, space, labels, paths, telling)
+        _write_predictions(folder, name, file, space, labels, files, telling)
     if what.labelled is not None:
         labels = {index: what.labelled.read(index)[1] for index in telling}
         folder, space = out / "frames-truth", what.labelled.space
-        _write_predictions(folder, "ground truth", None, space, labels, paths, telling)
+        _write_predictions(folder, "ground truth", None, space, labels, files, telling)
 
 
 def _write_predictions(
@@ -74,7 +84,7 @@ def _write_predictions(
     model: Path | None,
     space: LabelSpace,
     labels: Mapping[int, LabelMap],
-    paths: Sequence[Path],
+    files: Mapping[int, Path],
     notes: Mapping[int, str],
 ) -> None:
     file = {"file": "labels", "sha256": sha256_of([])}
@@ -84,7 +94,7 @@ def _write_predictions(
     for index, label in labels.items():
         path = folder / f"{index:06d}.png"
         write_label(path, label)
-        frame = os.path.relpath(paths[index].resolve(), folder.resolve())
+        frame = os.path.relpath(files[index].resolve(), folder.resolve())
         entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
     record = {
         "schema": "edgeuda.predictions/1", "name": name, "model": file,

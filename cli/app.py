@@ -78,6 +78,7 @@ def run() -> int:
     # How labels are mapped, and whose settings count, is said before it is used.
     for name in (
         "edgeuda.data.folders",
+        "edgeuda.data.treatment",
         "edgeuda.data.walk",
         "edgeuda.training.pipeline",
         "edgeuda.training.confidence",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from edgeuda.data.camera import CameraGeometry
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.labels import LabelSpace
 
@@ -22,20 +24,24 @@ _RENAMED["deeplabv2-r101"] = "deeplabv2-r101-even"  # their trunk's first blocks
 class Preprocessing:
     """How a camera frame becomes the network's input.
 
-    A frame is resized to ``height`` x ``width`` (bilinear, or area when shrinking) as uint8 RGB;
-    the rest, ``(x / 255 - mean) / std``, happens inside the exported graph.
+    A raw frame is undistorted and cropped first, if ``geometry`` says so, by
+    `edgeuda.data.treatment`. A frame is then resized to ``height`` x ``width`` (bilinear, or area
+    when shrinking) as uint8 RGB; the rest, ``(x / 255 - mean) / std``, happens inside the exported
+    graph.
 
     Attributes:
         height: Rows of the network's input, a multiple of 32.
         width: Columns of the network's input, a multiple of 32.
         mean: Per channel, RGB, in units of the [0, 1] range.
         std: Per channel, RGB, in units of the [0, 1] range.
+        geometry: What is done to a raw frame of the camera before it is resized; None for nothing.
     """
 
     height: int
     width: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    geometry: CameraGeometry | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("height", self.height), ("width", self.width)):
@@ -51,6 +57,31 @@ class Preprocessing:
         if not all(math.isfinite(value) for value in self.mean):
             msg = f"Input mean must be finite, found {self.mean}"
             raise ConfigError(msg)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form; without a geometry it has no entry for it."""
+        record = asdict(self)
+        del record["geometry"]
+        if self.geometry is not None:
+            record["geometry"] = self.geometry.to_record()
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Preprocessing:
+        """Read `to_record`'s form.
+
+        Raises:
+            ConfigError: If its values make no sense.
+            KeyError: If an entry is missing; likewise TypeError and ValueError for wrong types.
+        """
+        geometry = record.get("geometry")
+        return cls(
+            int(record["height"]),
+            int(record["width"]),
+            _triple(record["mean"]),
+            _triple(record["std"]),
+            None if geometry is None else CameraGeometry.from_record(geometry),
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +116,7 @@ class ModelSpec:
             "width": self.width,
             "encoder": self.encoder,
             "label_space": {key: space[key] for key in ("name", "classes", "palette")},
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.to_record(),
         }
         return json.dumps(record)
 
@@ -106,12 +137,10 @@ class ModelSpec:
                 architecture=renamed.get(record["architecture"], str(record["architecture"])),
                 width=float(record["width"]),
                 label_space=LabelSpace.from_record(space),
-                preprocessing=Preprocessing(
-                    int(pre["height"]), int(pre["width"]), _triple(pre["mean"]), _triple(pre["std"])
-                ),
+                preprocessing=Preprocessing.from_record(pre),
                 encoder=str(record.get("encoder", "resnet18")),
             )
-        except (ConfigError, KeyError, OverflowError, TypeError, ValueError) as err:
+        except (AttributeError, ConfigError, KeyError, OverflowError, TypeError, ValueError) as err:
             msg = (
                 f"{origin}: expected a model written by edgeuda, its 'edgeuda.model/1' record is "
                 f"missing or damaged ({err!r})"

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.accuracy.evaluation import agreement
-from edgeuda.data.images import read_image, resize_image
+from edgeuda.data.images import resize_image
+from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
@@ -209,7 +210,9 @@ def _at_least(least: float, found: float, what: str) -> dict[str, Any]:
 
 def _images(runner: Runner, frames: Sequence[Path]) -> Images:
     size = runner.spec.preprocessing
-    return [resize_image(read_image(p), size.height, size.width)[None] for p in frames]
+    return [
+        resize_image(read_frame(p, size.geometry), size.height, size.width)[None] for p in frames
+    ]
 
 
 def _agreement(

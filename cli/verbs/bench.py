@@ -107,7 +107,7 @@ def bench(
         load = replace(load, seconds=seconds)
     limit = None if deadline is None else milliseconds("--deadline", deadline)
     require_absent(samples_path(out))
-    frames = readable_frames(target)
+    frames = readable_frames(target, learnt=True)  # each model's own geometry is seen to below
     with Progress(transient=True) as bar:
         task = bar.add_task("bench", total=None)
         record = run(

@@ -85,8 +85,10 @@ def build(
         else:
             from calibration.calibrated_engine import calibrated_engine
             from edgeuda.data.folders import readable_frames, spread
+            from engines.onnx.metadata import read_spec
 
-            frames = spread(readable_frames(calibrate), calibration_frames)
+            geometry = read_spec(file).preprocessing.geometry
+            frames = spread(readable_frames(calibrate, geometry), calibration_frames)
             engine = calibrated_engine(trt, file, list(frames), settings, out)
     record = engine.record
     console.print(

@@ -190,16 +190,19 @@ def calibrate(
         device=device.value,
         quantizer=quantizer.value,
     )
-    footage = readable_frames(target)
+    spec = read_spec(model)
+    geometry = spec.preprocessing.geometry
+    footage = readable_frames(target, geometry)
     judged = spread(footage, frames)
-    pool = footage if not on else [path for folder in on for path in readable_frames(folder)]
+    pool = [path for folder in on or () for path in readable_frames(folder, geometry)] or footage
     labelled = None
     if data is not None:
         labelled = labelled_folder(
             data,
-            read_spec(model).label_space,
+            spec.label_space,
             space_or_none(label_space),
             ignore_unmapped=ignore_unmapped,
+            geometry=geometry,
         )
     with Progress(
         TextColumn("{task.description}"),
@@ -288,13 +291,13 @@ def _choose(
 ) -> list[Path]:
     """Choose calibration frames, by the network's predictions where the rule needs them."""
     from calibration import frame_choice as choice
-
-    if name != "classes":
-        return choice.choose(name, pool, count)  # type: ignore[arg-type]
     from calibration.observe import class_shares
     from calibration.source import load_fp32
 
     proto, spec = load_fp32(model)
+    if name != "classes":
+        return choice.choose(name, pool, count, spec.preprocessing.geometry)  # type: ignore[arg-type]
+
     looked = choice.candidates(pool, count)
     shares = class_shares(proto, spec, looked, threads, report)
     return [looked[index] for index in choice.covering(shares, count)]

@@ -34,18 +34,19 @@ def diff(
     from calibration.frames import FrameFiles
     from calibration.observe import Observer
     from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.data.treatment import applied_to
     from edgeuda.records.calibration import Limits
 
     (one, spec, one_sum), (two, other, two_sum) = _load(first), _load(second)
     if spec.label_space != other.label_space or spec.preprocessing != other.preprocessing:
         msg = f"{second}: has other classes or another input than {first}"
         raise ModelError(msg)
-    chosen = spread(readable_frames(target), frames)
     size = spec.preprocessing
+    chosen = spread(readable_frames(target, size.geometry), frames)
     found = judge(
         Observer(one, threads),
         Observer(two, threads),
-        FrameFiles(tuple(chosen), size.height, size.width),
+        FrameFiles.of(chosen, size),
         [path.name for path in chosen],
         spec.label_space,
         Limits(0, 0),
@@ -61,6 +62,7 @@ def diff(
                 {"file": str(path), "sha256": digest}
                 for path, digest in ((first, one_sum), (second, two_sum))
             ],
+            **applied_to(chosen, size.geometry),
             **record,
         },
     )

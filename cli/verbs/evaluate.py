@@ -71,6 +71,7 @@ def evaluate(
     from edgeuda.accuracy.evaluation import DEPLOYED, Evaluation, class_rows, image_row, table
     from edgeuda.accuracy.evaluation import evaluate as count
     from edgeuda.data.folders import labelled_folder
+    from edgeuda.data.treatment import applied_to
 
     title, protocol = name or model.stem, DEPLOYED
     passes: list[dict[str, Any]] | None = None
@@ -112,8 +113,9 @@ def evaluate(
             predict, spec, file = _network(model, threads, how)
             protocol = how.protocol
         folder = labelled_folder(
-            data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
-        )
+            data, spec.label_space, space_or_none(label_space), ignore_unmapped=ignore_unmapped,
+            geometry=spec.preprocessing.geometry,
+        )  # fmt: skip
         outlines = None if boundary is None else BoundaryCounts(len(folder.space), boundary)
         images: list[Confusion] = []
         counts = count(predict, folder, len(folder.space), each=images.append, outlines=outlines)
@@ -126,7 +128,8 @@ def evaluate(
         str(data), len(folder), folder.labels_sha256(), folder.space, counts, protocol,
         None if outlines is None else outlines.to_record(folder.space), passes,
     )  # fmt: skip
-    write_json(out, evaluation.to_record())
+    shown = applied_to([pair.image for pair in folder.pairs], spec.preprocessing.geometry)
+    write_json(out, {**evaluation.to_record(), **shown})
     if tables:
         _write_csv(written[1], class_rows(evaluation))
         named = zip(folder.pairs, images, strict=True)

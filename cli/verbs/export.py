@@ -33,12 +33,14 @@ def export(
     require("torch", "train")
     require_absent(out)
     from edgeuda.data.folders import readable_frames, spread
-    from edgeuda.data.images import read_image
+    from edgeuda.data.treatment import read_frame
     from edgeuda.models.checkpoint import load_model
     from engines.export import export_onnx
 
     network, spec = load_model(model)
-    images = [read_image(path) for path in spread(readable_frames(target), frames)]
+    geometry = spec.preprocessing.geometry
+    chosen = spread(readable_frames(target, geometry), frames)
+    images = [read_frame(path, geometry) for path in chosen]
     record = export_onnx(network, spec, out, head=head.value, frames=images)
     console.print(
         f"agreement with torch on {len(images)} frames: {record.pixels_equal:.4%} of the pixels"

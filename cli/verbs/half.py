@@ -24,8 +24,10 @@ def half(
     """Write a model's FP16 form as TensorRT 11 takes it: typed, image and gates in float32."""
     from calibration.half import write_half
     from edgeuda.data.folders import readable_frames, spread
+    from engines.onnx.metadata import read_spec
 
-    chosen = spread(readable_frames(target), frames)
+    geometry = read_spec(model).preprocessing.geometry
+    chosen = spread(readable_frames(target, geometry), frames)
     found = write_half(model, chosen, out, least_agreement=min_agreement / 100, threads=threads)
     console.print(f"{found:.3%} of the pixels of {len(chosen)} frames keep their class")
     wrote(out)

@@ -81,7 +81,7 @@ def tradeoff(
     from calibration.tradeoff import sweep
     from calibration.variants import Sweep
     from edgeuda.data.folders import labelled_folder, readable_frames, spread
-    from edgeuda.data.images import read_image
+    from edgeuda.data.treatment import read_frame
     from edgeuda.decision import Budget
     from edgeuda.models.checkpoint import load_model
     from engines.bench.load import Load
@@ -95,14 +95,20 @@ def tradeoff(
     if len(names) != len(model):
         msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
         raise ConfigError(msg)
-    footage = readable_frames(target)
-    parity = [read_image(path) for path in spread(footage, 4)]
     loaded = [load_model(path) for path in model]
-    space = loaded[0][1].label_space
+    space, geometry = loaded[0][1].label_space, loaded[0][1].preprocessing.geometry
     for path, (_, spec) in zip(model, loaded, strict=True):
         if spec.label_space.classes != space.classes:
             msg = f"{path}: has other classes than {model[0]}; networks of a sweep share theirs"
             raise ConfigError(msg)
+        if spec.preprocessing.geometry != geometry:
+            msg = (
+                f"{path}: undistorts and crops frames otherwise than {model[0]}; networks of a "
+                "sweep are scored on the same part of the frame. Sweep them one at a time"
+            )
+            raise ConfigError(msg)
+    footage = readable_frames(target, geometry)
+    parity = [read_frame(path, geometry) for path in spread(footage, 4)]
     networks = [
         _network(path, title, *pair, parity)
         for path, title, pair in zip(model, names, loaded, strict=True)
@@ -118,7 +124,11 @@ def tradeoff(
         labelled=None
         if data is None
         else labelled_folder(
-            data, space, space_or_none(label_space), ignore_unmapped=ignore_unmapped
+            data,
+            space,
+            space_or_none(label_space),
+            ignore_unmapped=ignore_unmapped,
+            geometry=geometry,
         ),
         load=Load(samples=samples),
         repeats=repeats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda.data.camera import CameraGeometry, Lens, alike, crop_fits
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
+from edgeuda.data.treatment import treatment_of
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import alone, is_empty, read_json, sha256, stamp, write_atomic, write_json
 
@@ -30,6 +32,8 @@ NOTED = 50
 """Frames between two notes of progress; what came after the last is done again."""
 FILL = 127
 """Grey that masked pixels are painted in."""
+UNTOLD: dict[str, Any] = {"raw": None}
+"""In the place of a geometry: nobody knows any more what was done to a frame."""
 
 Thumbnail = npt.NDArray[np.uint8]
 
@@ -61,12 +65,16 @@ class Progress:
         kept: Frames written.
         duplicates: Frames left out as near-duplicates.
         thumbnail: Of the last kept frame, hexadecimal; empty before the first.
+        geometries: What was done to the kept frames since the camera gave them, each once, see
+            `edgeuda.data.camera.CameraGeometry`; None stands for nothing. One that differs from
+            frame to frame cannot travel with a model.
     """
 
     seen: int = 0
     kept: int = 0
     duplicates: int = 0
     thumbnail: str = ""
+    geometries: list[dict[str, Any] | None] = field(default_factory=list)
 
 
 def curate(
@@ -115,6 +123,8 @@ def curate(
     last = _from_hex(progress.thumbnail)
     with alone(out), (out / LINES_FILE).open("a", encoding="utf-8") as lines:
         for frame in footage(source, span, progress.seen):
+            size = frame.image.shape[1], frame.image.shape[0]
+            done = prepare.since_camera(size, frame.origin)
             image = prepare(frame.image, frame.origin)
             small = thumbnail(image)
             progress.seen += 1
@@ -122,6 +132,8 @@ def curate(
                 progress.duplicates += 1
             else:
                 last = small
+                if done not in progress.geometries:
+                    progress.geometries.append(done)
                 _write(out, frame, image, suffix, lines.write)
                 lines.flush()
                 progress.kept += 1
@@ -129,44 +141,37 @@ def curate(
             if progress.seen % NOTED == 0:
                 _save(out, settings, progress)
             report(progress)
-    record = {"schema": SCHEMA, **settings, **asdict(progress)}
+    record = _record(settings, progress)
     del record["thumbnail"]
+    if len(record.get("geometries", ())) > 1 or UNTOLD in record.get("geometries", ()):
+        logger.warning(
+            "%s: what was done to these frames since the camera gave them differs from frame to "
+            "frame, or is not known: it cannot travel with a model. Extract raw footage of one "
+            "size at a time",
+            out,
+        )
     write_json(out / INDEX_FILE, record)
     (out / PROGRESS_FILE).unlink(missing_ok=True)
     return progress
 
 
 class Preparation:
-    """Undistorts, crops and masks frames; what depends on their size is made once."""
+    """Undistorts, crops and masks frames."""
 
     def __init__(self, curation: Curation) -> None:
         self.crop = curation.crop
         self.mask = None if curation.mask is None else read_image(Path(curation.mask)).max(2) == 0
         self.lens = None if curation.calibration is None else Lens.read(Path(curation.calibration))
-        self._maps: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def __call__(self, image: Image, origin: Path) -> Image:
         """Return a frame as it is kept, ``[h, w, 3]`` uint8.
 
         Raises:
-            DataError: If crop or mask do not fit; the message names ``origin``.
+            DataError: If lens, crop or mask do not fit; the message names ``origin``.
         """
-        if self.lens is not None:
-            size = image.shape[0], image.shape[1]
-            if size not in self._maps:
-                self._maps[size] = self.lens.maps(*size, origin)
-            image = np.asarray(cv2.remap(image, *self._maps[size], cv2.INTER_LINEAR), np.uint8)
-        if self.crop is not None:
-            left, top, width, height = self.crop
-            if min(left, top) < 0 or min(width, height) < 1 or (
-                top + height > image.shape[0] or left + width > image.shape[1]
-            ):  # fmt: skip
-                msg = (
-                    f"{origin}: crop of {width}x{height} at {left},{top} does not lie within the "
-                    f"frame of {image.shape[1]}x{image.shape[0]}"
-                )
-                raise DataError(msg)
-            image = np.ascontiguousarray(image[top : top + height, left : left + width])
+        geometry = self.geometry((image.shape[1], image.shape[0]), origin)
+        if geometry is not None:
+            image = geometry.apply(image, origin)
         if self.mask is not None:
             if self.mask.shape != image.shape[:2]:
                 rows, columns = self.mask.shape
@@ -178,91 +183,60 @@ class Preparation:
             image = np.where(self.mask[..., None], FILL, image).astype(np.uint8)
         return image
 
-
-@dataclass(frozen=True)
-class Lens:
-    """A camera's calibration.
-
-    Attributes:
-        matrix: ``[3, 3]`` float64.
-        distortion: Coefficients in OpenCV's order.
-        size: Width and height it was made for, or None.
-        fisheye: Whether the coefficients are those of the fisheye model.
-    """
-
-    matrix: npt.NDArray[np.float64]
-    distortion: npt.NDArray[np.float64]
-    size: tuple[int, int] | None
-    fisheye: bool
-
-    @classmethod
-    def read(cls, path: Path) -> Lens:
-        """Read a file of OpenCV's FileStorage with ``camera_matrix`` and the coefficients.
+    def geometry(self, size: tuple[int, int], origin: Path) -> CameraGeometry | None:
+        """Return what is done to frames of a width and height before they are masked.
 
         Raises:
-            DataError: If it is missing or lacks one of them.
+            DataError: See `__call__`.
         """
-        if not path.is_file():
-            msg = f"{path}: expected an OpenCV calibration file, found no file"
-            raise DataError(msg)
-        try:
-            file = cv2.FileStorage()
-            file.open(str(path), cv2.FILE_STORAGE_READ)
-        except (cv2.error, SystemError) as err:
-            msg = f"{path}: expected an OpenCV calibration file, found one that cannot be parsed"
-            raise DataError(msg) from err
-        matrix = _node(file, "camera_matrix", "cameraMatrix", "K")
-        distortion = _node(file, "distortion_coefficients", "distCoeffs", "dist_coeffs", "D")
-        if matrix is None or matrix.shape != (3, 3) or distortion is None:
+        if self.lens is None and self.crop is None:
+            return None
+        if self.crop is not None and not crop_fits(self.crop, size):
+            left, top, width, height = self.crop
             msg = (
-                f"{path}: expected camera_matrix (3x3) and distortion_coefficients as "
-                "cv2.FileStorage writes them, found one of them missing"
+                f"{origin}: crop of {width}x{height} at {left},{top} does not lie within the "
+                f"frame of {size[0]}x{size[1]}"
             )
             raise DataError(msg)
-        width, height = (int(file.getNode(f"image_{side}").real()) for side in ("width", "height"))
-        model = file.getNode("distortion_model")
-        name = model.string() if model.isString() else ""
-        fisheye = name in ("equidistant", "fisheye")
-        size = (width, height) if width > 0 and height > 0 else None
-        return cls(matrix, distortion.ravel(), size, fisheye)
+        lens = self.lens
+        if lens is not None and lens.size is None:
+            lens = replace(lens, size=size)
+        if lens is not None and lens.size is not None and not alike(size, lens.size):
+            lens.maps(size[1], size[0], origin)  # says what is wrong
+        try:
+            return CameraGeometry(size, lens, self.crop)
+        except ConfigError as err:
+            msg = f"{origin}: {err}"
+            raise DataError(msg) from err
 
-    def maps(self, rows: int, columns: int, origin: Path) -> tuple[Any, Any]:
-        """Return the maps for `cv2.remap`; the view is that of the same camera matrix.
+    def since_camera(self, size: tuple[int, int], origin: Path) -> dict[str, Any] | None:
+        """Return all that was done to a frame since its camera gave it, as a record.
 
-        A frame of another size than the calibration's, but of its aspect, scales the matrix.
+        Frames of a folder that was extracted before bring along what was done to them there.
 
         Raises:
-            DataError: If the aspect differs.
+            DataError: If they were and are to be undistorted now.
         """
-        matrix = self.matrix.copy()
-        if self.size is not None and self.size != (columns, rows):
-            width, height = self.size
-            if abs(columns / width - rows / height) > 0.01 * columns / width:
-                msg = (
-                    f"{origin}: the calibration is for {width}x{height}, the frame is "
-                    f"{columns}x{rows}, of another aspect"
-                )
-                raise DataError(msg)
-            matrix[0] *= columns / width
-            matrix[1] *= rows / height
-        identity, kind = np.eye(3), cv2.CV_16SC2
-        if self.fisheye:
-            return cv2.fisheye.initUndistortRectifyMap(
-                matrix, self.distortion[:4], identity, matrix, (columns, rows), kind
+        before = treatment_of(origin)
+        first = None if before is None else before.geometry
+        if before is not None and before.changes and self.lens is not None:
+            msg = (
+                f"{origin}: expected a frame as the camera gives it to undistort, found one that "
+                f"was {before.words} before, as {before.record} says. Undistort the raw footage"
             )
-        return cv2.initUndistortRectifyMap(
-            matrix, self.distortion, identity, matrix, (columns, rows), kind
-        )
-
-
-def _node(file: cv2.FileStorage, *names: str) -> npt.NDArray[np.float64] | None:
-    for name in names:
-        node = file.getNode(name)
-        if not node.empty() and node.isMap():
-            found = node.mat()
-            if found is not None and found.size:
-                return np.asarray(found, np.float64)
-    return None
+            raise DataError(msg)
+        own = self.geometry(size, origin)
+        if before is not None and not before.told:
+            return UNTOLD
+        if own is None or first is None:
+            done = own or first
+            return None if done is None else done.to_record()
+        assert own.crop is not None
+        left, top = (first.crop_at(first.raw) or (0, 0))[:2]
+        crop = left + own.crop[0], top + own.crop[1], *own.crop[2:]
+        if own.raw != first.size or not crop_fits(crop, first.raw):
+            return UNTOLD
+        return CameraGeometry(first.raw, first.lens, crop).to_record()
 
 
 def thumbnail(image: Image) -> Thumbnail:
@@ -297,6 +271,7 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
     record = read_json(found, SCHEMA)
     own = {key: record.pop(key) for key in ("seen", "kept", "duplicates")}
     thumb = record.pop("thumbnail", "")
+    geometries = record.pop("geometries", [None] if own["kept"] else [])
     record.pop("schema")
     if record != json.loads(json.dumps(settings)):
         msg = f"{out}: holds frames of other footage or settings; nothing was overwritten"
@@ -307,11 +282,19 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = "".join(f"{line}\n" for line in lines[: own["kept"]])
         write_atomic(path, lambda name: name.write_text(kept, encoding="utf-8"))
-    return Progress(**own, thumbnail=thumb)
+    return Progress(**own, thumbnail=thumb, geometries=geometries)
 
 
 def _save(out: Path, settings: dict[str, Any], progress: Progress) -> None:
-    write_json(out / PROGRESS_FILE, {"schema": SCHEMA, **settings, **asdict(progress)})
+    write_json(out / PROGRESS_FILE, _record(settings, progress))
+
+
+def _record(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Return the JSON form; frames as the camera gave them have no geometry in it."""
+    record = {"schema": SCHEMA, **settings, **asdict(progress)}
+    if progress.geometries in ([], [None]):
+        del record["geometries"]
+    return record
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +15,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.images import Image, LabelMap, is_turned, list_images, read_image
 from edgeuda.data.label_files import read_ids
 from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.treatment import applied_to, as_shown, is_raw, labels_as_shown, treatment_of
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of, stamp
 from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
@@ -57,6 +60,8 @@ class LabelledFolder:
         read_file: Reads a label file as ids of ``stored``.
         layout: What the files were recognised as, for people.
         table: ``[256]`` uint8 from ids of ``stored`` to those of ``space``.
+        geometry: Of the model that is scored: `read` returns raw frames and their labels as the
+            model is shown them, see `edgeuda.data.treatment`.
     """
 
     root: Path
@@ -66,6 +71,7 @@ class LabelledFolder:
     read_file: Callable[[Path], LabelMap]
     layout: str
     table: npt.NDArray[np.uint8] = field(compare=False, repr=False)
+    geometry: CameraGeometry | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -97,7 +103,10 @@ class LabelledFolder:
             raise DataError(msg)
         if self.stored != self.space:
             label = self.table[label]
-        return image, label
+        return (
+            as_shown(image, pair.image, self.geometry),
+            labels_as_shown(label, pair.image, self.geometry),
+        )
 
     @cached_property
     def stamp(self) -> str:
@@ -107,7 +116,11 @@ class LabelledFolder:
 
     def labels_sha256(self) -> str:
         """Return a checksum over the label files: equal ones mean comparable scores."""
-        return sha256_of(sha256(pair.label) for pair in self.pairs)
+        sums = [sha256(pair.label) for pair in self.pairs]
+        if self.geometry is not None:  # scores of a part of the frame are scores of something else
+            done = applied_to([pair.image for pair in self.pairs], self.geometry)["geometry"]
+            sums += [json.dumps(done)] * (done["applied"] > 0)
+        return sha256_of(sums)
 
     def __iter__(self) -> Iterator[tuple[Image, LabelMap]]:
         return (self.read(index) for index in range(len(self)))
@@ -120,6 +133,7 @@ def labelled_folder(
     *,
     every: bool = True,
     ignore_unmapped: bool = False,
+    geometry: CameraGeometry | None = None,
 ) -> LabelledFolder:
     """Index labelled images: a folder with ``images/`` and ``labels/``, a data set, or a list.
 
@@ -133,6 +147,7 @@ def labelled_folder(
             ``space``. What is said here wins over what the folder looks like.
         every: Whether each image must have a label map; those without are left out if not.
         ignore_unmapped: Whether classes without counterpart in ``space`` may be ignored.
+        geometry: See `LabelledFolder`.
 
     Raises:
         DataError: If there are no images, labels are missing, no label space is known, the folder
@@ -144,12 +159,14 @@ def labelled_folder(
         listed = tuple(Pair(*entry) for entry in read_list(root, columns=2))
         known = _known(root, stored or space)
         found = _indexed(root, listed, known, space, every, ignore_unmapped, "a list")
+        found = replace(found, geometry=geometry)
         return _looked_at(found, stop=not any((root.parent / name).exists() for name in SPARSE))
     file = root / "dataset.json"
     record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
     layout = None if record else layout_of(root)
     if layout is not None and _agreed(root, layout, stored):
-        return _looked_at(_public(root, layout, space, every, ignore_unmapped))
+        found = _public(root, layout, space, every, ignore_unmapped)
+        return _looked_at(replace(found, geometry=geometry))
     image_root, label_root = root / record.get("images", "images"), root / "labels"
     if "images" not in record:
         list_images(root)  # says what is wrong with a folder that holds nothing
@@ -176,7 +193,7 @@ def labelled_folder(
     form = "folders images and labels" + (", with a dataset.json" if record else "")
     known_space = _known(root, stored or space)
     found = _indexed(root, pairs, known_space, space, every, ignore_unmapped, form)
-    return _looked_at(found, stop=not record)
+    return _looked_at(replace(found, geometry=geometry), stop=not record)
 
 
 def _agreed(root: Path, layout: Layout, stored: LabelSpace | None) -> bool:
@@ -368,22 +385,33 @@ def labelled_subset(folder: LabelledFolder, wanted: int | str, seed: int) -> Lab
     return replace(folder, pairs=tuple(pairs))
 
 
-def readable_frames(folder: Path) -> list[Path]:
+def readable_frames(
+    folder: Path, geometry: CameraGeometry | None = None, *, learnt: bool = False
+) -> list[Path]:
     """Return the images of a folder of unlabelled footage that can be decoded, sorted.
 
     Each file is decoded once. Damaged ones are skipped with a warning and counted.
 
+    Args:
+        folder: See `list_images`.
+        geometry: Of the model that the frames are for: frames that were treated otherwise are
+            refused now. What `edgeuda.data.treatment.read_frame` does to raw ones is done there.
+        learnt: Whether a network learns from them, whose spec will say how they were treated. Else
+            what the spec does not say is warned of.
+
     Raises:
-        DataError: If there is no image, or more than 5 % are damaged.
+        DataError: If there is no image, more than 5 % are damaged, or one does not fit the
+            geometry, see `edgeuda.data.treatment.is_raw`.
     """
     paths = list_images(folder)
-    _say_prepared(folder)
 
     def defect(path: Path) -> str | None:
         try:
-            read_image(path)
+            image = read_image(path)
         except DataError as err:
             return str(err)
+        if geometry is not None:
+            is_raw(path, (image.shape[1], image.shape[0]), geometry)
         return None
 
     defects = parallel(defect, paths)
@@ -398,24 +426,25 @@ def readable_frames(folder: Path) -> list[Path]:
         raise DataError(msg)
     if bad:
         logger.warning("%s: skipped %d of %d images", folder, len(bad), len(paths))
+    if not learnt:
+        _say_untold(folder, paths, geometry)
     return [path for path, text in zip(paths, defects, strict=True) if text is None]
 
 
-def _say_prepared(folder: Path) -> None:
-    """Warn of frames that were changed before they were kept: nothing on a vehicle does that."""
-    record = folder / "frames.json"
-    if is_list(folder) or not record.exists():
-        return
-    done = read_json(record, "edgeuda.frames/1")["curation"]
-    names = {"calibration": "undistorted", "crop": "cropped", "mask": "masked"}
-    changes = [text for key, text in names.items() if done.get(key) is not None]
-    if changes:
-        logger.warning(
-            "%s: these frames were %s by `edgeuda data frames`. A network that is adapted to them "
-            "or calibrated on them expects frames prepared alike, and `run`, `bench` and `predict` "
-            "take frames as they are: prepare those, or keep frames as the camera gives them",
-            folder, " and ".join(changes),
-        )  # fmt: skip
+def _say_untold(folder: Path, frames: Sequence[Path], geometry: CameraGeometry | None) -> None:
+    """Warn of frames that were changed in a way that a model knows nothing of."""
+    one_each = {path.parent: path for path in frames}.values()
+    for treatment in dict.fromkeys(map(treatment_of, one_each)):
+        changes = () if treatment is None else treatment.changes
+        unknown = [text for text in changes if geometry is None or text == "masked"]
+        if unknown:
+            logger.warning(
+                "%s: these frames were %s by `edgeuda data frames`, and the model's spec says "
+                "nothing of it: `run`, `bench` and `predict` will take the vehicle's frames "
+                "without. A model that is adapted to cropped or undistorted frames knows; else "
+                "keep frames as the camera gives them",
+                folder, " and ".join(unknown),
+            )  # fmt: skip
 
 
 def parallel(function: Callable[[S], T], items: Sequence[S]) -> list[T]:

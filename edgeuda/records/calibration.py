@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from edgeuda.errors import DataError
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json, write_json
 from edgeuda.spec import Preprocessing
 
@@ -148,6 +148,7 @@ class CalibrationRecord:
         folders: Number of calibration frames by the name of their folder.
         quantizer: Whose placement and ranges these are.
         assignment: How layers were chosen to stay float, see `Assignment`.
+        geometry: What was done to the calibration frames, see `edgeuda.data.treatment.noted`.
     """
 
     target: Target
@@ -171,10 +172,14 @@ class CalibrationRecord:
     assignment: dict[str, Any] | None = None
     folders: dict[str, int] = field(default_factory=dict)
     quantizer: Quantizer = "edgeuda"
+    geometry: dict[str, Any] | None = None
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""
         record = {"schema": SCHEMA, **asdict(self)}
+        record["preprocessing"] = self.preprocessing.to_record()
+        if self.geometry is None:
+            del record["geometry"]
         if self.acceptance is not None:
             record["acceptance"] = self.acceptance.to_record()
         return record
@@ -199,15 +204,13 @@ class CalibrationRecord:
                 acceptance=None if accepted is None else Acceptance.from_record(accepted),
                 transforms=tuple(record.pop("transforms", ())),
                 convergence=tuple(record.pop("convergence", ())),
-                preprocessing=Preprocessing(
-                    size["height"], size["width"], tuple(size["mean"]), tuple(size["std"])
-                ),
+                preprocessing=Preprocessing.from_record(size),
                 frames=tuple(Frame(**frame) for frame in record.pop("frames")),
                 ranges={name: Range(*limits) for name, limits in record.pop("ranges").items()},
                 layers=tuple(Layer(**layer) for layer in record.pop("layers")),
                 **record,
             )
-        except (AttributeError, KeyError, TypeError) as err:
+        except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as err:
             msg = f"{path}: its {SCHEMA!r} record is damaged ({err!r}). Calibrate again"
             raise DataError(msg) from err
 

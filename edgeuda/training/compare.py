@@ -193,9 +193,10 @@ def compare(
         own = None if tells_space(root) else track.stored
         return labelled_folder(root, sources.space, own, ignore_unmapped=track.ignore_unmapped)
 
-    data = index(track.data)
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
-    adapted = load_domains(sources, readable_frames(track.target), first.model.input)
+    frames = readable_frames(track.target, learnt=True)
+    adapted = load_domains(sources, frames, first.model.input)
+    data = replace(index(track.data), geometry=adapted.geometry)
     if any("ass" in variant.recipe.stages for variant in variants):
         few = labelled_frames(track.labelled or track.target, sources.space, track.stored)
         adapted = replace(adapted, labelled=few)
@@ -249,7 +250,7 @@ def compare(
 def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
     """Run a method's stages where they are not complete; returns their folders."""
     fabric = make_fabric(recipe.precision)
-    spec = recipe.spec(domains.space)
+    spec = domains.spec(recipe)
     frames = domains.target.identity() if domains.target is not None else []
     common = [
         spec.to_json(),

@@ -14,8 +14,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
 from edgeuda.data.sources import Sources
+from edgeuda.data.treatment import geometry_of, say_learnt
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import alone
 from edgeuda.labels import LabelSpace
@@ -78,6 +80,7 @@ class Domains:
         counts: ``[M, K]`` int64 pixels of each class in each source image.
         labelled: Target images of which some may be used with their labels, or None.
         temperature: By which the networks' confidence is read, see `edgeuda.training.confidence`.
+        geometry: What was done to the raw frames of the target's camera; None for nothing.
     """
 
     source: Images
@@ -86,6 +89,11 @@ class Domains:
     counts: npt.NDArray[np.int64]
     labelled: LabelledFolder | None = None
     temperature: float = 1.0
+    geometry: CameraGeometry | None = None
+
+    def spec(self, recipe: Recipe) -> ModelSpec:
+        """Return the spec of the network that a recipe trains: it knows the target's camera."""
+        return recipe.spec(self.space, self.geometry)
 
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:
@@ -118,7 +126,11 @@ def load_domains(
             ", ".join(str(folder.root) for folder in folders),
             ", ".join(absent),
         )
-    return Domains(images, target, source.space, counts)
+    geometry = None
+    if frames is not None:
+        geometry = geometry_of(frames)
+        say_learnt(frames, geometry)
+    return Domains(images, target, source.space, counts, geometry=geometry)
 
 
 @dataclass(frozen=True)

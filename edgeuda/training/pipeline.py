@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import shutil
@@ -19,6 +20,7 @@ from lightning_fabric import Fabric
 from edgeuda import __version__
 from edgeuda.data.folders import labelled_frames, readable_frames
 from edgeuda.data.sources import Sources, open_sources
+from edgeuda.data.treatment import geometry_of
 from edgeuda.errors import ConfigError, ModelError, OutputExistsError
 from edgeuda.files import (
     is_empty,
@@ -109,8 +111,10 @@ def train_source(
         source, space, stored,
         weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
     )  # fmt: skip
-    frames = readable_frames(target) if target and recipe.source.style != "none" else None
-    spec = recipe.spec(sources.space)
+    frames = None
+    if target and recipe.source.style != "none":
+        frames = readable_frames(target, learnt=True)
+    spec = recipe.spec(sources.space, geometry_of(frames) if frames else None)
     digest = sha256_of([recipe.digest(), spec.to_json(), *_names(sources, target, frames or ())])
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
@@ -152,8 +156,12 @@ def adapt(
         source, spec.label_space, stored,
         weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
     )  # fmt: skip
-    frames = readable_frames(target)
+    frames = readable_frames(target, learnt=True)
+    spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=geometry_of(frames)))
     networks = [*teacher_sha256(recipe), sha256(model_file(init))]
+    camera = spec.preprocessing.geometry
+    if camera is not None:
+        networks.append(json.dumps(camera.to_record()))
     digest = sha256_of([recipe.digest(), *networks, *_names(sources, target, frames)])
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):

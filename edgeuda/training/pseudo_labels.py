@@ -21,8 +21,10 @@ from rich.progress import track
 from torch import Tensor
 
 from edgeuda.data.folders import readable_frames
-from edgeuda.data.images import read_image, resize_label, write_label
+from edgeuda.data.images import read_image, resize_label, write_image, write_label
 from edgeuda.data.lists import is_list, write_list
+from edgeuda.data.treatment import SCHEMA as FRAMES
+from edgeuda.data.treatment import applied_to, read_frame
 from edgeuda.errors import DataError, OutputExistsError
 from edgeuda.files import (
     alone,
@@ -44,7 +46,7 @@ from edgeuda.methods.selection import (
 )
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model, model_file
-from edgeuda.spec import ModelSpec
+from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.loader import Images, sample, to_unit
 
 INDEX_FILE = "pseudo-labels.json"
@@ -230,7 +232,8 @@ def label_footage(
     """Write pseudo-labels of a folder of frames, at the frames' size; returns the index.
 
     The folder written is a labelled folder for every other verb: its ``dataset.json`` says where
-    the frames are. Labels are named as the frames. For frames from a list it is ``pairs.csv``.
+    the frames are. Labels are named as the frames. For frames from a list it is ``pairs.csv``. Raw
+    frames for a model with a geometry are written, too, as the model is shown them: to ``images``.
 
     Args:
         model: Model file or run folder.
@@ -247,7 +250,8 @@ def label_footage(
     if not resume:
         require_absent(out)
     network, spec = load_model(model)
-    frames = readable_frames(target)
+    pre = spec.preprocessing
+    frames = readable_frames(target, pre.geometry)
     root = target / "images" if (target / "images").is_dir() else target
     if is_list(target):
         names = [f"{index:06d}_{short_name(path.stem)}.png" for index, path in enumerate(frames)]
@@ -259,7 +263,9 @@ def label_footage(
         raise DataError(msg)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
-    pre = spec.preprocessing
+    if applied_to(frames, pre.geometry).get("geometry", {}).get("applied"):
+        root = out / "images"
+        frames = _write_shown(frames, names, out, pre)
     generate(
         Teacher(network),
         spec,
@@ -283,6 +289,21 @@ def label_footage(
     }
     write_json(out / "dataset.json", record)
     return out / INDEX_FILE
+
+
+def _write_shown(
+    frames: Sequence[Path], names: Sequence[str], out: Path, fed: Preprocessing
+) -> list[Path]:
+    """Write frames as a model with a geometry is shown them, beside their labels; as PNG."""
+    assert fed.geometry is not None
+    done = {"crop": fed.geometry.crop, "calibration": fed.geometry.lens and "see geometries"}
+    record = {"schema": FRAMES, "curation": done, "geometries": [fed.geometry.to_record()]}
+    write_json(out / "frames.json", record)
+    shown = [out / "images" / name for name in names]
+    for path, file in zip(frames, shown, strict=True):
+        if not file.exists():
+            write_image(file, read_frame(path, fed.geometry))
+    return shown
 
 
 def _columns(line: dict[str, Any]) -> tuple[list[int], list[list[int]]]:

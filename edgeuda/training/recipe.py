@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgeuda.data.camera import CameraGeometry
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace
@@ -645,10 +646,10 @@ class Recipe(Section):
         assert found is not None  # `parse_recipe` has seen to it
         return found
 
-    def spec(self, space: LabelSpace) -> ModelSpec:
-        """Return the spec of the network this recipe trains for a label space."""
+    def spec(self, space: LabelSpace, geometry: CameraGeometry | None = None) -> ModelSpec:
+        """Return the spec of the network this recipe trains for a label space and a camera."""
         section = self.model
-        pre = Preprocessing(*section.input, mean=section.mean, std=section.std)
+        pre = Preprocessing(*section.input, section.mean, section.std, geometry)
         return ModelSpec(section.architecture, section.width, space, pre, section.encoder)
 
     def crop(self) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def run_hiast(
     later one by the mean teacher at the end of the round before. A round whose result the watch
     refuses is the last: its start is kept.
     """
-    spec, target = recipe.spec(domains.space), domains.target
+    spec, target = domains.spec(recipe), domains.target
     assert target is not None
     half = in_half(recipe.precision)
     labeller = Teacher(model, half=half, temperature=domains.temperature)
@@ -80,7 +80,7 @@ def _hiast_round(
     number: int,
     factor: float,
 ) -> None:
-    spec, target = recipe.spec(domains.space), domains.target
+    spec, target = domains.spec(recipe), domains.target
     assert target is not None
     if (job.folder / MODEL_FILE).exists():  # killed before the teacher was written
         teacher.load_state(read_checkpoint(job.folder)["method"])
@@ -145,7 +145,7 @@ def run_lse(
     recipe: Recipe, section: LseSection, model: Network, domains: Domains, job: Job
 ) -> None:
     """Run LSE's rounds on ``model``, in place; one that the watch refuses is the last."""
-    spec = recipe.spec(domains.space)
+    spec = domains.spec(recipe)
     weights = stage_weights(recipe, section, domains)
     portions = section.portions()
     done = 0
@@ -199,7 +199,7 @@ def write_patches(
     Raises:
         TrainingError: If no frame is selected.
     """
-    spec, target = recipe.spec(domains.space), domains.target
+    spec, target = domains.spec(recipe), domains.target
     assert target is not None
     classes, device = len(domains.space), job.fabric.device
     teacher = Teacher(model, half=in_half(recipe.precision))

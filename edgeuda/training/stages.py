@@ -68,7 +68,7 @@ LABELLED_FILE = "labelled.txt"
 
 def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     """Train a new network on the source images and write it to the job's folder."""
-    spec = recipe.spec(domains.space)
+    spec = domains.spec(recipe)
     torch.manual_seed(recipe.seed)
     model = build(spec)
     model.load_pretrained(recipe.model.pretrained)
@@ -119,7 +119,7 @@ def _run(
 ) -> None:
     assert domains.target is not None
     if isinstance(section, AdaBNSection):
-        _adabn(model, recipe.spec(domains.space), domains.target, section, recipe.seed, job)
+        _adabn(model, domains.spec(recipe), domains.target, section, recipe.seed, job)
     elif isinstance(section, EntropySection):
         weights = stage_weights(recipe, section, domains)
         _fit(EntropyMinimisation(section.settings(), weights), recipe, stage, model, domains, job)
@@ -148,7 +148,7 @@ def _fit(
     section = recipe.section(stage)
     assert isinstance(section, Optimisation)
     fit_stage(
-        model, recipe.spec(domains.space), method, domains, section, recipe, job, stage,
+        model, domains.spec(recipe), method, domains, section, recipe, job, stage,
         target=target or domains.target, labelled=labelled,
     )  # fmt: skip
 
@@ -165,7 +165,7 @@ def _tufl(
             model, settings.decay, settings.scales, settings.flip, half, domains.temperature
         )
         if settings.offline:
-            target = _pseudo_labels(teacher, target, recipe.spec(domains.space), job)
+            target = _pseudo_labels(teacher, target, domains.spec(recipe), job)
     weights = stage_weights(recipe, section, domains)
     method = Tufl(section.settings(), weights, related_classes(domains.space.classes), teacher)
     _fit(method, recipe, stage, model, domains, job, target)
@@ -207,18 +207,26 @@ def _teacher(
     recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
 ) -> tuple[Teacher, ModelSpec]:
     """Return who labels target images in stage ``distil``, and the spec that it is fed by."""
-    spec, temperature = recipe.spec(domains.space), 1.0
+    spec, temperature = domains.spec(recipe), 1.0
     if section.teacher == "self":
         network, temperature = model, domains.temperature
     elif section.teacher == "large":
         big = large_recipe(recipe, section.large)
-        network, spec = _large(big, section.large, domains, job), big.spec(domains.space)
+        network, spec = _large(big, section.large, domains, job), domains.spec(big)
     else:
         network, spec = load_model(Path(section.teacher))
         if spec.label_space.classes != domains.space.classes:
             msg = (
                 f"{section.teacher}: expected a teacher for the classes of {domains.space.name!r}, "
                 f"found one for those of {spec.label_space.name!r}"
+            )
+            raise ConfigError(msg)
+        own = spec.preprocessing.geometry
+        if own is not None and (domains.geometry is None or not own.same_as(domains.geometry)):
+            found = "raw" if domains.geometry is None else domains.geometry.describe()
+            msg = (
+                f"{section.teacher}: expected a teacher for frames as these, which are {found}, "
+                f"found one whose frames are {own.describe()}. Adapt it to these frames first"
             )
             raise ConfigError(msg)
     labels = section.labels
@@ -251,7 +259,7 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
     It lies beside the stage's folder, named by what it depends on: stages that need the same share
     it.
     """
-    spec, target = recipe.spec(domains.space), domains.target
+    spec, target = domains.spec(recipe), domains.target
     assert target is not None
     size = recipe.model.input
     domains = replace(domains, source=domains.source.resized(size), target=target.resized(size))

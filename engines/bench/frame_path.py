@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -19,27 +20,30 @@ from edgeuda.data.images import (
     resize_image,
     resize_label,
 )  # fmt: skip
+from edgeuda.data.treatment import as_shown
 from engines.runner import Runner
 
 STAGES = (
-    "decode", "waiting", "resize", "copy_in", "inference", "gpu_upload", "gpu_execute",
+    "decode", "waiting", "geometry", "resize", "copy_in", "inference", "gpu_upload", "gpu_execute",
     "gpu_download", "gpu", "copy_out", "upsample", "total", "overlay", "end_to_end",
 )  # fmt: skip
 """Order of the stages in a record; one has those that its runtime and load pattern tell apart.
 
-``total`` goes from a frame in memory to a label map of its size, which is what the vehicle's
-software waits for; with a frame rate it includes ``waiting``. ``end_to_end`` adds ``decode`` and
-``overlay``, which a vehicle with a raw camera and no viewer does not have. The ``gpu`` stages lie
-within ``inference`` and are by CUDA events, all others by the host's clock.
+``total`` goes from a frame in memory to a label map of its size (of the part that the model's spec
+keeps), which is what the vehicle's software waits for; with a frame rate it includes ``waiting``,
+and ``geometry``, undistorting and cropping, if the model's spec has one. ``end_to_end`` adds
+``decode`` and ``overlay``, which a vehicle with a raw camera and no viewer does not have. The
+``gpu`` stages lie within ``inference`` and are by CUDA events, all others by the host's clock.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """A frame as its file has it, and decoded."""
+    """A frame as its file has it, and decoded; and the file."""
 
     encoded: npt.NDArray[np.uint8]
     image: Image
+    origin: Path
 
 
 def read_shot(path: Path) -> Shot:
@@ -49,7 +53,7 @@ def read_shot(path: Path) -> Shot:
         DataError: If it is missing, truncated or not an image.
     """
     encoded = intact_bytes(path)
-    return Shot(encoded, decode_image(encoded, path))
+    return Shot(encoded, decode_image(encoded, path), path)
 
 
 class FramePath:
@@ -63,14 +67,37 @@ class FramePath:
         self.runner = runner
         self._colors = runner.spec.label_space.colors()
 
-    def labels(self, images: list[Image]) -> tuple[dict[str, int], list[LabelMap]]:
+    def labels(
+        self, images: list[Image], origins: Sequence[Path] | None = None
+    ) -> tuple[dict[str, int], list[LabelMap]]:
         """Segment frames as one batch.
+
+        Args:
+            images: ``[H, W, 3]`` uint8 RGB each.
+            origins: Their files; those that hold raw frames are undistorted and cropped as the
+                model's spec says. None takes all as they are.
 
         Returns:
             Nanoseconds by stage, ``total`` among them, and the label maps.
+
+        Raises:
+            DataError: If a frame was treated otherwise, see `edgeuda.data.treatment`.
         """
+        stages, _, labels = self._segment(images, origins)
+        return stages, labels
+
+    def _segment(
+        self, images: list[Image], origins: Sequence[Path] | None
+    ) -> tuple[dict[str, int], list[Image], list[LabelMap]]:
+        """Return nanoseconds by stage, the frames as the model is shown them, and their labels."""
         size = self.runner.spec.preprocessing
-        start = perf_counter_ns()
+        begin = perf_counter_ns()
+        if origins is not None and size.geometry is not None:
+            images = [
+                as_shown(image, origin, size.geometry)
+                for image, origin in zip(images, origins, strict=True)
+            ]
+        start = begin if size.geometry is None else perf_counter_ns()  # stages sum to the total
         buffer = self.runner.buffer(len(images))
         places = [None] * len(images) if buffer is None else buffer
         resized = [
@@ -93,16 +120,17 @@ class FramePath:
         rest = inferred - before - sum(v for k, v in parts.items() if not k.startswith("gpu"))
         parts["inference"] = parts.get("inference", 0) + rest
         parts["upsample"] = parts.get("upsample", 0) + end - inferred
-        return {"resize": before - start, **parts, "total": end - start}, labels
+        shown = {} if size.geometry is None else {"geometry": start - begin}
+        return {**shown, "resize": before - start, **parts, "total": end - begin}, images, labels
 
     def whole(self, shot: Shot) -> dict[str, int]:
         """Decode, segment and paint a frame; returns nanoseconds by stage."""
         start = perf_counter_ns()
         image = decode_image(shot.encoded)
         decoded = perf_counter_ns()
-        stages, labels = self.labels([image])
+        stages, shown, labels = self._segment([image], [shot.origin])
         labelled = perf_counter_ns()
-        paint(image, labels[0], self._colors)
+        paint(shown[0], labels[0], self._colors)
         end = perf_counter_ns()
         return {
             "decode": decoded - start,

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda.data.images import Image
 from edgeuda.errors import ConfigError
 from edgeuda.records.percentiles import samples_needed
 from engines.bench.frame_path import STAGES, FramePath, Shot
@@ -228,7 +230,8 @@ def at_frame_rate(
         due = begin + round(number * period)
         _sleep_until(due)
         start = perf_counter_ns()
-        stages, _ = path.labels([shots[(number + camera) % len(shots)].image])
+        shot = shots[(number + camera) % len(shots)]
+        stages, _ = path.labels([shot.image], [shot.origin])
         stages["waiting"] = start - due
         stages["total"] += stages["waiting"]
         series.add(due - state.origin_ns, stages, run, camera)
@@ -250,9 +253,9 @@ def offline(
     done = 0
     while _goes_on(load, begin, done):
         first = done * load.batch
-        images = [shots[(first + i) % len(shots)].image for i in range(load.batch)]
+        images, origins = _batch(shots, first, load.batch)
         start = perf_counter_ns()
-        series.add(start - state.origin_ns, path.labels(images)[0], run)
+        series.add(start - state.origin_ns, path.labels(images, origins)[0], run)
         done += 1
         state.tick()
     series.busy_s += (perf_counter_ns() - begin) / 1e9
@@ -271,15 +274,21 @@ def warm_up(
     start = perf_counter_ns()
     while True:
         first = len(inference[0]) * batch
-        images = [shots[(first + i) % len(shots)].image for i in range(batch)]
+        images, origins = _batch(shots, first, batch)
         for history, path in zip(inference, paths, strict=True):
-            history.append(path.labels(images)[0]["inference"])
+            history.append(path.labels(images, origins)[0]["inference"])
         elapsed = (perf_counter_ns() - start) / 1e9
         stable = all(map(_settled, inference))
         judged = len(inference[0]) >= 2 * WARMUP_WINDOW
         limit = WARMUP_LIMITS[0 if judged else 1] * seconds
         if elapsed >= seconds and (stable or elapsed >= limit):
             return len(inference[0]), elapsed, stable
+
+
+def _batch(shots: Sequence[Shot], first: int, count: int) -> tuple[list[Image], list[Path]]:
+    """Return images and files of the next frames, in turn."""
+    chosen = [shots[(first + i) % len(shots)] for i in range(count)]
+    return [shot.image for shot in chosen], [shot.origin for shot in chosen]
 
 
 def _settled(history: Sequence[int]) -> bool:

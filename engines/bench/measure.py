@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.folders import spread
+from edgeuda.data.treatment import applied_to, treatment_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import now_utc, sha256, write_json, write_npz
 from edgeuda.records.bench import (
@@ -140,7 +141,7 @@ def bench(
                             warmups.append(warm_up(paths, shots, warmup_seconds, load.batch))
                             _measure(paths, shots, share, run, state, series)
                         finally:  # only after it ran a runner knows how
-                            facts |= {n: _facts(one) for n, one in enumerate(runners, first)}
+                            facts |= {n: _facts(one, shots) for n, one in enumerate(runners, first)}
                     first += len(group)
         except KeyboardInterrupt:
             complete = False
@@ -190,7 +191,7 @@ def bench(
         _ratios(latencies, state.series) if load.arrival == "closed loop" else (),
         _noise(latencies),
         vitals.to_record(),
-        tuple(_warnings(method, latencies, vitals)),
+        (*_warnings(method, latencies, vitals), *_unlike(shots, facts)),
         None if out is None else _write_samples(samples_path(out), state.series, vitals),
     )
     if out is not None:
@@ -198,14 +199,32 @@ def bench(
     return record
 
 
-def _facts(runner: Runner) -> dict[str, Any]:
+def _facts(runner: Runner, shots: Sequence[Shot]) -> dict[str, Any]:
     """Return what `ModelLatency` says of a runner."""
     size = runner.spec.preprocessing
+    shown = applied_to([shot.origin for shot in shots], size.geometry)
+    if shown and size.geometry is not None:
+        done = shown["geometry"]
+        shown["geometry"] = (
+            f"{size.geometry.describe()}; applied to {done['applied']} of {len(shots)} frames, the "
+            "others were so already"
+        )
     return {
         "precision": runner.precision, "head": runner.head, "backend": runner.backend,
-        "input": (size.height, size.width), "execution": dict(runner.execution),
+        "input": (size.height, size.width), "execution": {**runner.execution, **shown},
         "fallbacks": list(runner.fallbacks),
     }  # fmt: skip
+
+
+def _unlike(shots: Sequence[Shot], facts: dict[int, dict[str, Any]]) -> list[str]:
+    """Say that a model was timed on frames that the vehicle will not give it."""
+    treatments = dict.fromkeys(treatment_of(shot.origin) for shot in shots)
+    known = all("geometry" in fact["execution"] for fact in facts.values())
+    return [
+        f"{one.record}: frames were {one.words} before; a vehicle's are larger or other ones"
+        for one in treatments
+        if one is not None and one.changes and not known
+    ]
 
 
 def _share(load: Load, repeats: int) -> Load:

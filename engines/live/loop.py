@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda.data.treatment import as_shown, noted
 from edgeuda.errors import EdgeudaError
 from edgeuda.files import now_utc
 from edgeuda.records.percentiles import supported
@@ -126,6 +127,9 @@ def run(
     The source is read in its own thread, and each sink writes in its own: with a camera neither a
     slow network nor a slow disk holds up the frames; the oldest are dropped, and counted.
 
+    Raw frames are undistorted and cropped as the model's spec says, which counts as latency; label
+    maps and what sinks are given are of that part of the frame.
+
     Args:
         runner: The model.
         capture: The source, not yet entered.
@@ -150,7 +154,8 @@ def run(
     begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
     first_ns: int | None = None
     clock = Clock()
-    frames, said = 0, 0.0
+    frames, applied, said = 0, 0, 0.0
+    geometry = runner.spec.preprocessing.geometry
     error: EdgeudaError | None = None
 
     def elapsed() -> float:
@@ -167,7 +172,12 @@ def run(
                 first_ns = arrived.at_ns if first_ns is None else first_ns
                 # A recording that is read ahead waits for no one's sake: its queue is no delay.
                 start = perf_counter_ns() if lossless else arrived.at_ns
-                labels = segment(runner, arrived.frame.image)
+                frame = arrived.frame
+                shown = as_shown(frame.image, frame.origin, geometry)
+                if shown is not frame.image:
+                    applied += 1
+                    frame = replace(frame, image=shown)
+                labels = segment(runner, frame.image)
                 done = perf_counter_ns()
                 frames += 1
                 latencies.add((done - start) / 1e6)
@@ -179,7 +189,7 @@ def run(
                     else (arrived.at_ns - first_ns) / 1e9
                 )
                 for thread in threads:
-                    thread.offer(Result(arrived.frame, seconds, labels, words))
+                    thread.offer(Result(frame, seconds, labels, words))
                 course.note(elapsed(), frames, capture.queue.dropped)
                 if elapsed() - said >= 1:
                     said = elapsed()
@@ -211,6 +221,7 @@ def run(
             "missed": capture.missed,
             "per_second": round(frames / took, 3),
         },
+        **noted(geometry, applied, frames - applied),
         "reconnects": capture.reconnects,
         "error": None if error is None else str(error),
         "latency_ms": {

@@ -6,6 +6,7 @@ Needs a ROS 2 installation, whose ``rclpy`` is not on PyPI.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 
 from edgeuda.data.images import Image, LabelMap
+from edgeuda.data.treatment import as_shown
 from edgeuda.errors import DataError, DependencyError
 from engines.runner import Runner, segment
 
@@ -37,7 +39,8 @@ def spin(
     """Publish a label image for each camera image, until ROS shuts down.
 
     The subscription keeps the newest image only, best effort, as cameras publish: a slow network
-    drops images and never delays them. Labels are ``mono8``, of the image's size and header.
+    drops images and never delays them. Labels are ``mono8``, of the image's size and header; if the
+    model's spec has a geometry, images are undistorted and cropped, and labels are of that part.
 
     Args:
         runner: The model.
@@ -72,7 +75,8 @@ def spin(
         nonlocal published
         start = perf_counter()
         try:
-            image = image_of(message)
+            geometry = runner.spec.preprocessing.geometry
+            image = as_shown(image_of(message), Path(images), geometry)
         except DataError as err:
             node.get_logger().error(str(err), throttle_duration_sec=5.0)
             return

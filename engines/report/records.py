@@ -136,12 +136,17 @@ class Bench:
 
 @dataclass(frozen=True)
 class Predictions:
-    """An ``edgeuda.predictions/1`` record: label maps and notes by image file."""
+    """An ``edgeuda.predictions/1`` record: label maps and notes by image file.
+
+    Frames that were undistorted and cropped are known by their raw file; ``shown`` has what is
+    under their labels.
+    """
 
     name: str
     space: LabelSpace
     labels: Mapping[Path, Path]
     notes: Mapping[Path, str] = field(default_factory=dict)
+    shown: Mapping[Path, Path] = field(default_factory=dict)
 
 
 SIGNALS: Mapping[str, tuple[str, float]] = {
@@ -518,17 +523,23 @@ def _timing(stage: dict[str, Any]) -> Timing:
 
 
 def _predictions(record: dict[str, Any], path: Path) -> Predictions:
-    labels, notes = {}, {}
+    labels, notes, shown = {}, {}, {}
+
+    def resolved(name: str) -> Path:
+        beside = path.parent / name
+        return (beside if beside.exists() else Path(name)).resolve()
+
     for entry in record["frames"]:
-        frame = Path(entry["frame"])
-        beside = path.parent / frame
-        found = (beside if beside.exists() else frame).resolve()
+        found = resolved(entry["frame"])
+        if "raw" in entry:
+            shown[resolved(entry["raw"])] = found
+            found = resolved(entry["raw"])
         labels[found] = path.parent / entry["labels"]
         if "note" in entry:
             notes[found] = str(entry["note"])
     return Predictions(
         str(record["name"]), LabelSpace.from_record(record["label_space"]), labels,
-        notes,
+        notes, shown,
     )  # fmt: skip
 
 

@@ -143,7 +143,9 @@ def _overlays(records: Records) -> Section | None:
     strips = []
     for frame in (shared[i] for i in (chosen if shared else [])):
         try:
-            image = read_image(frame)
+            own = [s.shown.get(frame, frame) for s in sets if frame in s.labels]
+            images = {path: read_image(path) for path in dict.fromkeys(own)}
+            image = images[own[0]]
         except DataError as err:
             records.leave_out(f"A frame is not shown. {err}")
             continue
@@ -155,7 +157,11 @@ def _overlays(records: Records) -> Section | None:
                 records.leave_out(f"A prediction is not shown. {err}")
                 continue
             alt = f"{frame.name} with the classes of {s.name}: {_content(label, s.space)}"
-            pictures.append(Picture(s.name, plots.overlay(image, label, s.space), alt))
+            pictures.append(
+                Picture(
+                    s.name, plots.overlay(images[s.shown.get(frame, frame)], label, s.space), alt
+                )
+            )
         title = f"{frame.name}: {notes[frame]}" if frame in notes else frame.name
         strips.append(Strip(title, pictures))
     legend = dict.fromkeys(
