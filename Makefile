@@ -6,12 +6,16 @@ BIN := $(VENV)/bin
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint clean gpu-check browser
+.PHONY: demo test slow lint clean gpu-check browser
 demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow and not gpu'
+
+# Every network, every plan, every TensorRT: as much again. Continuous integration runs both.
+slow: $(VENV)/installed
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow and not gpu'
 
 # The report's tests in a browser skip where there is none.
 browser:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import quick_first
 
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
@@ -37,7 +38,7 @@ def track(tmp_path_factory):
     return Track(root / "source", root / "target", root / "target", oracle=root / "target")
 
 
-@pytest.mark.parametrize("plan", built_in_plans())
+@pytest.mark.parametrize("plan", quick_first(built_in_plans(), ["baselines"]))
 def test_built_in_plans_run_on_the_small_recipe(plan, track, tmp_path):
     """Every method of every plan, once, at toy size."""
     record = compare(load_plan(plan, "small", TINY), track, [0], tmp_path)

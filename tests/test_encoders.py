@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import random_frames, write_frames
+from tiny_models import quick_first, random_frames, write_frames
 from torch import nn
 
 from calibration.batch_norm import adapt_batch_norm
@@ -40,6 +40,8 @@ from engines.onnx.index import index
 from engines.onnx.metadata import norms_of
 from engines.tensorrt.builder import BuildOptions, build_engine
 from engines.tensorrt.library import load_tensorrt
+
+pytestmark = pytest.mark.xdist_group("encoders")  # networks are exported once
 
 ENCODERS = ("resnet18", "mobilenetv3_small_100", "efficientnet_lite0", "repvgg_a0", "mobileone_s0")
 BRANCHES = {"repvgg_a0", "mobileone_s0"}
@@ -92,7 +94,7 @@ def frames(tmp_path_factory):
     return write_frames(tmp_path_factory.mktemp("frames"), FRAMES)
 
 
-@pytest.fixture(scope="class", params=ENCODERS)
+@pytest.fixture(scope="class", params=quick_first(ENCODERS, ["resnet18", "efficientnet_lite0"]))
 def encoder(request):
     return request.param
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -72,3 +73,10 @@ def exported(head: Head = "labels", seed: int = 0) -> bytes:
             random_network(seed=seed), SPEC, path, head=head, frames=random_frames(2, 90, 200)
         )
         return path.read_bytes()
+
+
+def quick_first(values, quick):
+    """Parameters of a test of which all but some are only run by ``make slow``."""
+    return [
+        value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values
+    ]
