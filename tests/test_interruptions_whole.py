@@ -13,6 +13,7 @@ from calibration import quantize, tradeoff
 from calibration.tradeoff import sweep
 from calibration.variants import Network, Sweep
 from cli.verbs import demo as verb
+from edgeuda.data.street import write_dataset
 from engines.bench import bench
 from engines.export import export_onnx
 from engines.load import Load
@@ -22,6 +23,11 @@ MEASURED = ("*/bench.json", "*/bench.samples.npz")
 """Files that hold nothing but times."""
 TIMED = TIMES | {"total_ms", "dominated_by", "why", "int8", "machine", "fallbacks"}
 """Of a sweep's record: what follows from times."""
+
+
+DATA = (
+    ("source", "simulator", 0), ("target", "camera", 100_000), ("test", "camera", 200_000),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_measurements_that_are_put_aside_stay_together(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_time")
 def test_the_demo_ends_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
-    """At five changes of its disk, in as many of its parts; only sizes and times are not its own.
+    """At changes of its disk from training to the report; rendering has a test of its own.
 
     Which variant is taken follows from times, and with it the frames that are drawn.
     """
@@ -91,7 +97,14 @@ def test_the_demo_ends_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
         *(f"{name}.{key}" for name in stages for key in ("steps=2", "batch=2", "warmup=0")),
     ]  # fmt: skip
 
+    rendered = tmp_path.with_name(f"{tmp_path.name}-rendered")
+    for role, domain, start in DATA:
+        write_dataset(rendered / role, domain, 16, start, 32, 64, SPEC.label_space)
+
     def work(out):
+        out.mkdir(exist_ok=True)
+        if not (out / "data").exists():
+            (out / "data").symlink_to(rendered)
         verb.demo(out, "small", tiny, resume=True, images=16, samples=33)
 
     chosen = {"choice", "keeps_deadline", "accurate_enough"}
