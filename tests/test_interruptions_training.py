@@ -11,6 +11,7 @@ from edgeuda.training.compare import Track, compare, load_plan
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
+from edgeuda.training.watch import read_signals
 
 SECTIONS = ("source", "entropy", "stage1", "stage2", "adversarial", "ass", "hiast", "lse", "distil")
 TINY = (
@@ -55,7 +56,7 @@ CASES = {
     "ass": ('stages=["ass"]',),
     "hiast": ('stages=["hiast"]',),
     "lse": ('stages=["lse"]',),
-    "refused": ('stages=["hiast"]', "monitor.guard=confidence"),
+    "refused": ('stages=["hiast"]', "monitor.guard=divergence"),
 }
 
 
@@ -67,6 +68,9 @@ def test_an_adaptation_ends_as_if_it_had_not_been_killed(case, data, tmp_path):
         adapt(recipe, data / "run", data / "source", data / "target", Options(out, resume=True))
 
     require_same(work, tmp_path, 3, after=MODEL_FILE)
+    signals = read_signals(tmp_path / "whole" / recipe.stages[-1])
+    refused = [line for line in signals if "refused" in line]
+    assert len(refused) == (case == "refused")
 
 
 @pytest.mark.parametrize("stage", ["entropy", "hiast"])

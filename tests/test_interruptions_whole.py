@@ -38,6 +38,7 @@ def one_time(monkeypatch):
     monkeypatch.setattr(tradeoff, "bench", partial(bench, warmup_seconds=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_time")
 def test_a_sweep_ends_as_if_it_had_not_been_killed(tmp_path):
     frames = write_frames(tmp_path / "images", random_frames(4, 40, 80))
@@ -50,7 +51,7 @@ def test_a_sweep_ends_as_if_it_had_not_been_killed(tmp_path):
         [Network("a", SPEC.width, "0" * 64, (32, 64), export)], [], ["fp32", "int8"], ["labels"],
         ["cpu"], frames, frames, None, Load(samples=33), repeats=1, threads=1,
     )  # fmt: skip
-    require_same(lambda out: sweep(what, out, Budget(1000)), tmp_path, 10, TIMED, MEASURED)
+    require_same(lambda out: sweep(what, out, Budget(1000)), tmp_path, 5, TIMED, MEASURED)
 
 
 def test_measurements_that_are_put_aside_stay_together(tmp_path):
