@@ -20,6 +20,7 @@ from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import write_atomic
 from edgeuda.models.checkpoint import require_finite
 from edgeuda.models.fused import fused
+from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import require_valid
 from engines.onnx.heads import SMALL, labels_of, with_head
@@ -27,6 +28,7 @@ from engines.onnx.label_cast import cast_by_float
 from engines.onnx.metadata import (
     BATCH_NORM_KEY,
     EXPORT_KEY,
+    IDENTITY_KEY,
     SPEC_KEY,
     ExportRecord,
     FoldedNorm,
@@ -51,6 +53,7 @@ def export_onnx(
     *,
     head: Head = "labels",
     frames: Sequence[Image],
+    identity: Identity | None = None,
 ) -> ExportRecord:
     """Write a network as one ONNX file and check that ONNX Runtime reproduces it.
 
@@ -68,6 +71,7 @@ def export_onnx(
         head: What the graph returns.
         frames: Frames of the deployment domain, uint8 RGB of any size, on which torch and ONNX
             Runtime are compared.
+        identity: Which network it is, for the file's metadata; None if that is not known.
 
     Raises:
         DataError: If there are no frames.
@@ -104,6 +108,8 @@ def export_onnx(
         logit_difference=logit_difference,
     )
     properties = {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()}
+    if identity is not None:
+        properties[IDENTITY_KEY] = identity.to_json()
     if norms := _folded_norms(run, spec.preprocessing):
         properties[BATCH_NORM_KEY] = norms_to_json(norms)
     onnx.helper.set_model_props(proto, properties)

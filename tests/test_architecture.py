@@ -55,7 +55,7 @@ BELOW = {
     "edgeuda/records": {"errors", "files", "labels", "spec", "records"},
     "edgeuda/data": {"errors", "files", "labels", "spec", "data", "street"},
     "edgeuda/street": {"errors", "files", "labels", "data", "street"},
-    "edgeuda/accuracy": {"errors", "files", "labels", "data", "accuracy"},
+    "edgeuda/accuracy": {"errors", "files", "labels", "data", "records", "accuracy"},
     "edgeuda/views": {"errors", "files", "labels", "data", "views"},
     "edgeuda/models": {"errors", "files", "labels", "spec", "data", "accuracy", "models"},
     "edgeuda/methods": {
