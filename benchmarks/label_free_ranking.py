@@ -26,7 +26,7 @@ from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.files import read_json, write_json
 from edgeuda.models.checkpoint import MODEL_FILE
-from edgeuda.models.scoring import score
+from edgeuda.models.subject import score_checkpoint
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
 from engines.machine.hardware import git_commit, identity
@@ -36,7 +36,7 @@ def miou(snapshot: Path, data: LabelledFolder) -> float:
     """Return the mIoU of a kept network in percent, from the record beside it if there is one."""
     record = snapshot.with_suffix(".json")
     if not record.exists():
-        write_json(record, score(snapshot, data, snapshot.stem).to_record())
+        write_json(record, score_checkpoint(snapshot, data, snapshot.stem).to_record())
     return 100 * Evaluation.from_record(read_json(record)).miou
 
 

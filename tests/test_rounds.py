@@ -35,7 +35,7 @@ from edgeuda.training.pseudo_labels import (
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import read_signals
-from engines.export import export_onnx
+from engines.onnx_export import export_onnx
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",

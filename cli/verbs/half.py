@@ -22,7 +22,7 @@ def half(
     threads: options.Threads = None,
 ) -> None:
     """Write a model's FP16 form as TensorRT 11 takes it: typed, image and gates in float32."""
-    from calibration.half import write_half
+    from calibration.half_precision import write_half
     from edgeuda.data.folders import readable_frames, spread
     from engines.onnx.metadata import read_spec
 

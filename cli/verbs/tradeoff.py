@@ -149,8 +149,8 @@ def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[
     from calibration.variants import Network
     from edgeuda.files import sha256
     from edgeuda.models.checkpoint import model_file
-    from engines.export import export_onnx
     from engines.onnx.metadata import Head as HeadName
+    from engines.onnx_export import export_onnx
 
     own = spec.preprocessing
 

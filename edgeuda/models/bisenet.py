@@ -151,9 +151,9 @@ class BiSeNet(Network):
         encoder: Trunk of the context path, see `edgeuda.models.encoders.make_encoder`.
     """
 
-    heads: ClassVar = ("main", "aux8", "aux16")
-    head_weights: ClassVar = (1.0, 1.0, 1.0)
-    base_rate: ClassVar = ("context.", "spatial.")
+    heads = ("main", "aux8", "aux16")
+    head_weights = (1.0, 1.0, 1.0)
+    base_rate = ("context.", "spatial.")
     gate: ClassVar = staticmethod(normalised_gate)
 
     def __init__(self, classes: int, width: float = 1.0, encoder: str = RESNET18) -> None:

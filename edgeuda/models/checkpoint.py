@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from edgeuda.errors import ConfigError, ModelError, did_you_mean
 from edgeuda.files import write_atomic
 from edgeuda.models.bisenet import BiSeNet, BiSeNetPaperGate, BiSeNetReluGate
+from edgeuda.models.custom import custom_network, is_custom
 from edgeuda.models.deeplab import (
     CaffeMultiLevelDeepLabV2,
     DeepLabV2,
@@ -40,9 +42,13 @@ ARCHITECTURES: dict[str, type[Network]] = {
 def build(spec: ModelSpec) -> Network:
     """Make a randomly initialised network for a spec.
 
+    A network of the user's own (`edgeuda.models.custom`) is a copy of the one that she registered.
+
     Raises:
         ConfigError: If the architecture is unknown; the message lists the known ones.
     """
+    if is_custom(spec.architecture):
+        return custom_network(spec.architecture)
     if spec.architecture not in ARCHITECTURES:
         hint = did_you_mean(spec.architecture, ARCHITECTURES)
         known = ", ".join(ARCHITECTURES)
@@ -93,12 +99,17 @@ def require_finite(state: Mapping[str, Tensor], origin: str) -> None:
             raise ModelError(msg)
 
 
-def load_model(path: Path) -> tuple[Network, ModelSpec]:
+def load_model(path: Path, module: nn.Module | None = None) -> tuple[Network, ModelSpec]:
     """Read a network written by `save_model`, in eval mode, from its file or run folder.
+
+    Args:
+        path: Model file or run folder.
+        module: For a network of the user's own: what `edgeuda.models.custom.wrap` returned, or an
+            equal one. It is copied. None takes what was registered under the file's name.
 
     Raises:
         ModelError: If the file is missing, damaged, not ours, or holds another network than its
-            spec says.
+            spec says; or if it is of a network that is not known here.
     """
     file = model_file(path)
     try:
@@ -116,7 +127,10 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
         raise ModelError(msg)
     spec = ModelSpec.from_json(spec_text, str(file))
     require_finite(state, str(file))
-    model = build(spec)
+    model = build(spec) if module is None else copy.deepcopy(module)
+    if not isinstance(model, Network):
+        msg = f"{file}: expected what edgeuda.wrap returned, found a {type(model).__name__}"
+        raise ModelError(msg)
     try:
         model.load_state_dict(state)
     except RuntimeError as err:

@@ -47,9 +47,9 @@ class DeepLabV2(Network):
         width: Multiplier of every channel count.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("main",)
-    head_weights: ClassVar[tuple[float, ...]] = (1.0,)
-    base_rate: ClassVar = ("resnet.",)
+    heads: tuple[str, ...] = ("main",)
+    head_weights: tuple[float, ...] = (1.0,)
+    base_rate = ("resnet.",)
     dilations: ClassVar[tuple[int, ...]] = (6, 12, 18, 24)
     block: ClassVar[type[Bottleneck]] = Bottleneck
     first_dilates: ClassVar = False
@@ -96,8 +96,8 @@ class MultiLevelDeepLabV2(EvenlyDilatedDeepLabV2):
     block of a layer as the others.
     """
 
-    heads: ClassVar = ("main", "aux")
-    head_weights: ClassVar = (1.0, 0.1)
+    heads = ("main", "aux")
+    head_weights = (1.0, 0.1)
     dilations: ClassVar = (6, 12)
 
 

@@ -8,8 +8,6 @@ The fixed bilinear deconvolutions are bilinear up-sampling.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,9 +29,9 @@ class FCN8s(Network):
         width: Multiplier of every channel count.
     """
 
-    heads: ClassVar = ("main",)
-    head_weights: ClassVar = (1.0,)
-    base_rate: ClassVar = ("features.", "fc6.", "fc7.")
+    heads = ("main",)
+    head_weights = (1.0,)
+    base_rate = ("features.", "fc6.", "fc7.")
 
     def __init__(self, classes: int, width: float = 1.0) -> None:
         super().__init__()

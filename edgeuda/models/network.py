@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,9 +45,9 @@ class Network(nn.Module):
         channels: Channels F of the main head's input.
     """
 
-    heads: ClassVar[tuple[str, ...]]
-    head_weights: ClassVar[tuple[float, ...]]
-    base_rate: ClassVar[tuple[str, ...]]
+    heads: tuple[str, ...]
+    head_weights: tuple[float, ...]
+    base_rate: tuple[str, ...]
     channels: int
 
     def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:

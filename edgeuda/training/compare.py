@@ -29,7 +29,7 @@ from edgeuda.errors import ConfigError, TrainingError, did_you_mean
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
-from edgeuda.models.scoring import score
+from edgeuda.models.subject import score_checkpoint
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.recipe import Recipe, load_recipe
@@ -290,7 +290,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
 def _score(folder: Path, name: str, data: LabelledFolder, labels: str) -> Evaluation:
     record = folder / f"evaluation-{labels[:12]}.json"
     if not record.exists():
-        write_json(record, score(folder, data, name).to_record())
+        write_json(record, score_checkpoint(folder, data, name).to_record())
     return Evaluation.from_record(read_json(record), str(record))
 
 
