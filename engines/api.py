@@ -17,6 +17,7 @@ from edgeuda.data.treatment import read_frame
 from edgeuda.files import require_absent
 from edgeuda.labels import LabelSpace, label_space
 from edgeuda.records.bench import BenchRecord
+from edgeuda.records.identity import identity_of
 from engines.bench.load import Load
 from engines.bench.measure import bench
 from engines.bundle import Bundle
@@ -72,21 +73,22 @@ def export(
         >>> found.pixels_equal > 0.999
         True
     """
-    from edgeuda.models.checkpoint import load_model
+    from edgeuda.models.checkpoint import load_model, model_file
     from engines.onnx_export import export_onnx
 
     require_absent(Path(out))
     if isinstance(model, str | Path):
         network, spec = load_model(Path(model))
-    else:
-        network, spec = model.network, model.spec
+        known = identity_of(model_file(Path(model)))
+    else:  # what lies in memory may have changed since it was read
+        network, spec, known = model.network, model.spec, None
     if isinstance(target, str | Path):
         geometry = spec.preprocessing.geometry
         chosen = spread(readable_frames(Path(target), geometry), frames)
         images: Sequence[Image] = [read_frame(path, geometry) for path in chosen]
     else:
         images = target
-    return export_onnx(network, spec, Path(out), head=head, frames=images)
+    return export_onnx(network, spec, Path(out), head=head, frames=images, identity=known)
 
 
 def open_model(

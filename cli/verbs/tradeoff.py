@@ -85,6 +85,7 @@ def tradeoff(
     from edgeuda.decision import Budget
     from edgeuda.models.checkpoint import load_model
     from engines.bench.load import Load
+    from engines.report.words import said_of
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -136,10 +137,10 @@ def tradeoff(
     )
     record = sweep(what, out, limits, say=lambda text: console.print(text, markup=False))
     console.print(_table(record))
-    choice = record["choice"]
-    console.print(choice["why"], markup=False, soft_wrap=True)
-    if choice["int8"]:
-        console.print(choice["int8"], markup=False, soft_wrap=True)
+    said = said_of(record)
+    for text in (said.why, said.int8):
+        if text is not None:
+            console.print(text, markup=False, soft_wrap=True)
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
@@ -149,18 +150,19 @@ def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[
     from calibration.variants import Network
     from edgeuda.files import sha256
     from edgeuda.models.checkpoint import model_file
+    from edgeuda.records.identity import identity_of
     from engines.onnx.metadata import Head as HeadName
     from engines.onnx_export import export_onnx
 
-    own = spec.preprocessing
+    own, known = spec.preprocessing, identity_of(model_file(path))
 
     def export(out: Path, size: tuple[int, int], head: HeadName) -> None:
         fed = replace(own, height=size[0], width=size[1])
         resized = replace(spec, preprocessing=fed)
-        export_onnx(network, resized, out, head=head, frames=frames)
+        export_onnx(network, resized, out, head=head, frames=frames, identity=known)
 
     checksum = sha256(model_file(path))
-    return Network(name, spec.width, checksum, (own.height, own.width), export)
+    return Network(name, spec.width, checksum, (own.height, own.width), export, known)
 
 
 def _table(record: dict[str, Any]) -> Table:

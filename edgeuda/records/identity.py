@@ -162,7 +162,7 @@ def _of_run(record: dict[str, Any], file: Path, stage: str | None, folder: Path)
             return None if stage else Identity("source", sha256(file), ("source",), (), recipe)
         stages = record.get("stages")  # runs of before do not list them
         before = record.get("descent") or {"ancestors_sha256": [], "methods": []}
-        if verb != "adapt" or stage is not None and not _is_stage(stage, stages):
+        if verb != "adapt" or (stage is not None and not _is_stage(stage, stages)):
             return None
         made = list(stages or ([] if stage is None else [stage]))
         if stage is not None:
