@@ -17,7 +17,6 @@ from edgeuda.data.treatment import read_frame
 from edgeuda.files import require_absent
 from edgeuda.labels import LabelSpace, label_space
 from edgeuda.records.bench import BenchRecord
-from edgeuda.records.identity import identity_of
 from engines.bench.load import Load
 from engines.bench.measure import bench
 from engines.bundle import Bundle
@@ -73,13 +72,12 @@ def export(
         >>> found.pixels_equal > 0.999
         True
     """
-    from edgeuda.models.checkpoint import load_model, model_file
-    from engines.onnx_export import export_onnx
+    from engines.onnx_export import export_onnx, exporter
 
     require_absent(Path(out))
     if isinstance(model, str | Path):
-        network, spec = load_model(Path(model))
-        known = identity_of(model_file(Path(model)))
+        stored = exporter(Path(model))
+        network, spec, known = stored.network, stored.spec, stored.identity
     else:  # what lies in memory may have changed since it was read
         network, spec, known = model.network, model.spec, None
     if isinstance(target, str | Path):

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -412,6 +413,7 @@ def _progress(title: str, steps: int, start: int, shown: bool) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
+        console=Console(stderr=True),  # what a program prints is its caller's
         disable=not shown,
     ) as bar:
         task = bar.add_task(title, total=steps, completed=start, loss=math.nan)
