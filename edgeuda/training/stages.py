@@ -30,7 +30,15 @@ from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file,
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
-from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, fit_stage, stage_weights, stream
+from edgeuda.training.fitting import (
+    STAGE_NAMES,
+    Domains,
+    Job,
+    fit_stage,
+    load_complete,
+    stage_weights,
+    stream,
+)
 from edgeuda.training.loader import (
     PSEUDO_PLANES,
     Images,
@@ -84,10 +92,15 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     )
     target = domains.target if section.style != "none" else None
     taught, held = hold_out(domains, section.held)
-    fit_stage(model, spec, method, taught, section, recipe, job, "source", target=target)
-    if len(held) and job.fabric.is_global_zero:
-        write_reliability(model, spec, held, job.folder)
-    job.fabric.barrier()
+
+    def finish() -> None:
+        if len(held):
+            write_reliability(model, spec, held, job.folder)
+
+    fit_stage(
+        model, spec, method, taught, section, recipe, job, "source",
+        target=target, finish=finish,
+    )  # fmt: skip
 
 
 def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, job: Job) -> None:
@@ -99,11 +112,13 @@ def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, jo
         EdgeudaError: See `fit`; if a stage that needs labelled target images has none.
     """
     if (job.folder / MODEL_FILE).exists():
-        model.load_state_dict(load_model(job.folder)[0].state_dict())
+        load_complete(model, recipe, job)
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     assert domains.target is not None
     section = recipe.section(stage)
+    # Whether the stage before was trained just now or loaded: other layouts round otherwise.
+    model.to(device=job.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _run(recipe, stage, section, model, domains, job)
     for remark in remarks(stage, read_log(job.folder), read_signals(job.folder)):
         logger.warning("%s: %s", STAGE_NAMES[stage], remark)
