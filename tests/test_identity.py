@@ -6,12 +6,13 @@ from typing import get_args
 import numpy as np
 import pytest
 from calibration.half import write_half
+from test_report import INT8, STAGE2, bench, evaluation
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
 from calibration.options import Options as Calibration
 from calibration.quantize import calibrate
 from edgeuda.accuracy.scoring import Subject, score
-from edgeuda.data.images import write_label
+from edgeuda.data.images import read_label, write_label
 from edgeuda.decision import Budget, Candidate, Figure, choose, judge_int8
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, write_json
@@ -158,8 +159,6 @@ def scored(model, labelled, name, right):
     truth = iter(sorted((labelled / "labels").iterdir()))
 
     def predict(image):
-        from edgeuda.data.images import read_label
-
         label = read_label(next(truth))
         rng = np.random.default_rng(1)
         return np.where(rng.random(label.shape) < right, label, (label + 1) % 11).astype(np.uint8)
@@ -309,8 +308,6 @@ def test_int8_is_held_against_the_model_it_was_made_from(runs, forms, labelled, 
 @pytest.mark.parametrize("drop", [0.0, 0.003, 0.008, 0.02])
 @pytest.mark.parametrize("speed", [(2.0, 1.9, 2.1), (1.05, 0.98, 1.1), (0.8, 0.7, 0.9)])
 def test_sweep_and_findings_give_int8_one_verdict(speed, drop, labelled, tmp_path):
-    from test_report import INT8, STAGE2, bench, evaluation
-
     ratio, low, high = speed
     candidates = [
         # intervals of the medians whose quotients are those of the ratio

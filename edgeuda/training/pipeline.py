@@ -298,13 +298,13 @@ def _open(
     if not fabric.is_global_zero:
         return
     if not (out / RUN_FILE).exists():
-        _write_identity(out, recipe, digest, verb, data)
+        _write_identity(out, recipe, digest, verb, facts)
     if not (out / RECIPE_FILE).exists():
         write_text(out / RECIPE_FILE, recipe.to_toml())
 
 
 def _write_identity(
-    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any]
+    out: Path, recipe: Recipe, digest: str, verb: str, facts: dict[str, Any]
 ) -> None:
     write_json(
         out / RUN_FILE,
