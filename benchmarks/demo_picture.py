@@ -48,7 +48,7 @@ def main() -> None:
             axes.set_axis_off()
             if row == 0:
                 axes.set_title(name, fontsize=9)
-    record = read_json(folder / "tradeoff.json", "edgeuda.tradeoff/1")
+    record = read_json(folder / "tradeoff.json", "edgeuda.tradeoff/2")
     axes = figure.add_subplot(grid[:, len(sets) + 1 :])
     for index, row in enumerate(record["variants"]):
         estimate, total = row["accuracy"], row["total_ms"]

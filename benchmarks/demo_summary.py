@@ -21,7 +21,7 @@ def summary(demo: Path) -> dict[str, Any]:
     records = [read_json(path) for folder in folders for path in sorted(folder.glob("*.json"))]
     scores = [Evaluation.from_record(record) for record in records if record["schema"] == SCORED]
     bench = read_json(demo / "tradeoff" / "results" / "bench.json", "edgeuda.bench/2")
-    tradeoff = read_json(demo / "tradeoff" / "tradeoff.json", "edgeuda.tradeoff/1")
+    tradeoff = read_json(demo / "tradeoff" / "tradeoff.json", "edgeuda.tradeoff/2")
     run = read_json(demo / "source" / "run.json", "edgeuda.run/1")
     return {
         "seed": run["seed"],

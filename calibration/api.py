@@ -247,7 +247,7 @@ def sweep(
         Network(
             title, one.spec.width, one.sha256,
             (one.spec.preprocessing.height, one.spec.preprocessing.width),
-            one.writes(parity),
+            one.writes(parity), one.identity,
         )
         for title, one in zip(titles, loaded, strict=True)
     ]  # fmt: skip

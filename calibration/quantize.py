@@ -156,6 +156,7 @@ def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
         "rule": record.rule,
         "percentile": record.percentile,
         "calibration_sha256": sha256(record_path(out)),
+        "model_sha256": record.model_sha256,
         "int8_convs": len(made.convs),
         "convs": len(made.convs) + len(made.float_convs),
     }

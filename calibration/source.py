@@ -19,9 +19,10 @@ from edgeuda.accuracy.evaluation import Confusion, evaluate, miou_of
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
 from edgeuda.files import sha256, sha256_of, write_atomic
+from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import load_graph, metadata_of
-from engines.onnx.metadata import precision_of, spec_of
+from engines.onnx.metadata import IDENTITY_KEY, identity_in, precision_of, spec_of
 
 if TYPE_CHECKING:
     import onnx
@@ -95,9 +96,24 @@ def adapted_model(
     )
     if kept:
         logger.warning("Statistics kept, as these frames hardly vary: %s", ", ".join(kept))
+    known = identity_in(metadata_of(adapted), str(model))
+    if known is not None:
+        properties = {**metadata_of(adapted), IDENTITY_KEY: _renewed(known, origin).to_json()}
+        onnx.helper.set_model_props(adapted, properties)
     adapted.metadata_props.append(onnx.StringStringEntryProto(key=ADAPTED_KEY, value=origin))
     write_atomic(path, lambda name: name.write_bytes(adapted.SerializeToString()))
     return path, adapted
+
+
+def _renewed(known: Identity, origin: str) -> Identity:
+    """Return which network one with statistics of target frames is: another, and an adapted one."""
+    return Identity(
+        "adapted",
+        sha256_of([known.network, origin]),  # there is no checkpoint of it
+        (*known.methods, "adabn on the graph"),
+        (known.network, *known.ancestors),
+        known.recipe,
+    )
 
 
 def confusion_of(

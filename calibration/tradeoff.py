@@ -30,7 +30,7 @@ from engines.bench.measure import bench
 from engines.opening import open_runner
 from engines.runner import Runner, segment
 
-SCHEMA = "edgeuda.tradeoff/1"
+SCHEMA = "edgeuda.tradeoff/2"
 Say = Callable[[str], None]
 
 
@@ -150,7 +150,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
         else:
             outlines = BoundaryCounts(classes, CITYSCAPES_RATIO)
             evaluate(predict, what.labelled, classes, each=images.append, outlines=outlines)
-        precision = runner.precision
+        precision, known, made_from = runner.precision, runner.identity, runner.made_from
     score = Score(
         np.stack(images),
         None if outlines is None or np.isnan(outlines.miou) else outlines.miou,
@@ -162,6 +162,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
             variant.name, str(path), checksum, "onnx", precision, str(what.labelled.root),
             len(what.labelled), what.labelled.labels_sha256(), what.labelled.space,
             score.images.sum(0), boundary=outlines.to_record(what.labelled.space),
+            identity=known, made_from=made_from,
         )  # fmt: skip
         write_json(record_path, evaluation.to_record())
 
@@ -254,9 +255,13 @@ def _record(
     accuracy: dict[Variant, float] = {v: miou_of(scores[v].images.sum(0)) for v in files}
     latency = {v: measured[v.name]["stages"]["total"]["percentiles"] for v in files}
     candidates = [
-        Candidate(v.name, v.precision, v.network, latency[v]["50"], latency[v][tail], accuracy[v])
+        Candidate(
+            v.name, v.precision, v.network, latency[v]["50"], latency[v][tail], accuracy[v],
+            f"{v.size[0]}x{v.size[1]} {v.head} {v.backend}",
+            _median_interval(measured[v.name]["stages"]["total"]),
+        )
         for v in files
-    ]
+    ]  # fmt: skip
     by_name = {variant.name: variant for variant in files}
 
     def difference(one: str, other: str) -> Estimate | None:
@@ -264,7 +269,7 @@ def _record(
             return None
         return miou_difference(scores[by_name[one]].images, scores[by_name[other]].images)
 
-    choice = choose(candidates, budget, f"p{tail}", measure, difference)
+    choice = choose(candidates, budget, difference)
     front = dominators([(one.latency_ms, one.accuracy) for one in candidates])
     rows = []
     for candidate, by in zip(candidates, front, strict=True):
@@ -279,6 +284,7 @@ def _record(
                 **asdict(variant),
                 "name": variant.name,
                 "width": network.width,
+                "identity": None if network.identity is None else network.identity.to_record(),
                 "file": str(files[variant].name),
                 "sha256": sha256(files[variant]),
                 "accuracy": asdict(miou_interval(score.images)),
@@ -302,9 +308,14 @@ def _record(
         else {"folder": str(what.labelled.root), "images": len(what.labelled)},
         "tail": tail,
         "budget": asdict(budget),
-        "choice": asdict(choice),
+        "choice": choice.to_record(),
         "variants": rows,
         "machine": timings["machine"],
         "intervals": "95 %, block bootstrap over the images in their order; they do not cover "
         "another drive or another training",
     }
+
+
+def _median_interval(stage: Mapping[str, Any]) -> tuple[float, float] | None:
+    found = (stage.get("intervals") or {}).get("50")
+    return None if found is None else (float(found[0]), float(found[1]))

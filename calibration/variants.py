@@ -14,6 +14,7 @@ from calibration.quantize import calibrate
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
+from edgeuda.records.identity import Identity
 from engines.bench.load import Load
 from engines.onnx.metadata import Head, Precision
 from engines.onnx.session import Device
@@ -34,6 +35,7 @@ class Network:
         sha256: Checksum of its weights.
         size: Input size it was trained for.
         export: Writes its graph.
+        identity: Which network it is, by its training run; None if that is not known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Network:
     sha256: str
     size: tuple[int, int]
     export: Export
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)

@@ -72,21 +72,21 @@ def export(
         >>> found.pixels_equal > 0.999
         True
     """
-    from edgeuda.models.checkpoint import load_model
-    from engines.onnx_export import export_onnx
+    from engines.onnx_export import export_onnx, exporter
 
     require_absent(Path(out))
     if isinstance(model, str | Path):
-        network, spec = load_model(Path(model))
-    else:
-        network, spec = model.network, model.spec
+        stored = exporter(Path(model))
+        network, spec, known = stored.network, stored.spec, stored.identity
+    else:  # what lies in memory may have changed since it was read
+        network, spec, known = model.network, model.spec, None
     if isinstance(target, str | Path):
         geometry = spec.preprocessing.geometry
         chosen = spread(readable_frames(Path(target), geometry), frames)
         images: Sequence[Image] = [read_frame(path, geometry) for path in chosen]
     else:
         images = target
-    return export_onnx(network, spec, Path(out), head=head, frames=images)
+    return export_onnx(network, spec, Path(out), head=head, frames=images, identity=known)
 
 
 def open_model(

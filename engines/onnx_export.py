@@ -21,6 +21,7 @@ from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import sha256, write_atomic
 from edgeuda.models.checkpoint import load_model, model_file, require_finite
 from edgeuda.models.fused import fused
+from edgeuda.records.identity import Identity, identity_of
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import require_valid
 from engines.onnx.heads import SMALL, labels_of, with_head
@@ -28,6 +29,7 @@ from engines.onnx.label_cast import cast_by_float
 from engines.onnx.metadata import (
     BATCH_NORM_KEY,
     EXPORT_KEY,
+    IDENTITY_KEY,
     SPEC_KEY,
     ExportRecord,
     FoldedNorm,
@@ -52,6 +54,7 @@ def export_onnx(
     *,
     head: Head = "labels",
     frames: Sequence[Image],
+    identity: Identity | None = None,
 ) -> ExportRecord:
     """Write a network as one ONNX file and check that ONNX Runtime reproduces it.
 
@@ -69,6 +72,7 @@ def export_onnx(
         head: What the graph returns.
         frames: Frames of the deployment domain, uint8 RGB of any size, on which torch and ONNX
             Runtime are compared.
+        identity: Which network it is, for the file's metadata; None if that is not known.
 
     Raises:
         DataError: If there are no frames.
@@ -105,6 +109,8 @@ def export_onnx(
         logit_difference=logit_difference,
     )
     properties = {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()}
+    if identity is not None:
+        properties[IDENTITY_KEY] = identity.to_json()
     if norms := _folded_norms(run, spec.preprocessing):
         properties[BATCH_NORM_KEY] = norms_to_json(norms)
     onnx.helper.set_model_props(proto, properties)
@@ -120,11 +126,13 @@ class Exporter:
         network: The network, in eval mode.
         spec: As it was stored.
         sha256: Checksum of its file.
+        identity: Which network it is, by its training run; None if that is not known.
     """
 
     network: nn.Module
     spec: ModelSpec
     sha256: str
+    identity: Identity | None = None
 
     def writes(self, frames: Sequence[Image]) -> Callable[[Path, tuple[int, int], Head], None]:
         """Return what writes its graph: file, rows and columns of the input, head.
@@ -136,7 +144,9 @@ class Exporter:
         def write(out: Path, size: tuple[int, int], head: Head) -> None:
             fed = replace(self.spec.preprocessing, height=size[0], width=size[1])
             resized = replace(self.spec, preprocessing=fed)
-            export_onnx(self.network, resized, out, head=head, frames=frames)
+            export_onnx(
+                self.network, resized, out, head=head, frames=frames, identity=self.identity
+            )
 
         return write
 
@@ -148,7 +158,8 @@ def exporter(path: Path) -> Exporter:
         ModelError: See `edgeuda.models.checkpoint.load_model`.
     """
     network, spec = load_model(path)
-    return Exporter(network, spec, sha256(model_file(path)))
+    file = model_file(path)
+    return Exporter(network, spec, sha256(file), identity_of(file))
 
 
 def _folded_norms(network: nn.Module, size: Preprocessing) -> dict[str, FoldedNorm]:

@@ -18,6 +18,8 @@ from engines.onnx.metadata import (
     Head,
     Precision,
     export_of,
+    identity_in,
+    made_from,
     precision_of,
     read_metadata,
     spec_of,
@@ -56,6 +58,8 @@ class OnnxRunner:
         self.spec = spec_of(metadata, str(path))
         self.head: Head = export_of(metadata, str(path)).head
         self.precision: Precision = precision_of(metadata)
+        self.identity = identity_in(metadata, str(path))
+        self.made_from = made_from(metadata)
         if device != "cpu":
             self._session = self._on_device(path, threads, device, metadata)
         self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} {device}"

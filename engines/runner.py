@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
 from edgeuda.errors import DataError
+from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec
 from engines.onnx.metadata import Head, Precision
 
@@ -33,6 +34,14 @@ class Runner(Protocol):
     @property
     def precision(self) -> Precision:
         """Whether the model is quantized."""
+
+    @property
+    def identity(self) -> Identity | None:
+        """Which network it is, by its training run; None if the file does not say."""
+
+    @property
+    def made_from(self) -> str | None:
+        """Checksum of the model that a form in fewer bits was made from; None if unknown."""
 
     @property
     def backend(self) -> str:

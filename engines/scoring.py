@@ -42,7 +42,10 @@ def score_exported(
         EdgeudaError: See `open_runner` and `edgeuda.accuracy.scoring.score`.
     """
     with open_runner(model, threads, device, graphs=graphs) as runner:
-        subject = Subject(partial(segment, runner), runner.spec, model, "onnx", runner.precision)
+        subject = Subject(
+            partial(segment, runner), runner.spec, model, "onnx", runner.precision,
+            identity=runner.identity, made_from=runner.made_from,
+        )  # fmt: skip
         return score(
             subject, data, name, stored=stored, ignore_unmapped=ignore_unmapped, boundary=boundary
         )

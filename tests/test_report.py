@@ -22,7 +22,7 @@ import pytest
 
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.images import write_image, write_label
-from edgeuda.decision import dominators
+from edgeuda.decision import Budget, Candidate, choose, dominators
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import sha256, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
@@ -31,9 +31,10 @@ from engines.report.choice import choice_figures, choice_verdicts
 from engines.report.findings import evidence, unknowns, verdicts
 from engines.report.latency_plots import Point, latency_ecdf
 from engines.report.latency_plots import tradeoff as tradeoff_plot
+from engines.report.networks import Network
 from engines.report.page import build_report
 from engines.report.parts import Grid
-from engines.report.records import Records, read_records, stage_rank
+from engines.report.records import Records, read_records
 from engines.report.sections import before_and_after, sections_of
 from engines.report.text import as_ms, as_points, flatten
 from engines.report.trust import went_wrong
@@ -425,24 +426,29 @@ def sweep(choice: str | None = "fast") -> dict[str, Any]:
             "accurate_enough": True, "dominated_by": None,
         }  # fmt: skip
 
-    why = "It keeps the budget." if choice else "Nothing keeps the budget."
+    budget = Budget(33.0 if choice else 10.0)
+    measured = [
+        Candidate("slow", "fp32", "n", 40, 44, 0.6), Candidate("fast", "int8", "n", 20, 22, 0.59)
+    ]  # fmt: skip
     return {
-        "schema": "edgeuda.tradeoff/1", "created": "2025-01-02T03:04:05+00:00", "measure": "mIoU",
+        "schema": "edgeuda.tradeoff/2", "created": "2025-01-02T03:04:05+00:00", "measure": "mIoU",
         "data": {"folder": "city/val", "images": 40}, "tail": "99",
-        "budget": {"latency_ms": 33.0, "min_accuracy": None},
-        "choice": {"name": choice, "why": why, "int8": "INT8 is worth it: faster."},
+        "budget": {"latency_ms": budget.latency_ms, "min_accuracy": None},
+        "choice": choose(measured, budget).to_record(),
         "variants": [row("slow", "fp32", 40, 0.6), row("fast", "int8", 20, 0.59)],
         "machine": {"cpu": "Test CPU"}, "intervals": "95 %",
     }  # fmt: skip
 
 
+WORTH = "INT8 is worth it: fast takes 0.50 of the time of slow and changes accuracy by −1.0 points."  # noqa: RUF001
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+
+
 def test_a_sweeps_choice_is_the_first_thing_said(tmp_path: Path) -> None:
     write_json(tmp_path / "in" / "t.json", sweep())
     page, data, markdown = build(tmp_path)
-    assert [v["headline"] for v in data["verdicts"]] == [
-        "Take fast.", "INT8 is worth it: faster.",
-    ]  # fmt: skip
-    assert "It keeps the budget." in page.words()
+    assert [v["headline"] for v in data["verdicts"]] == ["Take fast.", WORTH]
+    assert "1 of 2 variants keep p99 of 33 ms" in page.words()
     assert "latency budget" in page.words()
     assert "misses the deadline at p99" in markdown
     chapters = [a["id"] for tag, a in page.elements if tag == "section"]
@@ -453,8 +459,40 @@ def test_a_sweeps_choice_is_the_first_thing_said(tmp_path: Path) -> None:
     _, data, _ = build(tmp_path)
     assert data["verdicts"][0] == {
         "topic": "Choice", "status": "bad", "headline": "No variant keeps the budget.",
-        "text": "Nothing keeps the budget.",
+        "text": (
+            "No variant keeps p99 of 10 ms. Fastest: fast: p99 22.0 ms, mIoU 59.0 %. "
+            "Most accurate: slow: p99 44.0 ms, mIoU 60.0 %."
+        ),
     }  # fmt: skip
+
+
+def test_a_sweep_of_before_is_read_by_its_sentences(tmp_path: Path) -> None:
+    said = {"name": "fast", "why": "It keeps the budget.", "int8": "INT8 is worth it: faster."}
+    old = sweep() | {"schema": "edgeuda.tradeoff/1", "choice": said}
+    write_json(tmp_path / "in" / "t.json", old)
+    page, data, _ = build(tmp_path)
+    assert [(v["status"], v["headline"]) for v in data["verdicts"]] == [
+        ("good", "Take fast."), ("good", "INT8 is worth it: faster."),
+    ]  # fmt: skip
+    assert "It keeps the budget." in page.words()
+    busily = choice_verdicts(read(tmp_path / "busy", old, busy(timed_sweep()[1])))
+    assert busily[1].headline == "Whether INT8 is worth it is unknown. It read: faster."
+    not_worth = old | {"choice": said | {"int8": "INT8 is not worth it here: slow."}}
+    (_, verdict) = choice_verdicts(read(tmp_path / "not", not_worth))
+    assert (verdict.status, verdict.headline) == ("even", "INT8 is not worth it here: slow.")
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("tradeoff-*.json")), ids=lambda p: p.stem)
+def test_the_published_sweeps_are_still_read(path: Path, tmp_path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not record["schema"].startswith("edgeuda.tradeoff/"):
+        return
+    assert record["schema"] == "edgeuda.tradeoff/1"
+    _, data, *_ = build_report([path], tmp_path / "report.html")
+    take, int8 = json.loads(data.read_text(encoding="utf-8"))["verdicts"]
+    assert take["headline"] == f"Take {record['choice']['name']}."
+    assert take["text"] == record["choice"]["why"]
+    assert int8["headline"] == record["choice"]["int8"].replace("-0.0", "0.0")
 
 
 def test_models_are_joined_by_checksum_and_not_by_name(tmp_path: Path) -> None:
@@ -605,8 +643,8 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
 
 
 def test_stages_come_in_the_order_of_the_work(tmp_path: Path) -> None:
-    names = ["Ground truth", "source-only", "AdaBN", "stage 1", "Stage 2", "my adapted", "other"]
-    assert sorted(set(names), key=stage_rank) == names
+    names = ["ground truth", "source-only", "AdaBN", "stage 1", "stage 2", "adapted", "other"]
+    assert sorted(set(names), key=lambda name: Network(name, None, None).order) == names
     records = read(
         tmp_path,
         evaluation("source-only INT8", INT8, 0.4, "int8"),
@@ -908,7 +946,7 @@ def test_one_model_has_one_verdict_whatever_else_was_timed(tmp_path: Path) -> No
 def test_beside_a_sweep_nothing_else_judges_int8(tmp_path: Path) -> None:
     records = read(tmp_path, sweep(), *scored(), rate())
     said = [*choice_verdicts(records), *verdicts(records)]
-    assert [v.headline for v in said if "INT8" in v.headline] == ["INT8 is worth it: faster."]
+    assert [v.headline for v in said if "INT8" in v.headline] == [WORTH]
     assert any("not a variant of the sweep" in line for line in unknowns(records))
 
 
@@ -982,7 +1020,9 @@ def test_a_sweep_that_was_timed_on_a_busy_machine_is_provisional(tmp_path: Path)
     assert [v.status for v in found] == ["unknown", "unknown"]
     assert found[0].headline == "Take fast: provisional, not a verdict."
     assert "1.4 of 2 cores" in found[0].text
-    assert found[1].headline == "Whether INT8 is worth it is unknown. It read: faster."
+    assert found[1].headline == (
+        f"Whether INT8 is worth it is unknown. It read: {WORTH.partition(': ')[2]}"
+    )
     figures = choice_figures(read(tmp_path / "again", record, busy(timings)))
     assert figures[0].status == "reading"
 
@@ -1008,8 +1048,9 @@ def test_two_sweeps_say_which_one_is_meant(tmp_path: Path) -> None:
 
 
 def test_a_zero_has_no_sign_also_in_a_record_of_before(tmp_path: Path) -> None:
-    record = sweep()
-    record["choice"]["int8"] = "INT8 is worth it: it changes accuracy by -0.0 points."
+    record = sweep() | {"schema": "edgeuda.tradeoff/1"}
+    said = "INT8 is worth it: it changes accuracy by -0.0 points."
+    record["choice"] = {"name": "fast", "why": "", "int8": said}
     assert "by 0.0 points" in choice_verdicts(read(tmp_path, record))[1].headline
 
 
@@ -1029,8 +1070,8 @@ def test_adaptation_within_a_sweeps_intervals_is_noise(tmp_path: Path) -> None:
 
 def test_what_a_sweep_tells_is_not_called_unknown(tmp_path: Path) -> None:
     record = sweep()
-    for row, name in zip(record["variants"], ("source-only FP32", "stage 2 FP32"), strict=True):
-        row |= {"name": name, "precision": "fp32"}
+    for row, name in zip(record["variants"], ("source-only", "stage 2"), strict=True):
+        row |= {"name": f"{name} 64x128 FP32", "network": name, "precision": "fp32"}
     lines = " ".join(unknowns(read(tmp_path, record)))
     assert "Accuracy" not in lines
     assert "Gain from adaptation" not in lines

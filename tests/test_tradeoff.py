@@ -18,13 +18,14 @@ from edgeuda.accuracy.evaluation import miou_of
 from edgeuda.accuracy.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
-from edgeuda.decision import Budget, Candidate, choose
+from edgeuda.decision import Budget, Candidate, Choice, Figure, Need, change_of, choose, judge_int8
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import read_json, sha256
 from engines.bench.load import Load
 from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 from engines.report.page import build_report
+from engines.report.words import int8_in_a_sweep, why_chosen
 from engines.tensorrt.library import Library
 
 # --- uncertainty ---
@@ -135,11 +136,12 @@ FP32, INT8 = one("fp32", "fp32", 40.0, 0.60), one("int8", "int8", 20.0, 0.59)
 )  # fmt: skip
 def test_choice(candidates, budget, name, why, int8):
     for order in itertools.permutations(candidates):
-        found = choose(order, budget, "p99")
+        found = choose(order, budget)
+        assert Choice.from_record(json.loads(json.dumps(found.to_record()))) == found
         assert found.name == name
-        assert why in found.why
+        assert why in why_chosen(found, budget, "p99")
         assert (found.int8 is None) is (int8 is None)
-        assert int8 is None or int8 in found.int8
+        assert found.int8 is None or int8 in int8_in_a_sweep(found.int8, "p99")
 
 
 def test_an_interval_says_more_than_the_convention():
@@ -151,8 +153,56 @@ def test_an_interval_says_more_than_the_convention():
     def unsure(_one, _other):
         return Estimate(-0.008, -0.02, 0.004)
 
-    assert choose(candidates, Budget(), "p99", difference=sure).name == "fp32"
-    assert choose(candidates, Budget(), "p99", difference=unsure).name == "int8"
+    assert choose(candidates, Budget(), sure).name == "fp32"
+    assert choose(candidates, Budget(), unsure).name == "int8"
+
+
+@pytest.mark.parametrize(
+    ("speed", "accuracy", "need", "status", "reason"),
+    [
+        (Figure(2, (1.9, 2.1)), Figure(-0.008), Need(), "worth it", "faster"),
+        (Figure(2), Figure(-0.02), Need(), "not worth it", "costs accuracy"),
+        # what the budget needs may cost what the budget allows
+        (Figure(2), Figure(-0.02), Need(float_in_time=False), "worth it", "faster"),
+        (Figure(2), Figure(-0.008), Need(float_in_time=True), "not worth it", "not needed"),
+        (Figure(2), Figure(-0.003), Need(float_in_time=True), "worth it", "faster"),
+        # chance decides by the interval, not by the convention
+        (Figure(2), Figure(-0.008, (-0.02, 0.01)), Need(float_in_time=True), "worth it", "faster"),
+        (Figure(2), Figure(-0.02, (-0.05, 0.01)), Need(), "not worth it", "costs accuracy"),
+        (Figure(1.1, (0.9, 1.3)), Figure(0.0), Need(), "not worth it", "not faster"),
+        (Figure(0.8, (0.7, 0.9)), None, Need(), "not worth it", "slower"),
+        (Figure(2), Figure(0.0), Need(accurate=False), "not worth it", "not accurate enough"),
+        (Figure(2), Figure(0.0), Need(fast=False), "not worth it", "misses the deadline"),
+        (None, Figure(-0.02), Need(), "not worth it", "costs accuracy"),
+        (None, Figure(0.0), Need(), "unknown", "not recorded"),
+        (Figure(2), Figure(float("nan")), Need(), "unknown", "not recorded"),
+    ],
+)
+def test_one_verdict_on_int8(speed, accuracy, need, status, reason):
+    found = judge_int8(speed, accuracy, need)
+    assert (found.status, found.reason) == (status, reason)
+
+
+def test_one_rule_says_what_is_noise():
+    assert change_of(Figure(0.004)) == "noise"
+    assert change_of(Figure(0.006)) == "better"
+    assert change_of(Figure(-0.03)) == "worse"
+    assert change_of(Figure(-0.03, (-0.07, 0.01))) == "noise"
+    assert change_of(Figure(0.03), ((0.38, 0.42), (0.41, 0.45))) == "noise"
+    assert change_of(Figure(0.03), ((0.38, 0.40), (0.41, 0.45))) == "better"
+    assert change_of(Figure(float("nan"))) == "unknown"
+
+
+def test_int8_is_held_against_its_own_float_form():
+    """Not against the most accurate float of the network, which may have a larger input."""
+    candidates = [
+        Candidate("large fp32", "fp32", "net", 90, 99, 0.62, "512x1024"),
+        Candidate("fp32", "fp32", "net", 36, 40, 0.60, "256x512", (35, 37)),
+        Candidate("int8", "int8", "net", 18, 20, 0.598, "256x512", (17.5, 18.5)),
+    ]
+    found = choose(candidates, Budget(33)).int8
+    assert (found.int8.name, found.rival.name, found.taken) == ("int8", "fp32", True)
+    assert found.verdict.speed == Figure(2, (35 / 18.5, 37 / 17.5))
 
 
 # --- the sweep ---

@@ -76,6 +76,7 @@ def tradeoff(
     require("torch", "train")
     from calibration.api import sweep
     from edgeuda.decision import Budget
+    from engines.report.words import said_of
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -97,10 +98,10 @@ def tradeoff(
         say=lambda text: console.print(text, markup=False),
     )  # fmt: skip
     console.print(_table(record))
-    choice = record["choice"]
-    console.print(choice["why"], markup=False, soft_wrap=True)
-    if choice["int8"]:
-        console.print(choice["int8"], markup=False, soft_wrap=True)
+    said = said_of(record)
+    for text in (said.why, said.int8):
+        if text is not None:
+            console.print(text, markup=False, soft_wrap=True)
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 

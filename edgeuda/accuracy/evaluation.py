@@ -15,6 +15,7 @@ from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace, subsets_of
+from edgeuda.records.identity import Identity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,6 +151,9 @@ class Evaluation:
             `edgeuda.accuracy.boundary`.
         passes: How the frames were really looked at, where not as the exported model does: see
             `edgeuda.models.predictor.Pass`.
+        identity: Which network it is, by its training run; None if that is not known.
+        made_from: Checksum of the model that a quantized or half-precision one was made from; None
+            where it was not made from another, or that was not recorded.
         created: ISO 8601 time, UTC.
     """
 
@@ -166,6 +170,8 @@ class Evaluation:
     protocol: str = DEPLOYED
     boundary: dict[str, Any] | None = None
     passes: list[dict[str, Any]] | None = None
+    identity: Identity | None = None
+    made_from: str | None = None
     created: str = field(default_factory=now_utc)
 
     def __post_init__(self) -> None:
@@ -227,6 +233,7 @@ class Evaluation:
                 "sha256": self.model_sha256,
                 "kind": self.model_kind,
                 "precision": self.precision,
+                **({} if self.made_from is None else {"made_from_sha256": self.made_from}),
             },
             "data": {
                 "folder": self.data_folder,
@@ -245,6 +252,7 @@ class Evaluation:
             "protocol": self.protocol,
             **({} if self.boundary is None else {"boundary": self.boundary}),
             **({} if self.passes is None else {"passes": self.passes}),
+            **({} if self.identity is None else {"identity": self.identity.to_record()}),
         }
 
     def to_json(self) -> str:
@@ -308,6 +316,7 @@ class Evaluation:
             kind, precision = model["kind"], model["precision"]
             if kind not in ("checkpoint", "onnx") or precision not in ("fp32", "fp16", "int8"):
                 raise ValueError(kind, precision)
+            known, made_from = record.get("identity"), model.get("made_from_sha256")
             return cls(
                 name=str(record["name"]),
                 model_file=str(model["file"]),
@@ -322,6 +331,8 @@ class Evaluation:
                 protocol=str(record.get("protocol", DEPLOYED)),
                 boundary=record.get("boundary"),
                 passes=_passes(record.get("passes")),
+                identity=None if known is None else Identity.from_record(known, origin),
+                made_from=None if made_from is None else str(made_from),
                 created=str(record["created"]),
             )
         except (ConfigError, KeyError, TypeError, ValueError) as err:

@@ -21,6 +21,7 @@ from edgeuda.data.images import Image, LabelMap
 from edgeuda.data.treatment import applied_to
 from edgeuda.files import sha256
 from edgeuda.labels import LabelSpace
+from edgeuda.records.identity import Identity, identity_of
 from edgeuda.spec import ModelSpec
 
 
@@ -36,6 +37,8 @@ class Subject:
         precision: Its arithmetic.
         protocol: How predictions are made, if not as the exported model makes them.
         passes: Called after the last frame: how frames were looked at, where that varies.
+        identity: Which network an exported graph says it is; of a checkpoint, its run says it.
+        made_from: Checksum of the model that a form in fewer bits was made from, if recorded.
     """
 
     predict: Callable[[Image], LabelMap]
@@ -45,6 +48,8 @@ class Subject:
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     protocol: str = DEPLOYED
     passes: Callable[[], list[dict[str, Any]]] | None = None
+    identity: Identity | None = None
+    made_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ def score(
         subject.protocol,
         None if outlines is None else outlines.to_record(folder.space),
         None if subject.passes is None else subject.passes(),
+        identity_of(subject.file) if subject.kind == "checkpoint" else subject.identity,
+        subject.made_from,
     )  # fmt: skip
     files = [pair.image for pair in folder.pairs]
     return Scored(

@@ -7,10 +7,11 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from edgeuda.files import (
 )
 from edgeuda.labels import LabelSpace
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
+from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
@@ -57,7 +59,6 @@ METHOD_NAMES: dict[Stage, str] = {
     "lse": "scale-invariant examples",
 }
 RECIPE_FILE = "recipe.toml"
-RUN_FILE = "run.json"
 ADAPTATION_FILE = "adaptation.json"
 
 
@@ -176,7 +177,8 @@ def adapt(
         "target": str(target.resolve()),
         "target_frames": len(frames),
     }
-    with _opened(options.out, recipe, digest, "adapt", data, fabric):
+    made = {"stages": list(recipe.stages), "descent": descent(model_file(init))}
+    with _opened(options.out, recipe, digest, "adapt", data, fabric, made):
         for stage in recipe.stages:
             job = Job(options.out / stage, digest, fabric, options.workers)
             run_stage(recipe, stage, model, domains, job)
@@ -251,7 +253,7 @@ def _check_folder(options: Options, digest: str) -> bool:
             )
             raise OutputExistsError(msg)
         return False
-    if read_json(record, "edgeuda.run/1")["digest"] != digest:
+    if read_json(record, RUN_SCHEMA)["digest"] != digest:
         msg = (
             f"{options.out}: expected the run that these settings started, found one of another "
             f"recipe, seed, model or data. Its settings are in {options.out / RECIPE_FILE}"
@@ -262,7 +264,13 @@ def _check_folder(options: Options, digest: str) -> bool:
 
 @contextmanager
 def _opened(
-    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any], fabric: Fabric
+    out: Path,
+    recipe: Recipe,
+    digest: str,
+    verb: str,
+    data: dict[str, Any],
+    fabric: Fabric,
+    made: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[None]:
     """Begin a run's folder, and take it back if it ends before anything was learned.
 
@@ -270,7 +278,7 @@ def _opened(
     way of the next try.
     """
     new = not (out / RUN_FILE).exists()
-    _open(out, recipe, digest, verb, data, fabric)
+    _open(out, recipe, digest, verb, {"data": data, **made}, fabric)
     try:
         yield
     except Exception:
@@ -281,7 +289,7 @@ def _opened(
 
 
 def _open(
-    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any], fabric: Fabric
+    out: Path, recipe: Recipe, digest: str, verb: str, facts: dict[str, Any], fabric: Fabric
 ) -> None:
     """Write the run's identity and the resolved recipe, unless a resumed run has them.
 
@@ -290,23 +298,23 @@ def _open(
     if not fabric.is_global_zero:
         return
     if not (out / RUN_FILE).exists():
-        _write_identity(out, recipe, digest, verb, data)
+        _write_identity(out, recipe, digest, verb, facts)
     if not (out / RECIPE_FILE).exists():
         write_text(out / RECIPE_FILE, recipe.to_toml())
 
 
 def _write_identity(
-    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any]
+    out: Path, recipe: Recipe, digest: str, verb: str, facts: dict[str, Any]
 ) -> None:
     write_json(
         out / RUN_FILE,
         {
-            "schema": "edgeuda.run/1",
+            "schema": RUN_SCHEMA,
             "verb": verb,
             "digest": digest,
             "recipe_sha256": recipe.digest(),
             "seed": recipe.seed,
-            "data": data,
+            **facts,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": {
                 "edgeuda": __version__,

@@ -12,7 +12,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.errors import DependencyError, ModelError, require
+from edgeuda.errors import DataError, DependencyError, ModelError, require
+from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.session import open_session
@@ -21,6 +22,8 @@ Head = Literal["labels", "logits", "scores", "labels_low"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 SPEC_KEY = "edgeuda.spec"
+IDENTITY_KEY = "edgeuda.identity"
+"""Which network it is, where its training run was known when it was exported."""
 EXPORT_KEY = "edgeuda.export"
 QUANTIZATION_KEY = "edgeuda.quantization"
 HALF_KEY = "edgeuda.half"
@@ -188,6 +191,38 @@ def policy_of(metadata: Mapping[str, str]) -> str | None:
             f"'policy', found {text[:60]!r}. Calibrate it again"
         )
         raise ModelError(msg) from err
+
+
+def identity_in(metadata: Mapping[str, str], origin: str) -> Identity | None:
+    """Return which network metadata properties say it is; ``origin`` names the file in errors.
+
+    Returns:
+        None where they do not say: earlier exports, and networks of no training run of ours.
+
+    Raises:
+        ModelError: If what they say is damaged.
+    """
+    if IDENTITY_KEY not in metadata:
+        return None
+    try:
+        return Identity.from_json(metadata[IDENTITY_KEY], origin)
+    except DataError as err:
+        msg = f"{err}. Export it again"
+        raise ModelError(msg) from err
+
+
+def made_from(metadata: Mapping[str, str]) -> str | None:
+    """Return the checksum of the model that a quantized or half-precision one was made from.
+
+    Of a quantized model in half precision it is the FP32 one. None where nothing is recorded.
+    """
+    try:
+        found = json.loads(metadata.get(QUANTIZATION_KEY, "{}")).get("model_sha256")
+    except (ValueError, AttributeError, RecursionError):
+        found = None  # `policy_of` says what is wrong with it
+    if found is not None:
+        return str(found)
+    return None if QUANTIZATION_KEY in metadata else metadata.get(HALF_KEY)
 
 
 def read_spec(path: Path) -> ModelSpec:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from edgeuda.decision import dominators, standing
+from edgeuda.decision import Change, Figure, change_of, dominators, overlap, standing
 from engines.report import latency_plots as plots
-from engines.report.findings import Finding, Status
+from engines.report.findings import AS_STATUS, Finding, Status
+from engines.report.networks import network_of_row, pairs_of
 from engines.report.parts import Grid, Section
-from engines.report.records import Bench, Records, stage_rank
+from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
-    MINUS,
     as_interval,
     as_ms,
     as_percent,
@@ -23,16 +22,17 @@ from engines.report.text import (
     data_of,
 )
 from engines.report.trust import KEPT, at_load, camera_rate, disturbances, falls_behind, missed
+from engines.report.words import said_of
 
 
 def choice_verdicts(records: Records) -> list[Finding]:
     """Return what sweeps decided, as far as what was measured bears it."""
     found = []
     for record in records.tradeoffs:
-        choice, place = record["choice"], _which(record, records.tradeoffs)
+        said, place = said_of(record), _which(record, records.tradeoffs)
         troubles = _troubles(record, records.benches)
         late = _late_at_a_rate(record, records.benches)
-        name, why = choice["name"], _unsigned_zero(choice["why"])
+        name, why = said.name, said.why
         status: Status = "good"
         if not name:
             status, headline = "bad", f"{place}No variant keeps the budget."
@@ -51,12 +51,13 @@ def choice_verdicts(records: Records) -> list[Finding]:
                 f"else. {why}"
             )
         found.append(Finding("Choice", status, headline, why))
-        if choice["int8"]:
-            text = _unsigned_zero(choice["int8"])
-            worth = text.startswith("INT8 is worth")
+        if said.int8 is not None:
+            text = said.int8
             if troubles:
-                text = f"Whether INT8 is worth it is unknown. It read: {_after_colon(text)}"
-            status = "unknown" if troubles else "good" if worth else "even"
+                text = f"Whether INT8 is worth it is unknown. It read: {said.reading}"
+            status = "good" if said.status == "worth it" else "even"
+            if troubles or said.status == "unknown":
+                status = "unknown"
             found.append(Finding("INT8", status, f"{place}{text}"))
     return found
 
@@ -99,34 +100,38 @@ def _troubles(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
 
 def _change(topic: str, row: dict[str, Any]) -> Finding:
     change = row["change_from_fp32"]
-    none = change["low"] <= 0 <= change["high"]
-    status: Status = "even" if none else "good" if change["value"] > 0 else "bad"
+    status = AS_STATUS[_judged(change)]
     text = f"{row['name']}, 95 % interval {as_points(change['low'])} to {as_points(change['high'])}"
     return Finding(topic, status, f"{as_points(change['value'])} points", text)
 
 
+def _judged(change: dict[str, Any]) -> Change:
+    return change_of(Figure(change["value"], (change["low"], change["high"])))
+
+
 def _gain(rows: Sequence[dict[str, Any]]) -> list[Finding]:
     """Hold the last adapted network of a sweep against the one before adaptation, in FP32."""
-    floats = [row for row in rows if row["precision"] == "fp32"]
-    before = [row for row in floats if stage_rank(row["name"]) == 0]
-    after = [row for row in floats if 0 < stage_rank(row["name"]) < 99]
-    alike = [
-        (x, y)
-        for x in before
-        for y in after
-        if x["head"] == y["head"] and x.get("size") == y.get("size")
-    ]
+    forms: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["precision"] == "fp32":
+            size = tuple(row.get("size") or ())
+            forms.setdefault((row["head"], size, row.get("backend")), []).append(row)
+    alike = []
+    for group in forms.values():
+        ordered = sorted(group, key=lambda row: network_of_row(row).order)
+        pairs = pairs_of([network_of_row(row) for row in ordered])
+        alike += [(ordered[i], ordered[j]) for i, j in pairs]
     if not alike:
         return []
-    first, last = max(alike, key=lambda pair: stage_rank(pair[1]["name"]))
+    first, last = alike[0]
     a, b = first["accuracy"], last["accuracy"]
-    apart = a["high"] < b["low"] or b["high"] < a["low"]
-    status: Status = "even" if not apart else "good" if b["value"] > a["value"] else "bad"
+    each = (a["low"], a["high"]), (b["low"], b["high"])
+    change = change_of(Figure(b["value"] - a["value"]), each)
     text = f"{first['name']} {as_percent(a['value'])}, {last['name']} {as_percent(b['value'])}."
-    if not apart:
+    if overlap(*each):
         text += " The intervals overlap."
     headline = f"{as_points(b['value'] - a['value'])} points"
-    return [Finding("mIoU, adapted against source-only", status, headline, text)]
+    return [Finding("mIoU, adapted against source-only", AS_STATUS[change], headline, text)]
 
 
 def _which(record: dict[str, Any], sweeps: Sequence[dict[str, Any]]) -> str:
@@ -135,15 +140,6 @@ def _which(record: dict[str, Any], sweeps: Sequence[dict[str, Any]]) -> str:
         return ""
     when = as_time(str(record.get("created", ""))) or f"number {sweeps.index(record) + 1}"
     return f"Sweep of {when} on {record['machine']['cpu']}: "
-
-
-def _after_colon(text: str) -> str:
-    return text.partition(": ")[2] or text
-
-
-def _unsigned_zero(text: str) -> str:
-    """Return a sentence of an earlier record without the sign of what is zero."""
-    return re.sub(rf"(?<![\d.])[-{MINUS}]0\.0(?!\d)", "0.0", text)
 
 
 def _timed_by(record: dict[str, Any], bench: Bench) -> bool:
@@ -252,7 +248,7 @@ def _sweep_grid(record: dict[str, Any]) -> Grid:
                 DASH
                 if change is None
                 else as_points(change["value"])
-                + (" (noise)" if change["low"] <= 0 <= change["high"] else ""),
+                + (" (noise)" if _judged(change) == "noise" else ""),
                 as_ms(total["50"]), as_ms(total[tail]), words.get(where, where),
             ]
         )  # fmt: skip

@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeuda.accuracy.evaluation import Evaluation
-from engines.report.records import Bench, Ratio, Records, Timed, Timing, stage_rank
+from edgeuda.decision import MAX_DROP, NOISE, Change, Figure, change_of, judge_int8, overlap
+from engines.report.networks import float_form_of, network_of, network_of_row, pairs_of
+from engines.report.records import Bench, Ratio, Records, Timed, Timing
 from engines.report.text import (
     DASH,
     as_ms,
     as_percent,
     as_points,
-    as_ratio,
     data_of,
     signed,
 )
 from engines.report.trust import KEPT, camera_rate, disturbances, falls_behind, missed
+from engines.report.words import int8_on_a_machine, times
 
-MIOU_NOISE = 0.005
-"""A convention, said in the report: one confusion matrix has no interval to compare with."""
-MAX_INT8_DROP = 0.01
-"""More than one mIoU point lost makes INT8 not worth it."""
 UNRECORDED = "INT8, not recorded"
 """Topic of a verdict that only says which records are missing."""
 
@@ -40,6 +38,9 @@ SIGNS: Mapping[Status, tuple[str, str]] = {
     "reading": ("?", "a reading, no verdict"),
 }
 """Sign and word beside the colour, which not everyone sees; ``stated`` is without a judgement."""
+AS_STATUS: Mapping[Change, Status] = {
+    "better": "good", "worse": "bad", "noise": "even", "unknown": "unknown",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,12 @@ def _label_free(records: Records) -> list[Finding]:
 
 def unknowns(records: Records) -> list[str]:
     """Return what a reader may expect but the records do not tell, the gravest first."""
-    return [*_unknown_accuracy(records), *_unknown_int8(records), *_unknown_latency(records)]
+    return [
+        *_unknown_accuracy(records),
+        *_unknown_networks(records),
+        *_unknown_int8(records),
+        *_unknown_latency(records),
+    ]
 
 
 def _unknown_accuracy(records: Records) -> list[str]:
@@ -152,15 +158,14 @@ def _unknown_accuracy(records: Records) -> list[str]:
     if records.evaluations and not labelled:
         found.append(
             "Uncertainty of mIoU: a record holds one confusion matrix, so there is no interval. "
-            f"By convention this report calls a change below {100 * MIOU_NOISE:.1f} points noise."
+            f"By convention this report calls a change below {100 * NOISE:.1f} points noise."
         )
     return found
 
 
 def _both_networks(record: Mapping[str, Any]) -> bool:
     """Whether a sweep holds the network before adaptation beside an adapted one."""
-    ranks = {stage_rank(str(row["name"])) for row in record["variants"]}
-    return 0 in ranks and any(0 < rank < 99 for rank in ranks)
+    return bool(pairs_of([network_of_row(row) for row in record["variants"]]))
 
 
 def _unknown_int8(records: Records) -> list[str]:
@@ -275,7 +280,7 @@ def int8_models(records: Records) -> list[Int8Model]:
                     timings.append((bench, ratio))
                     bases |= {fp32[ratio.baseline]} if ratio else set()
         scores = [
-            (_baseline(group, e, bases), e)
+            (None if (at := float_form_of(e, group, bases)) is None else group[at], e)
             for group in records.comparable()
             for e in group
             if e.model_sha256 == key and e.precision == "int8"
@@ -285,31 +290,40 @@ def int8_models(records: Records) -> list[Int8Model]:
     return found
 
 
-def _baseline(group: Sequence[Evaluation], int8: Evaluation, bases: set[str]) -> Evaluation | None:
-    """Return the FP32 evaluation to hold an INT8 one against.
-
-    One of the same stage, else the benchmark's baseline, else the last stage; of several, the
-    benchmark's baseline before others and an exported graph before a checkpoint.
-    """
-
-    def fit(e: Evaluation) -> tuple[bool, bool, int, bool]:
-        rank = stage_rank(e.name)
-        same = rank == stage_rank(int8.name) < 99
-        return same, e.model_sha256 in bases, rank if rank < 99 else -1, e.model_kind == "onnx"
-
-    return max((e for e in group if e.precision == "fp32"), key=fit, default=None)
-
-
 def adaptation_pairs(records: Records) -> list[tuple[Evaluation, Evaluation]]:
-    """Return (source-only, last adapted) FP32 evaluations for every set of labels that has both."""
+    """Return (before adaptation, last after it) FP32 evaluations of the same labels and protocol.
+
+    See `engines.report.networks.pairs_of`.
+    """
     pairs = []
     for group in records.comparable():
-        fp32 = [e for e in group if e.precision == "fp32"]
-        source = [e for e in fp32 if stage_rank(e.name) == 0]
-        adapted = [e for e in fp32 if 0 < stage_rank(e.name) < 99]
-        if source and adapted:
-            pairs.append((source[0], adapted[-1]))
+        for protocol in dict.fromkeys(e.protocol for e in group):
+            fp32 = [e for e in group if e.precision == "fp32" and e.protocol == protocol]
+            pairs += [(fp32[i], fp32[j]) for i, j in pairs_of([network_of(e) for e in fp32])]
     return pairs
+
+
+def _unknown_networks(records: Records) -> list[str]:
+    """Say which scores are not judged, or judged by a title, for want of an identity."""
+    pairs = adaptation_pairs(records)
+    paired = {id(e) for pair in pairs for e in pair}
+    found = [
+        f"{before.name} and {after.name} are taken for the network before and after adaptation by "
+        "their titles: a record does not say which network was scored."
+        for before, after in pairs
+        if network_of(before).by_title or network_of(after).by_title
+    ]
+    others = [
+        e.name
+        for e in records.evaluations
+        if e.precision == "fp32" and network_of(e).role is None and id(e) not in paired
+    ]
+    if others:
+        found.append(
+            f"{', '.join(dict.fromkeys(others))}: no record says whether that network was adapted. "
+            "Its mIoU is stated, not judged."
+        )
+    return found
 
 
 def _overlap(records: Records, before: Evaluation, after: Evaluation) -> str:
@@ -321,9 +335,12 @@ def _overlap(records: Records, before: Evaluation, after: Evaluation) -> str:
         for row in record["variants"]
     }
     a, b = known.get(before.model_sha256), known.get(after.model_sha256)
-    if not a or not b or a["high"] < b["low"] or b["high"] < a["low"]:
+    if not a or not b:
         return ""
-    spans = [f"[{100 * x['low']:.1f}, {100 * x['high']:.1f}]" for x in (a, b)]
+    each = (a["low"], a["high"]), (b["low"], b["high"])
+    if not overlap(*each):
+        return ""
+    spans = [f"[{100 * low:.1f}, {100 * high:.1f}]" for low, high in each]
     return f"the 95 % intervals overlap, {spans[0]} and {spans[1]} %"
 
 
@@ -389,46 +406,29 @@ def _on(bench: Bench | None) -> str:
 
 
 def _int8_verdict(model: Int8Model, bench: Bench | None, ratio: Ratio | None) -> Finding:
-    """Say whether INT8 is worth it; one known reason against it is enough.
+    """Say whether INT8 is worth it, see `edgeuda.decision.judge_int8`.
 
     What was timed while the machine was busy or drifting is a reading, not a reason.
     """
-    place = _on(bench)
-    drop = model.worst  # over all label sets
-    troubles = disturbances(bench) if bench and ratio else []
-    costs = drop is not None and drop > MAX_INT8_DROP
-    if troubles and ratio and not costs:
+    place, troubles = _on(bench), disturbances(bench) if bench and ratio else []
+    speed = None if ratio is None or troubles else _speed(ratio)
+    accuracy = None if model.worst is None else Figure(-model.worst)  # over all label sets
+    verdict = judge_int8(speed, accuracy)
+    if troubles and ratio and verdict.status == "unknown":
         text = (
             f"Whether INT8 is worth it{place} is unknown: {'; '.join(troubles)}. Inference read "
             f"{_times(ratio)} the speed of {ratio.baseline}; measure again on a machine that does "
             f"nothing else. Model: {model.name}."
         )
         return Finding("INT8", "unknown", text)
-    if ratio and ratio.high < 1 and not troubles:
-        why = f"it is slower, inference runs at {_times(ratio)} the speed of {ratio.baseline}"
-    elif ratio and ratio.low <= 1 and not troubles:
-        why = f"inference runs at {_times(ratio)} the speed, an interval that includes 1"
-    elif drop is not None and drop > MAX_INT8_DROP:
-        why = f"it costs {100 * drop:.2f} points mIoU, more than {100 * MAX_INT8_DROP:.0f}"
-    elif ratio is None or drop is None:
-        lacks = [
-            text
-            for text, absent in (
-                ("its speed-up over FP32", ratio is None),
-                ("its mIoU beside FP32 on the same labels", drop is None),
-            )
-            if absent
-        ]
-        text = f"Whether INT8 is worth it{place} is unknown. Not recorded: {' and '.join(lacks)}."
-        return Finding(UNRECORDED, "unknown", f"{text} Model: {model.name}.")
-    else:
-        limit = "within noise" if abs(drop) < MIOU_NOISE else "within the limit of 1 point lost"
-        text = (
-            f"INT8 is worth it{place}: inference runs at {_times(ratio)} the speed, and mIoU "
-            f"changes by {as_points(-drop)} points, {limit}. Model: {model.name}."
-        )
-        return Finding("INT8", "good", text)
-    return Finding("INT8", "bad", f"INT8 is not worth it{place}: {why}. Model: {model.name}.")
+    text = int8_on_a_machine(verdict, place, ratio.baseline if ratio else "FP32", model.name)
+    if verdict.status == "unknown":
+        return Finding(UNRECORDED, "unknown", text)
+    return Finding("INT8", "good" if verdict.status == "worth it" else "bad", text)
+
+
+def _speed(ratio: Ratio) -> Figure:
+    return Figure(ratio.speedup, (ratio.low, ratio.high))
 
 
 def _int8_change(before: Evaluation | None, after: Evaluation) -> Finding:
@@ -438,7 +438,7 @@ def _int8_change(before: Evaluation | None, after: Evaluation) -> Finding:
         return Finding(topic, "unknown", "unknown", text)
     gain = after.miou - before.miou
     status = _status(gain)
-    if status == "bad" and -gain <= MAX_INT8_DROP:
+    if status == "bad" and -gain <= MAX_DROP:
         status = "accepted"
     return Finding(
         topic, status, f"{as_points(gain)} points",
@@ -533,7 +533,7 @@ def _compared(name: str, record: Mapping[str, Any]) -> Finding:
     runs = [float(value) for value in best["gain"]["runs"] if value is not None]
     gain, above = float(best["gain"]["mean"]), sum(value > 0 for value in runs)
     status: Status = "even"
-    if seeds >= 3 and above in (0, len(runs)) and abs(gain) >= 100 * MIOU_NOISE:
+    if seeds >= 3 and above in (0, len(runs)) and abs(gain) >= 100 * NOISE:
         status = "good" if gain > 0 else "bad"
     text = (
         f"{best['name']} has the best mean of {len(fair)} methods: mIoU {best['miou']['mean']:.1f} "
@@ -590,10 +590,8 @@ def _lost_by_adaptation(before: Evaluation, after: Evaluation) -> list[Finding]:
 
 
 def _times(ratio: Ratio) -> str:
-    return as_ratio(ratio.speedup, ratio.low, ratio.high)
+    return times(_speed(ratio))
 
 
 def _status(gain: float) -> Status:
-    if math.isnan(gain):
-        return "unknown"
-    return "even" if abs(gain) < MIOU_NOISE else "good" if gain > 0 else "bad"
+    return AS_STATUS[change_of(Figure(gain))]

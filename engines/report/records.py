@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,11 @@ from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
+from engines.report.networks import Network, network_of, network_of_row
+from engines.report.old_records import TRADEOFF_1
 from engines.report.samples import Columns, read_samples
 from engines.report.text import DASH, as_text, flatten, printable
+from engines.report.words import said_of
 
 REPORT_SCHEMA = "edgeuda.report/1"
 MOST_NESTED = 50
@@ -148,6 +150,7 @@ class Predictions:
     labels: Mapping[Path, Path]
     notes: Mapping[Path, str] = field(default_factory=dict)
     shown: Mapping[Path, Path] = field(default_factory=dict)
+    model_sha256: str = ""
 
 
 SIGNALS: Mapping[str, tuple[str, float]] = {
@@ -282,8 +285,15 @@ def read_records(
         raise DataError(msg)
     records.benches = _told_apart(records.benches)
     # Stable sorts: records of one rank stay in the order they were given.
-    records.evaluations.sort(key=lambda e: (e.precision == "int8", stage_rank(e.name)))
-    records.predictions.sort(key=lambda p: ("int8" in p.name.lower(), stage_rank(p.name)))
+    records.evaluations.sort(key=lambda e: (e.precision == "int8", network_of(e).order))
+    scored = {e.model_sha256: e for e in records.evaluations if e.model_sha256}
+
+    def place(one: Predictions) -> tuple[bool, int]:
+        e = scored.get(one.model_sha256)
+        network = Network(one.name, None, None) if e is None else network_of(e)
+        return "int8" in one.name.lower(), network.order
+
+    records.predictions.sort(key=place)
     return records
 
 
@@ -348,23 +358,6 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def stage_rank(name: str) -> int:
-    """Return a name's place in the order ground truth, source-only, AdaBN, stage 1, 2, ..., other.
-
-    Ranks 1 to 98 are adapted models, 0 is the model before adaptation.
-    """
-    name = name.lower()
-    if re.search(r"ground.?truth|^labels?$", name):
-        return -1
-    if re.search(r"source.?only|^source$", name):
-        return 0
-    if stage := re.search(r"stage.?(\d+)", name):
-        return min(10 + int(stage[1]), 97)
-    if "adabn" in name:
-        return 1
-    return 98 if "adapt" in name else 99
-
-
 def _json_files(inputs: Sequence[Path], records: Records) -> list[Path]:
     """Return the files to read; what has their name and is none is noted."""
     found: list[Path] = []
@@ -414,7 +407,7 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
         records.predictions.append(_predictions(record, path))
     elif schema == "edgeuda.adaptation/1":
         records.trainings.extend([_training(stage, record) for stage in record["stages"]])
-    elif schema == "edgeuda.tradeoff/1":
+    elif schema in (TRADEOFF_1, "edgeuda.tradeoff/2"):
         records.tradeoffs.append(_tradeoff(record))
     elif schema == "edgeuda.comparison/1":
         records.comparisons.append((path.name, _comparison(record)))
@@ -429,7 +422,7 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
 def _tradeoff(record: dict[str, Any]) -> dict[str, Any]:
     """Check what the report reads of a sweep's record."""
     tail = record["tail"]
-    _ = record["choice"]["name"], record["choice"]["why"], record["choice"]["int8"]
+    _ = said_of(record), [network_of_row(row) for row in record["variants"]]
     _ = record["budget"]["latency_ms"], record["budget"]["min_accuracy"], record["machine"]["cpu"]
     for row in record["variants"]:
         _ = float(row["total_ms"]["50"]), float(row["total_ms"][tail])
@@ -545,7 +538,7 @@ def _predictions(record: dict[str, Any], path: Path) -> Predictions:
             notes[found] = str(entry["note"])
     return Predictions(
         str(record["name"]), LabelSpace.from_record(record["label_space"]), labels,
-        notes, shown,
+        notes, shown, str(record.get("model", {}).get("sha256", "")),
     )  # fmt: skip
 
 

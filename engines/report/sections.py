@@ -17,8 +17,9 @@ from engines.report.choice import tradeoff
 from engines.report.comparison import comparisons, others
 from engines.report.findings import adaptation_pairs, int8_models
 from engines.report.latency import drives, machine_state, machines, side_by_side, timings
+from engines.report.networks import TRUTH
 from engines.report.parts import Grid, Picture, Section, Strip
-from engines.report.records import SIGNALS, Records, stage_rank
+from engines.report.records import SIGNALS, Records
 from engines.report.text import (
     DASH,
     MINUS,
@@ -190,9 +191,9 @@ def _before_and_after(strips: Sequence[Strip]) -> tuple[int, int] | None:
     if not strips or len({tuple(p.name for p in s.pictures) for s in strips}) > 1:
         return None
     names = [picture.name for picture in strips[0].pictures]
-    models = [
-        i for i, name in enumerate(names) if name != "camera" and stage_rank(name) >= 0
-    ] or list(range(len(names)))
+    models = [i for i, name in enumerate(names) if name not in ("camera", TRUTH)] or list(
+        range(len(names))
+    )
     return models[0] if len(models) > 1 else 0, models[-1]
 
 

@@ -21,7 +21,7 @@ from edgeuda.files import now_utc, sha256, write_atomic
 from engines.onnx.float_input import float_input
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.label_cast import cast_by_float
-from engines.onnx.metadata import Precision, export_of, spec_of
+from engines.onnx.metadata import Precision, export_of, identity_in, made_from, spec_of
 from engines.onnx.opset import lower_opset
 from engines.tensorrt.engine import load_engine
 from engines.tensorrt.library import Library, Log
@@ -401,6 +401,13 @@ def _record(
                 "output": None if output is None else _name(output.dtype),
             }
         )
+    known, precision = (
+        identity_in(graph.metadata, str(model)),
+        _precision(graph, options, calibrated),
+    )
+    origin = made_from(graph.metadata)
+    if origin is None and precision != "fp32" and not (graph.quantized or graph.half):
+        origin = sha256(model)  # the builder itself took FP32 to fewer bits
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     return {
@@ -412,7 +419,9 @@ def _record(
         "spec": spec_of(graph.metadata, str(model)).to_json(),
         "head": export_of(graph.metadata, str(model)).head,
         "graph": "int8" if graph.quantized else "fp16" if graph.half else "fp32",
-        "precision": _precision(graph, options, calibrated),
+        "precision": precision,
+        "identity": None if known is None else known.to_record(),
+        "made_from_sha256": origin,
         "rest": "fp16" if graph.half or options.half else "fp32",
         "strongly_typed": strongly_typed(library),
         "options": options.to_record(),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import read_json
+from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec
 from engines.cuda.device import Device, open_device
 from engines.onnx.heads import labels_of
@@ -66,6 +67,9 @@ class TensorRTRunner:
         self.spec = ModelSpec.from_json(record["spec"], str(path))
         self.head: Head = record["head"]
         self.precision: Precision = engine_precision(record)
+        known = record.get("identity")  # engines of before do not have it
+        self.identity = None if known is None else Identity.from_record(known, str(path))
+        self.made_from: str | None = record.get("made_from_sha256")
         self._path = path
         self._library = library or load_tensorrt(record["library"])
         self._device: Device = device or open_device()

@@ -1,0 +1,183 @@
+"""Which network was scored, exported or swept: taken from its training run, not from its name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeuda.errors import DataError
+from edgeuda.files import read_json, sha256
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = "edgeuda.identity/1"
+RUN_SCHEMA = "edgeuda.run/1"
+RUN_FILE = "run.json"
+Role = Literal["source", "adapted"]
+"""Trained on labelled source images only, or changed by at least one stage of an adaptation."""
+
+_WITHIN = re.compile(r"(?:(?P<stage>[^/]+)/(?:round\d+/)?)?model\.safetensors")
+"""What lies in a run's folder and is a network of its own: its result, a stage's, a round's."""
+_DEPTH = 3
+_OTHERS = "large-"
+"""Folders of networks that only teach begin with this."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which network a file holds, whatever the file or the table calls it.
+
+    Attributes:
+        role: Whether it was adapted.
+        network: SHA-256 of the checkpoint; exported and quantized forms keep it.
+        methods: Stages that made it in their order, as far as known: ``("source",)`` or
+            ``("source", "adabn", "stage1")``.
+        ancestors: SHA-256 of the checkpoints that it descends from, the nearest first; empty if
+            there is none or the run did not record it.
+        recipe: Digest of the recipe; None if the run did not record it.
+    """
+
+    role: Role
+    network: str
+    methods: tuple[str, ...] = ()
+    ancestors: tuple[str, ...] = ()
+    recipe: str | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """The checkpoint that its run began with; None if it began with none, or is unknown."""
+        return self.ancestors[0] if self.ancestors else None
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "schema": SCHEMA,
+            "role": self.role,
+            "network_sha256": self.network,
+            "methods": list(self.methods),
+            "ancestors_sha256": list(self.ancestors),
+            "recipe_sha256": self.recipe,
+        }
+
+    def to_json(self) -> str:
+        """Return the JSON form as text, for a model's metadata."""
+        return json.dumps(self.to_record())
+
+    @classmethod
+    def from_record(cls, record: Any, origin: str) -> Identity:
+        """Read `to_record`'s form.
+
+        Args:
+            record: The parsed JSON.
+            origin: Names the file in errors.
+
+        Raises:
+            DataError: If it is not such a record.
+        """
+        try:
+            if record["schema"] != SCHEMA or record["role"] not in ("source", "adapted"):
+                raise ValueError(record["schema"], record["role"])
+            recipe = record["recipe_sha256"]
+            return cls(
+                record["role"],
+                str(record["network_sha256"]),
+                tuple(map(str, record["methods"])),
+                tuple(map(str, record["ancestors_sha256"])),
+                None if recipe is None else str(recipe),
+            )
+        except (KeyError, TypeError, ValueError) as err:
+            msg = f"{origin}: expected an {SCHEMA!r} record, found a damaged one ({err!r})"
+            raise DataError(msg) from err
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> Identity:
+        """Read `to_json`'s text; raises as `from_record` does."""
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as err:
+            msg = f"{origin}: expected an {SCHEMA!r} record, found a damaged one ({err!r})"
+            raise DataError(msg) from err
+        return cls.from_record(record, origin)
+
+
+def identity_of(model: Path) -> Identity | None:
+    """Return which network a checkpoint is, by the run in whose folder it lies.
+
+    Args:
+        model: A model file of a run: its result, or that of a stage or of a round in its folder.
+
+    Returns:
+        None for a file that lies in no run's folder, or is none of the run's networks: nothing is
+        guessed from names.
+
+    Raises:
+        DataError: If the run's record is damaged.
+    """
+    file = model.resolve()
+    for folder in list(file.parents)[:_DEPTH]:
+        record = _run(folder)
+        if record is not None:
+            found = _WITHIN.fullmatch(file.relative_to(folder).as_posix())
+            return None if found is None else _of_run(record, file, found["stage"], folder)
+    return None
+
+
+def descent(model: Path) -> dict[str, Any]:
+    """Return what a run's record says of the network it begins with: checksums and stages.
+
+    Args:
+        model: The checkpoint.
+
+    Raises:
+        DataError: If the record of the run that made it is damaged.
+    """
+    known = identity_of(model)
+    return {
+        "ancestors_sha256": [sha256(model), *(known.ancestors if known else ())],
+        "methods": list(known.methods if known else ()),
+    }
+
+
+def _run(folder: Path) -> dict[str, Any] | None:
+    """Return the run record of a folder; other programs' files of that name are passed by."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path, RUN_SCHEMA)
+    except DataError as err:
+        logger.warning("%s. Which network lies beside it is taken for unknown", err)
+        return None
+
+
+def _of_run(record: dict[str, Any], file: Path, stage: str | None, folder: Path) -> Identity | None:
+    origin = str(folder / RUN_FILE)
+    try:
+        recipe, verb = str(record["recipe_sha256"]), record["verb"]
+        if verb == "train":
+            return None if stage else Identity("source", sha256(file), ("source",), (), recipe)
+        stages = record.get("stages")  # runs of before do not list them
+        before = record.get("descent") or {"ancestors_sha256": [], "methods": []}
+        if verb != "adapt" or (stage is not None and not _is_stage(stage, stages)):
+            return None
+        made = list(stages or ([] if stage is None else [stage]))
+        if stage is not None:
+            made = made[: made.index(stage) + 1]
+        return Identity(
+            "adapted",
+            sha256(file),
+            (*map(str, before["methods"]), *map(str, made)),
+            tuple(map(str, before["ancestors_sha256"])),
+            recipe,
+        )
+    except (KeyError, TypeError, ValueError) as err:
+        msg = f"{origin}: expected an {RUN_SCHEMA!r} record, found a damaged one ({err!r})"
+        raise DataError(msg) from err
+
+
+def _is_stage(name: str, stages: Any) -> bool:
+    return name in stages if stages is not None else not name.startswith(_OTHERS)
