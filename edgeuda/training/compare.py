@@ -33,6 +33,7 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.subject import score_checkpoint
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
+from edgeuda.training.procedures import require_runnable
 from edgeuda.training.recipe import Recipe, load_recipe
 from edgeuda.training.recipe_files import merged
 from edgeuda.training.remarks import remarks
@@ -185,6 +186,8 @@ def compare(
     if any(variant.recipe.model.input != first.model.input for variant in variants):
         msg = "The methods of a comparison must share model.input; expected it in the recipe only"
         raise ConfigError(msg)
+    stages = {stage for variant in variants for stage in variant.recipe.stages}
+    require_runnable(stages)
     sources = open_sources(
         track.source, None, track.stored,
         weights=track.source_weights, ignore_unmapped=track.ignore_unmapped,
@@ -198,7 +201,6 @@ def compare(
     frames = readable_frames(track.target, learnt=True)
     adapted = load_domains(sources, frames, first.model.input)
     data = replace(index(track.data), geometry=adapted.geometry)
-    stages = {stage for variant in variants for stage in variant.recipe.stages}
     if any(METHODS[stage].needs_labelled for stage in stages):
         few = labelled_frames(track.labelled or track.target, sources.space, track.stored)
         adapted = replace(adapted, labelled=few)

@@ -38,6 +38,7 @@ from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_m
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
+from edgeuda.training.procedures import require_runnable
 from edgeuda.training.recipe import Recipe
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import networks_sha256, run_source, run_stage
@@ -140,6 +141,7 @@ def adapt(
     Raises:
         EdgeudaError: See `load_model`, `labelled_folder`, `readable_frames` and `fit`.
     """
+    require_runnable(recipe.stages)
     model, spec = load_model(init)
     recipe = _for_network(recipe, spec, init)
     sources = open_sources(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from edgeuda.methods.registry import MethodType
+from edgeuda.errors import ConfigError
+from edgeuda.methods.registry import METHODS, MethodType
 from edgeuda.models.network import Network
 from edgeuda.training.fitting import Domains, Job
 from edgeuda.training.recipe import Recipe
@@ -34,3 +35,19 @@ def procedure(kind: MethodType) -> Callable[[Procedure], Procedure]:
 def procedure_of(kind: MethodType) -> Procedure | None:
     """Return what was kept for a stage by `procedure`, or None."""
     return _PROCEDURES.get(kind.name)
+
+
+def require_runnable(stages: Iterable[str]) -> None:
+    """Refuse stages of which nobody has said what they do.
+
+    Raises:
+        ConfigError: If a stage's entry has neither ``build`` nor ``run``, nor is there a procedure.
+    """
+    for stage in stages:
+        kind = METHODS[stage]
+        if kind.build is None and kind.run is None and procedure_of(kind) is None:
+            msg = (
+                f"Stage {stage!r}: nobody says what it does. Give its MethodType `build` or `run`, "
+                "or import the module with its procedure"
+            )
+            raise ConfigError(msg)

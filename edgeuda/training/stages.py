@@ -56,7 +56,7 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     section = recipe.source
     if section.affine:
         model.learn_affine()
-    method = _method("source", Context(recipe, "source", section, model, domains, job))
+    method = _method(Context(recipe, "source", section, model, domains, job))
     target = domains.target if section.style != "none" else None
     taught, held = hold_out(domains, section.held)
     fit_stage(model, spec, method, taught, section, recipe, job, "source", target=target)
@@ -96,27 +96,17 @@ def _run(recipe: Recipe, stage: str, model: Network, domains: Domains, job: Job)
             save_model(model, context.spec, job.folder / MODEL_FILE)
         job.fabric.barrier()
     else:
-        method = _method(stage, context)
         assert isinstance(section, Optimisation)  # `MethodType` has seen to it
+        method = _method(context)
         fit_stage(
             model, context.spec, method, domains, section, recipe, job, stage,
             target=context.target, labelled=context.labelled,
         )  # fmt: skip
 
 
-def _method(stage: str, context: Context) -> Method:
-    """Make the method of a stage.
-
-    Raises:
-        ConfigError: If nobody has said what the stage does.
-    """
-    build = METHODS[stage].build
-    if build is None:
-        msg = (
-            f"Stage {stage!r}: nobody says what it does. Give its MethodType `build` or `run`, or "
-            "import the module with its procedure"
-        )
-        raise ConfigError(msg)
+def _method(context: Context) -> Method:
+    build = METHODS[context.stage].build
+    assert build is not None  # `require_runnable` has seen to it
     return build(context.section, context)
 
 
