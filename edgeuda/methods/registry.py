@@ -170,10 +170,10 @@ class Methods(Mapping[str, MethodType]):
     def _look(self, only: str | None = None) -> None:
         """Import the package's modules, once, and load entry points; ``only`` the one asked for."""
         if not self._complete:
-            self._complete = True
             package = importlib.import_module(__package__)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{__package__}.{module.name}")
+            self._complete = True
         if only in self._known:
             return
         for entry in entry_points(group=GROUP):
