@@ -23,9 +23,9 @@ from edgeuda.data.images import read_image
 from edgeuda.labels import SPACES
 from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.machine.hardware import identity
 from engines.onnx.weights import multiplications
+from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 
 ENCODERS = (

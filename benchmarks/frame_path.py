@@ -22,8 +22,8 @@ from edgeuda.labels import SPACES
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.bench.load import Load
 from engines.bench.measure import bench
-from engines.export import export_onnx
 from engines.machine.hardware import identity
+from engines.onnx_export import export_onnx
 
 FRAME = (1024, 2048)
 OWN = ("resize", "upsample")

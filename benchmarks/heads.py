@@ -24,8 +24,8 @@ from edgeuda.data.images import list_images, read_image, resize_image
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.machine.hardware import identity
+from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 
 HEADS = ("labels", "scores", "labels_low")

@@ -23,9 +23,9 @@ from calibration.quantize import calibrate
 from edgeuda.data.images import read_image, resize_image
 from edgeuda.labels import SPACES
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.machine.hardware import identity
 from engines.onnx.session import open_session
+from engines.onnx_export import export_onnx
 
 
 def compiled(model, threads: int):

@@ -26,9 +26,9 @@ from edgeuda.data.images import Image, read_image, resize_image, write_image
 from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.machine.hardware import identity
 from engines.onnx.session import open_session
+from engines.onnx_export import export_onnx
 
 SIZES = [(0.5, 160, 320), (0.5, 256, 512), (1.0, 512, 1024)]
 """Width multiplier, rows, columns."""

@@ -196,7 +196,7 @@ def main() -> None:
 
     from edgeuda.labels import SPACES
     from edgeuda.spec import ModelSpec, Preprocessing
-    from engines.export import export_onnx
+    from engines.onnx_export import export_onnx
 
     results = []
     for height, width, count in options.size:

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,9 +25,13 @@ from calibration.torch_graph import OnnxGraph
 from edgeuda.errors import Interrupted, ModelError, TrainingError
 from edgeuda.files import sha256_of, write_atomic
 from edgeuda.interrupts import stop_requests
+from edgeuda.records.calibration import Range
 
 if TYPE_CHECKING:
     import onnx
+
+    from calibration.options import Report
+    from calibration.pipeline import Tune, TuningTask
 
 SAVE_STEPS = 50
 TINY = 1e-30
@@ -258,3 +263,24 @@ def batch_of(frames: Frames, tuning: Tuning, step: int) -> Tensor:
     mirrored = rng.random(len(images)) < 0.5
     images[mirrored] = images[mirrored][:, :, ::-1]
     return torch.from_numpy(images)
+
+
+def tuner(steps: int, seed: int, state: Path, report: Report) -> Tune:
+    """Return what fine-tunes a graph on its way to INT8, see `calibration.pipeline.Work.tune`.
+
+    Args:
+        steps: How long.
+        seed: Of the order of the frames and of mirroring.
+        state: File from which interrupted training goes on.
+        report: Called with what is being done, the steps done and the steps to do.
+    """
+
+    def run(task: TuningTask) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]:
+        rounding = Rounding(task.inputs, task.limits, frozenset(task.convs), task.unsigned)
+        tuned = tune(
+            task.model, task.scores, rounding, task.frames, Tuning(steps=steps, seed=seed), state,
+            partial(report, "fine-tuning"),
+        )  # fmt: skip
+        return tuned.constants, {name: Range(*ends) for name, ends in tuned.ranges.items()}
+
+    return run

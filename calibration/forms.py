@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibration.half import write_half
+from calibration.half_precision import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.errors import ModelError, require

@@ -5,6 +5,7 @@ Every product is a file that appears whole, so an interrupted sweep goes on wher
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -215,15 +216,29 @@ def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str,
         enough = earlier["method"]["samples"] >= what.load.samples
         if same and enough and earlier["method"]["complete"]:
             return earlier
-        kept = out / ".earlier" / f"{len(list(out.glob('.earlier/*'))) + 1}"
-        kept.mkdir(parents=True)
-        for file in (path, samples_path(path)):  # nothing measured is lost
-            file.rename(kept / file.name)
+        _keep_earlier(path, out / ".earlier")
     bench(
         list(files.values()), what.frames, path, load=what.load, threads=what.threads,
         device=[variant.device for variant in files], repeats=what.repeats, names=names,
     )  # fmt: skip
     return read_json(path, BENCH)
+
+
+def _keep_earlier(path: Path, folder: Path) -> None:
+    """Move a benchmark and its samples aside, together: nothing measured is lost.
+
+    Killed at any point, the next sweep finds both where they were or both in the folder.
+    """
+    kept = list(folder.glob("[0-9]*"))
+    if not any(sha256(one / path.name) == sha256(path) for one in kept):
+        new = folder / ".new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        for file in (path, samples_path(path)):
+            shutil.copy2(file, new)
+        new.rename(folder / f"{len(kept) + 1}")
+    path.unlink()  # first: without it the samples are nobody's
+    samples_path(path).unlink()
 
 
 def _record(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from calibration.half import write_half
+from calibration.half_precision import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.data.folders import LabelledFolder

@@ -32,6 +32,11 @@ def compiled(source, out, *extra):
     return out
 
 
+def cudart(folder):
+    """The stub of the CUDA runtime, compiled into a folder."""
+    return compiled(DATA / "cudart_stub.c", folder / "libcudart.so")
+
+
 def driver_in(folder):
     """Put a `libcuda.so.1` into a folder that runs the kernel's source on the host."""
     header = folder / "kernel.h"
@@ -258,3 +263,12 @@ def install(monkeypatch, gpu):
     monkeypatch.setattr("engines.cuda.libcudart.NAMES", (str(gpu.path),))
     monkeypatch.setattr("engines.cuda.device.cuda_devices", lambda: 1)
     monkeypatch.setattr("engines.cuda.device.driver_version", lambda: (12, 6))
+
+
+def installed(monkeypatch, library):
+    """A GPU with CUDA 12.6 from which nothing is taken yet, in all packages' place."""
+    gpu = Gpu(library)
+    gpu.set(runtime=12060, driver=12060, integrated=0, fail_capture=0, dead_replay=0)
+    gpu.set(**dict.fromkeys(COUNTS, 0))
+    install(monkeypatch, gpu)
+    return gpu

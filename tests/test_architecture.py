@@ -38,7 +38,7 @@ def allowed(importer: str, imported: str) -> bool:
         return (
             part in FREE
             or part == "__version__"
-            or (importer == "engines/export.py" and part == "models")
+            or (importer == "engines/onnx_export.py" and part == "models")
         )
     return package == "engines" or importer.startswith("calibration/")
 

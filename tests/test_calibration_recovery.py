@@ -20,11 +20,11 @@ from calibration.rules import maximum
 from edgeuda.errors import DataError, ModelError
 from edgeuda.methods import adabn
 from edgeuda.methods.adabn import adapt_batch_norm as torch_adapt
-from engines.export import export_onnx
 from engines.onnx.index import index
 from engines.onnx.metadata import BATCH_NORM_KEY, norms_of
 from engines.onnx.session import open_session
 from engines.onnx.weights import constants_of, multiplications
+from engines.onnx_export import export_onnx
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(12, SIZE.height, SIZE.width, seed=5)]

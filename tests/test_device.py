@@ -26,17 +26,12 @@ from engines.tensorrt.runner import TensorRTRunner
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    out = tmp_path_factory.mktemp("cudart") / "libcudart.so"
-    return cuda_stub.compiled(cuda_stub.DATA / "cudart_stub.c", out)
+    return cuda_stub.cudart(tmp_path_factory.mktemp("cudart"))
 
 
 @pytest.fixture
 def gpu(library, monkeypatch):
-    gpu = cuda_stub.Gpu(library)
-    switches = {"runtime": 12060, "driver": 12060, "integrated": 0}
-    gpu.set(**switches, fail_capture=0, dead_replay=0, **dict.fromkeys(cuda_stub.COUNTS, 0))
-    cuda_stub.install(monkeypatch, gpu)
-    return gpu
+    return cuda_stub.installed(monkeypatch, library)
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ from edgeuda.spec import IMAGENET_MEAN, ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import load_recipe
-from engines.export import export_onnx
 from engines.onnx.heads import scores_of
 from engines.onnx.index import index
 from engines.onnx.metadata import norms_of
+from engines.onnx_export import export_onnx
 from engines.tensorrt.builder import BuildOptions, build_engine
 from engines.tensorrt.library import load_tensorrt
 

@@ -10,11 +10,11 @@ import torch
 from tiny_models import SPEC, exported, random_frames, random_network, torch_logits
 from torch import nn
 
-import engines.export
+import engines.onnx_export
 from edgeuda.errors import DataError, ModelError, ParityError
 from edgeuda.models.network import Logits
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
+from engines.onnx_export import export_onnx
 
 
 def run(model: bytes, images: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_metadata_and_single_file(tmp_path):
 
 
 def test_file_names_no_source_path():
-    sources = str(Path(engines.export.__file__).parents[1]).encode()
+    sources = str(Path(engines.onnx_export.__file__).parents[1]).encode()
     assert sources not in exported("labels")
 
 
@@ -117,7 +117,7 @@ def test_callers_network_is_left_alone(tmp_path):
 def test_disagreement_leaves_no_file(tmp_path, monkeypatch):
     # What is exported differs from what is compared: the failure a wrong graph rewrite would cause.
     monkeypatch.setattr(
-        engines.export._Deployed,
+        engines.onnx_export._Deployed,
         "forward",
         lambda self, image: self.network(-image.float().permute(0, 3, 1, 2)).main.argmax(1).byte(),
     )

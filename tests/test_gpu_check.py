@@ -41,17 +41,13 @@ def forms(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    out = tmp_path_factory.mktemp("cudart") / "libcudart.so"
-    return cuda_stub.compiled(cuda_stub.DATA / "cudart_stub.c", out)
+    return cuda_stub.cudart(tmp_path_factory.mktemp("cudart"))
 
 
 @pytest.fixture
 def machine(library, monkeypatch):
     """A machine with everything; the test may break a part of it."""
-    gpu = cuda_stub.Gpu(library)
-    gpu.set(runtime=12060, driver=12060, integrated=0, fail_capture=0, dead_replay=0)
-    gpu.set(**dict.fromkeys(cuda_stub.COUNTS, 0))
-    cuda_stub.install(monkeypatch, gpu)
+    gpu = cuda_stub.installed(monkeypatch, library)
     module = tensorrt_modules.running(VERSION, gpu)
     module.seen.layers = [
         {"Name": f"conv{i}", "ParameterType": "Convolution", "Inputs": [{"Format": "Int8 NCHW"}]}

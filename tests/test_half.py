@@ -9,7 +9,7 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 from tiny_models import SPEC, exported, random_frames, write_frames
 
-from calibration.half import to_half, write_half
+from calibration.half_precision import to_half, write_half
 from calibration.observe import Observer
 from calibration.options import Options
 from calibration.quantize import calibrate

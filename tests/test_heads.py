@@ -22,9 +22,9 @@ from edgeuda.errors import ModelError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.onnx.heads import labels_of, upsample_argmax, with_head
 from engines.onnx.metadata import read_export
+from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 
 SIZE = SPEC.preprocessing

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from tiny_models import exported
 
-from calibration.half import to_half
+from calibration.half_precision import to_half
 from cli.app import run
 from edgeuda.errors import DeviceError, ModelError
 from engines import onnxruntime_runner

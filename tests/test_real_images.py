@@ -9,7 +9,7 @@ from edgeuda.data.folders import labelled_folder, readable_frames, spread
 from edgeuda.data.images import read_image
 from edgeuda.errors import DataError
 from edgeuda.labels import SPACES
-from engines.export import export_onnx
+from engines.onnx_export import export_onnx
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs real images in {DATA}")

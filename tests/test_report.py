@@ -1245,6 +1245,21 @@ def test_a_folder_with_the_name_of_a_record_is_searched_and_said(tmp_path: Path)
     assert "x.json: is a folder with the name of a record" in found[1]
 
 
+def test_folders_of_records_are_walked_as_those_of_images(tmp_path: Path) -> None:
+    """Links are followed, circles are not, and what begins with a dot is nobody's record."""
+    elsewhere = tmp_path / "elsewhere"
+    write_json(elsewhere / "e.json", evaluation("stage 2", STAGE2, 0.5))
+    inputs = tmp_path / "in"
+    for name in (".e.tmp.json", ".earlier/1/e.json", ".earlier.json/e.json"):
+        write_json(inputs / name, evaluation("stage 1", STAGE2, 0.4))
+    (inputs / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (inputs / "back").symlink_to(inputs, target_is_directory=True)
+    _, data, _ = build(tmp_path)
+    assert [Path(entry["file"]).name for entry in data["records"]] == ["e.json"]
+    assert data["records"][0]["record"]["name"] == "stage 2"
+    assert data["notes"] == []
+
+
 def test_a_file_name_that_is_no_text_is_written_as_one(tmp_path: Path) -> None:
     everything(tmp_path / "in")
     (tmp_path / "in" / os.fsdecode(b"\xff.json")).write_text("{", encoding="utf-8")

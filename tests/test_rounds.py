@@ -35,7 +35,7 @@ from edgeuda.training.pseudo_labels import (
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import read_signals
-from engines.export import export_onnx
+from engines.onnx_export import export_onnx
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
@@ -131,7 +131,9 @@ def test_alarms_of_all_rounds_compare_to_the_first_ones_start(data, tmp_path, mo
 
 
 @pytest.mark.parametrize("stage", ["hiast", "lse"])
-def test_a_refused_round_is_the_last_and_its_start_is_kept(stage, data, tmp_path, monkeypatch):
+def test_a_refused_round_is_the_last_and_its_start_is_kept(
+    stage, data, tmp_path, monkeypatch, caplog
+):
     values = iter([0.9, 0.95, 0.95, 0.8])  # the first round gains, the second loses
     real = Probe.measure
 
@@ -149,6 +151,7 @@ def test_a_refused_round_is_the_last_and_its_start_is_kept(stage, data, tmp_path
     assert "from 95.0% to 80.0%" in lines[2]["refused"]
     record = json.loads((tmp_path / "out" / ADAPTATION_FILE).read_text())
     assert "monitor.guard" in record["stages"][0]["remarks"][-1]
+    assert caplog.text.count("from 95.0% to 80.0%") == 1
 
 
 def test_source_images_hold_the_classes_of_hiast(data, tmp_path):

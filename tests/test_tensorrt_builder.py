@@ -15,17 +15,17 @@ import tensorrt_modules
 import torch
 from tiny_models import SPEC, exported, quick_first, random_frames, write_frames
 
-from calibration.half import to_half, write_half
+from calibration.half_precision import to_half, write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.errors import ConfigError, DependencyError, DeviceError, ModelError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.onnx.heads import with_head
 from engines.onnx.opset import lower_opset
 from engines.onnx.session import open_session
+from engines.onnx_export import export_onnx
 from engines.tensorrt import library as tensorrt_library
 from engines.tensorrt.builder import BuildOptions, build_engine, engine_precision
 from engines.tensorrt.library import Library, load_tensorrt

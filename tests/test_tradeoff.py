@@ -22,7 +22,7 @@ from edgeuda.decision import Budget, Candidate, choose
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import read_json, sha256
 from engines.bench.load import Load
-from engines.export import export_onnx
+from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 from engines.report.page import build_report
 from engines.tensorrt.library import Library

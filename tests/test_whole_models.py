@@ -12,9 +12,9 @@ from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.foreign import import_checkpoint, networks_in, read_state
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.export import export_onnx
 from engines.onnx.graphs import load_graph
 from engines.onnx.metadata import read_spec
+from engines.onnx_export import export_onnx
 
 SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 96))
 FRAME = np.full((64, 96, 3), 90, np.uint8)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
-from edgeuda.errors import BundleError
 
 if TYPE_CHECKING:
-    from engines.bundle import Bundle, Role
+    from engines.bundle import Bundle
 
 BundleFile = Annotated[Path, typer.Argument(help="Bundle, .edgeuda.")]
 PublicKey = Annotated[
@@ -41,42 +39,9 @@ def bundle(
     ] = None,
 ) -> None:
     """Pack models, their calibration, metrics and licences into one checked file."""
-    from engines.bundle import write_bundle
-    from engines.onnx.graphs import load_graph, metadata_of
-    from engines.onnx.metadata import export_of, policy_of, precision_of, spec_of
+    from engines.packing import pack
 
-    files: list[tuple[Role, Path, dict[str, Any]]] = []
-    specs = {}
-    for path in model:
-        metadata = metadata_of(load_graph(path))
-        specs[path] = spec_of(metadata, str(path))
-        exported = export_of(metadata, str(path))
-        files.append(
-            (
-                "model",
-                path,
-                {
-                    "precision": precision_of(metadata),
-                    "head": exported.head,
-                    "opset": exported.opset,
-                    "for": policy_of(metadata),
-                },
-            )
-        )
-        for suffix, role in ((".calibration.json", "calibration"), (".ranges.npz", "ranges")):
-            beside = path.with_name(path.name + suffix)
-            if beside.exists():
-                files.append((role, beside, {}))  # type: ignore[arg-type]
-    first, spec = next(iter(specs.items()))
-    for path, other in specs.items():
-        if other != spec:
-            msg = f"{path}: is another network than {first}; a bundle holds forms of one"
-            raise BundleError(msg)
-    files += [("metrics", path, {}) for path in record or ()]
-    files += [("licence", path, {}) for path in licence or ()]
-    if recipe is not None:
-        files.append(("recipe", recipe, {}))
-    write_bundle(out, files, {"spec": json.loads(spec.to_json())}, sign)
+    pack(model, out, records=record or (), recipe=recipe, licences=licence or (), private_key=sign)
     if not licence:
         console.print("no --licence was given: say under which terms the vehicle may run it")
     wrote(out, then=f"edgeuda verify {options.typed(out)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
-from edgeuda.errors import ConfigError, ParityError, require
+from edgeuda.errors import ConfigError, ParityError
 from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from calibration.options import Report
-    from calibration.pipeline import Tune, TuningTask
-    from edgeuda.records.calibration import CalibrationRecord, Range
+    from edgeuda.records.calibration import CalibrationRecord
 
 
 class Backend(str, Enum):
@@ -159,14 +153,13 @@ def calibrate(
 
     Exits with 9 if it is not accepted; the model is written all the same.
     """
+    from calibration.api import calibrate as run
     from calibration.options import Options
     from calibration.pipeline import Cache
-    from calibration.quantize import calibrate as run
     from calibration.range_file import ranges_path
     from calibration.source import adapted_path
-    from edgeuda.data.folders import labelled_folder, readable_frames, spread
+    from edgeuda.data.folders import readable_frames, spread
     from edgeuda.records.calibration import Limits
-    from engines.onnx.metadata import read_spec
 
     if page is not None:
         if page.suffix != ".html":
@@ -190,20 +183,6 @@ def calibrate(
         device=device.value,
         quantizer=quantizer.value,
     )
-    spec = read_spec(model)
-    geometry = spec.preprocessing.geometry
-    footage = readable_frames(target, geometry)
-    judged = spread(footage, frames)
-    pool = [path for folder in on or () for path in readable_frames(folder, geometry)] or footage
-    labelled = None
-    if data is not None:
-        labelled = labelled_folder(
-            data,
-            spec.label_space,
-            space_or_none(label_space),
-            ignore_unmapped=ignore_unmapped,
-            geometry=geometry,
-        )
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -216,19 +195,12 @@ def calibrate(
         def report(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        chosen = _choose(choose.value, model, pool, frames, threads, report)
         record = run(
-            model,
-            chosen,
-            out,
-            settings,
-            judged=judged,
-            labelled=labelled,
-            ranges=ranges,
-            cache=None if cache is None else Cache(cache, unchecked_cache),
-            tune=_tuner(finetune, seed, out, report) if finetune else None,
-            report=report,
-        )
+            model, target, out, options=settings, frames=frames, choose=choose.value,
+            on=on or (), data=data, stored=space_or_none(label_space),
+            ignore_unmapped=ignore_unmapped, finetune=finetune, seed=seed, ranges=ranges,
+            cache=None if cache is None else Cache(cache, unchecked_cache), report=report,
+        )  # fmt: skip
     written = [out]
     if adapt_bn:
         written.append(adapted_path(out))
@@ -244,6 +216,7 @@ def calibrate(
     if page is not None:
         from calibration.page import build_calibration_page
 
+        judged = spread(readable_frames(target, record.preprocessing.geometry), frames)
         written += build_calibration_page(
             record, model, out, judged, ranges or ranges_path(out), page
         )
@@ -258,49 +231,6 @@ def calibrate(
     if record.acceptance is not None and not record.acceptance.accepted:
         msg = f"{out}: not accepted. {'. '.join(record.acceptance.reasons)}"
         raise ParityError(msg)
-
-
-def _tuner(steps: int, seed: int, out: Path, report: Report) -> Tune:
-    """Return what fine-tunes for a number of steps; its state lies beside ``out``."""
-    require("torch", "train")
-    from calibration.finetune import Rounding, Tuning, tune
-    from edgeuda.records.calibration import Range
-
-    def run(task: TuningTask) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, Range]]:
-        tuned = tune(
-            task.model,
-            task.scores,
-            Rounding(task.inputs, task.limits, frozenset(task.convs), task.unsigned),
-            task.frames,
-            Tuning(steps=steps, seed=seed),
-            out.with_name(f"{out.name}.tuning.pt"),
-            partial(report, "fine-tuning"),
-        )
-        return tuned.constants, {name: Range(*ends) for name, ends in tuned.ranges.items()}
-
-    return run
-
-
-def _choose(
-    name: str,
-    model: Path,
-    pool: list[Path],
-    count: int,
-    threads: int | None,
-    report: Report,
-) -> list[Path]:
-    """Choose calibration frames, by the network's predictions where the rule needs them."""
-    from calibration import frame_choice as choice
-    from calibration.observe import class_shares
-    from calibration.source import load_fp32
-
-    proto, spec = load_fp32(model)
-    if name != "classes":
-        return choice.choose(name, pool, count, spec.preprocessing.geometry)  # type: ignore[arg-type]
-
-    looked = choice.candidates(pool, count)
-    shares = class_shares(proto, spec, looked, threads, report)
-    return [looked[index] for index in choice.covering(shares, count)]
 
 
 def _say(record: CalibrationRecord) -> None:

@@ -22,12 +22,10 @@ def half(
     threads: options.Threads = None,
 ) -> None:
     """Write a model's FP16 form as TensorRT 11 takes it: typed, image and gates in float32."""
-    from calibration.half import write_half
-    from edgeuda.data.folders import readable_frames, spread
-    from engines.onnx.metadata import read_spec
+    from calibration.api import half as run
 
-    geometry = read_spec(model).preprocessing.geometry
-    chosen = spread(readable_frames(target, geometry), frames)
-    found = write_half(model, chosen, out, least_agreement=min_agreement / 100, threads=threads)
-    console.print(f"{found:.3%} of the pixels of {len(chosen)} frames keep their class")
+    found = run(
+        model, target, out, frames=frames, min_agreement=min_agreement / 100, threads=threads
+    )
+    console.print(f"{found:.3%} of the pixels of the frames keep their class")
     wrote(out)

@@ -16,10 +16,6 @@ from edgeuda.errors import ConfigError, require
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from calibration.variants import Network
-    from edgeuda.data.images import Image
-    from edgeuda.spec import ModelSpec
-
 
 class PrecisionName(str, Enum):
     """Arithmetic of a variant."""
@@ -78,13 +74,8 @@ def tradeoff(
 ) -> None:
     """Make, score and time variants on the same images; name the one to take, and why."""
     require("torch", "train")
-    from calibration.tradeoff import sweep
-    from calibration.variants import Sweep
-    from edgeuda.data.folders import labelled_folder, readable_frames, spread
-    from edgeuda.data.treatment import read_frame
+    from calibration.api import sweep
     from edgeuda.decision import Budget
-    from edgeuda.models.checkpoint import load_model
-    from engines.bench.load import Load
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -95,72 +86,22 @@ def tradeoff(
     if len(names) != len(model):
         msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
         raise ConfigError(msg)
-    loaded = [load_model(path) for path in model]
-    space, geometry = loaded[0][1].label_space, loaded[0][1].preprocessing.geometry
-    for path, (_, spec) in zip(model, loaded, strict=True):
-        if spec.label_space.classes != space.classes:
-            msg = f"{path}: has other classes than {model[0]}; networks of a sweep share theirs"
-            raise ConfigError(msg)
-        if spec.preprocessing.geometry != geometry:
-            msg = (
-                f"{path}: undistorts and crops frames otherwise than {model[0]}; networks of a "
-                "sweep are scored on the same part of the frame. Sweep them one at a time"
-            )
-            raise ConfigError(msg)
-    footage = readable_frames(target, geometry)
-    parity = [read_frame(path, geometry) for path in spread(footage, 4)]
-    networks = [
-        _network(path, title, *pair, parity)
-        for path, title, pair in zip(model, names, loaded, strict=True)
-    ]
-    what = Sweep(
-        networks=networks,
+    record = sweep(
+        model, target, out, names=names, data=data, stored=space_or_none(label_space),
+        ignore_unmapped=ignore_unmapped,
         sizes=[parse_size("--size", text) for text in size or ()],
         precisions=[one.value for one in precision or (PrecisionName.fp32, PrecisionName.int8)],
         heads=[one.value for one in head or (Head.labels,)],
         backends=[one.value for one in backend or (Backend.cpu,)],
-        calibration=spread(footage, frames),
-        frames=spread(footage, 32),
-        labelled=None
-        if data is None
-        else labelled_folder(
-            data,
-            space,
-            space_or_none(label_space),
-            ignore_unmapped=ignore_unmapped,
-            geometry=geometry,
-        ),
-        load=Load(samples=samples),
-        repeats=repeats,
-        threads=threads,
-    )
-    record = sweep(what, out, limits, say=lambda text: console.print(text, markup=False))
+        budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
+        say=lambda text: console.print(text, markup=False),
+    )  # fmt: skip
     console.print(_table(record))
     choice = record["choice"]
     console.print(choice["why"], markup=False, soft_wrap=True)
     if choice["int8"]:
         console.print(choice["int8"], markup=False, soft_wrap=True)
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
-
-
-def _network(path: Path, name: str, network: Any, spec: ModelSpec, frames: list[Image]) -> Network:
-    from dataclasses import replace
-
-    from calibration.variants import Network
-    from edgeuda.files import sha256
-    from edgeuda.models.checkpoint import model_file
-    from engines.export import export_onnx
-    from engines.onnx.metadata import Head as HeadName
-
-    own = spec.preprocessing
-
-    def export(out: Path, size: tuple[int, int], head: HeadName) -> None:
-        fed = replace(own, height=size[0], width=size[1])
-        resized = replace(spec, preprocessing=fed)
-        export_onnx(network, resized, out, head=head, frames=frames)
-
-    checksum = sha256(model_file(path))
-    return Network(name, spec.width, checksum, (own.height, own.width), export)
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -11,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap
-from edgeuda.errors import ConfigError, DataError
+from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace, subsets_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
     from rich.table import Table
 
     from edgeuda.accuracy.boundary import BoundaryCounts
@@ -243,6 +246,39 @@ class Evaluation:
             **({} if self.boundary is None else {"boundary": self.boundary}),
             **({} if self.passes is None else {"passes": self.passes}),
         }
+
+    def to_json(self) -> str:
+        """Return `to_record` as text."""
+        return json.dumps(self.to_record())
+
+    def to_pandas(self) -> DataFrame:
+        """Return pixels, accuracy and IoU in percent as a data frame, one row per class.
+
+        Raises:
+            DependencyError: If pandas is not installed.
+        """
+        frame: DataFrame = require("pandas", "pandas").DataFrame(class_rows(self))
+        return frame
+
+    def plot(self) -> Figure:
+        """Draw the IoU of every class as bars, and mIoU as a line."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.add_subplot(ylabel="IoU, %", title=self.name)
+        axes.bar(self.label_space.classes, 100 * np.nan_to_num(self.iou))
+        axes.axhline(100 * self.miou, linestyle="--", color="black", label="mIoU")
+        axes.tick_params(axis="x", rotation=60)
+        axes.legend()
+        return figure
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as text:
+            console.print(table([self]))
+        return text.get()
 
     def _subset_records(self) -> dict[str, dict[str, Any]]:
         return {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 
-def names_under(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
+def names_under(
+    folder: Path,
+    suffixes: Collection[str],
+    folders: Callable[[str], object] = lambda _name: None,
+) -> Iterator[str]:
     """Yield the files under a folder, relative to it, as the file system has them.
 
     No folder's listing is held. Linked folders are entered, but for one that leads back to a
@@ -20,6 +24,7 @@ def names_under(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
     Args:
         folder: Where to look.
         suffixes: Wanted endings, lower case with the dot.
+        folders: Told the name of each folder that has such an ending; it is searched as others.
     """
     hidden = 0
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(folder),))]
@@ -36,6 +41,8 @@ def names_under(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
                     if own in above:
                         logger.warning("%s: leads back to a folder above it; left out", entry.path)
                     else:
+                        if wanted:
+                            folders(name)
                         waiting.append((name + "/", (*above, own)))
                 elif wanted:
                     yield name

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeuda.errors import ConfigError
 from edgeuda.labels import IGNORE
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
@@ -159,6 +160,12 @@ class Adversarial(Method):
         self.semantic: Semantic = settings.semantic if isinstance(settings, AssSettings) else "none"
         self.auxiliary = len(network.heads) - 1 if settings.auxiliary_weight else 0
         classes = len(weights)
+        if self.semantic != "none" and not network.channels:
+            msg = (
+                f"{type(network).__name__}: hands out no features, which a semantic-level "
+                "adversary compares. Set ass.semantic = none, or leave stage 'ass' out"
+            )
+            raise ConfigError(msg)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads = [

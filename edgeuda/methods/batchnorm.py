@@ -63,10 +63,11 @@ def forward(
             outputs = model(joint, aux=True, upsample=False)
         sizes = [len(view) for view in group]
         heads = [head.float().contiguous().split(sizes) for head in outputs.heads()]
-        assert outputs.features is not None
-        features = outputs.features.split(sizes)
+        features: Sequence[Tensor | None] = [None] * len(sizes)
+        if outputs.features is not None:
+            features = outputs.features.split(sizes)
         found += [
             Logits(main, tuple(auxiliary), feature)
-            for main, *auxiliary, feature in zip(*heads, features, strict=True)
+            for (main, *auxiliary), feature in zip(zip(*heads, strict=True), features, strict=True)
         ]
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from edgeuda.methods.base import Method
 from edgeuda.methods.losses import class_weights
 from edgeuda.methods.registry import METHODS
 from edgeuda.methods.settings import Optimisation, StageSettings
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import (
@@ -40,7 +41,7 @@ from edgeuda.training.loader import (
 from edgeuda.training.monitor import Probe
 from edgeuda.training.recipe import Recipe
 from edgeuda.training.trainer import Run, fit
-from edgeuda.training.watch import Watch, read_signals
+from edgeuda.training.watch import Watch, drop_snapshots, read_signals
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def fit_stage(
     augment: Augment | None = None,
     steps: int | None = None,
     number: int = 0,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Train a network by a method on a stage's data, in place, and write it to the job's folder.
 
@@ -163,6 +165,7 @@ def fit_stage(
         augment: See `StepData`.
         steps: Length; by default the section's.
         number: Of the round, 0 in stages that have none.
+        finish: See `fit`.
     """
     model.freeze(recipe.model.freeze)
     if steps is not None:
@@ -192,7 +195,14 @@ def fit_stage(
     run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
     # Before anything is read: who comes second must not touch the log of the first.
     with alone(job.folder) if job.fabric.is_global_zero else nullcontext():
-        fit(model, spec, method, data, section, run, job.fabric, watch)
+        fit(model, spec, method, data, section, run, job.fabric, watch, finish)
+
+
+def load_complete(model: Network, recipe: Recipe, job: Job) -> None:
+    """Load the network of a stage that is complete, and drop what its end left behind if killed."""
+    model.load_state_dict(load_model(job.folder)[0].state_dict())
+    if job.fabric.is_global_zero:
+        drop_snapshots(job.folder, recipe.monitor)
 
 
 def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:

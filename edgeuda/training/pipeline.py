@@ -276,11 +276,21 @@ def _opened(
 def _open(
     out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any], fabric: Fabric
 ) -> None:
-    """Write the resolved recipe and the run's identity, unless a resumed run has them."""
-    if not fabric.is_global_zero or (out / RUN_FILE).exists():
+    """Write the run's identity and the resolved recipe, unless a resumed run has them.
+
+    The identity comes first: a folder with anything else in it would not be resumed.
+    """
+    if not fabric.is_global_zero:
         return
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / RECIPE_FILE, recipe.to_toml())
+    if not (out / RUN_FILE).exists():
+        _write_identity(out, recipe, digest, verb, data)
+    if not (out / RECIPE_FILE).exists():
+        write_text(out / RECIPE_FILE, recipe.to_toml())
+
+
+def _write_identity(
+    out: Path, recipe: Recipe, digest: str, verb: str, data: dict[str, Any]
+) -> None:
     write_json(
         out / RUN_FILE,
         {

@@ -129,6 +129,7 @@ def generate(
     )
     done = _resume(folder, identity)
     if (folder / INDEX_FILE).exists():
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)  # killed after the index was written
         return PseudoLabels.read(folder)
     order = sample(len(frames), range(len(frames)), seed, 0)
     groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]

@@ -31,7 +31,14 @@ from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
-from edgeuda.training.fitting import Domains, Job, fit_stage, stage_weights, stream
+from edgeuda.training.fitting import (
+    Domains,
+    Job,
+    fit_stage,
+    load_complete,
+    stage_weights,
+    stream,
+)
 from edgeuda.training.loader import Images, LabelledBy, to_unit
 from edgeuda.training.procedures import procedure
 from edgeuda.training.pseudo_labels import PseudoLabels, generate
@@ -64,7 +71,7 @@ def run_hiast(
         teacher = Teacher(model, section.teacher_decay, half=half, temperature=domains.temperature)
         if not (at.folder / TEACHER_FILE).exists():
             _hiast_round(recipe, section, model, teacher, labeller, domains, at, number, factor)
-        model.load_state_dict(load_model(at.folder)[0].state_dict())
+        load_complete(model, recipe, at)
         done = number
         if refused(at):
             break
@@ -177,7 +184,7 @@ def run_lse(
                 steps=min(section.steps, steps),
                 number=number,
             )
-        model.load_state_dict(load_model(at.folder)[0].state_dict())
+        load_complete(model, recipe, at)
         done = number
         if refused(at):
             break

@@ -27,7 +27,14 @@ from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file,
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
-from edgeuda.training.fitting import Domains, Job, fit_stage, stage_weights, stream
+from edgeuda.training.fitting import (
+    Domains,
+    Job,
+    fit_stage,
+    load_complete,
+    stage_weights,
+    stream,
+)
 from edgeuda.training.loader import (
     PSEUDO_PLANES,
     Images,
@@ -59,10 +66,15 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     method = _method(Context(recipe, "source", section, model, domains, job))
     target = domains.target if section.style != "none" else None
     taught, held = hold_out(domains, section.held)
-    fit_stage(model, spec, method, taught, section, recipe, job, "source", target=target)
-    if len(held) and job.fabric.is_global_zero:
-        write_reliability(model, spec, held, job.folder)
-    job.fabric.barrier()
+
+    def finish() -> None:
+        if len(held):
+            write_reliability(model, spec, held, job.folder)
+
+    fit_stage(
+        model, spec, method, taught, section, recipe, job, "source",
+        target=target, finish=finish,
+    )  # fmt: skip
 
 
 def run_stage(recipe: Recipe, stage: str, model: Network, domains: Domains, job: Job) -> None:
@@ -74,10 +86,12 @@ def run_stage(recipe: Recipe, stage: str, model: Network, domains: Domains, job:
         EdgeudaError: See `fit`; if a stage that needs labelled target images has none.
     """
     if (job.folder / MODEL_FILE).exists():
-        model.load_state_dict(load_model(job.folder)[0].state_dict())
+        load_complete(model, recipe, job)
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     assert domains.target is not None
+    # Whether the stage before was trained just now or loaded: other layouts round otherwise.
+    model.to(device=job.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     _run(recipe, stage, model, domains, job)
     for remark in remarks(stage, read_log(job.folder), read_signals(job.folder)):
         logger.warning("%s: %s", METHODS[stage].label, remark)
@@ -90,7 +104,6 @@ def _run(recipe: Recipe, stage: str, model: Network, domains: Domains, job: Job)
     if procedure is not None:
         procedure(recipe, section, model, domains, job)
     elif kind.run is not None:
-        model.to(job.fabric.device)
         kind.run(section, context)
         if job.fabric.is_global_zero:
             save_model(model, context.spec, job.folder / MODEL_FILE)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -92,10 +93,12 @@ def fit(
     run: Run,
     fabric: Fabric,
     watch: Watch | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
     """Train a network in place and write it to ``run.folder``.
 
-    Continues from the folder's checkpoint if there is one.
+    Continues from the folder's checkpoint if there is one. The network's file says that all is
+    done, so it is written last: ``finish`` writes what comes with it, on the rank that writes.
 
     Raises:
         TrainingError: If a loss is not finite; step, term and images are named. If the network
@@ -114,6 +117,8 @@ def fit(
     if watch is not None:
         watch.begin(model, int(checkpoint["step"]) if checkpoint else 0)
     start = _restore(checkpoint, run, model, optimizer, method, fabric)
+    # What the watch had ended before the last step does not go on.
+    steps = start if checkpoint and checkpoint.get("ended") else optimisation.steps
     schedule = [
         (group, float(group["lr"]) if start == 0 else float(group["initial_lr"]))
         for group in optimizer.param_groups
@@ -130,7 +135,7 @@ def fit(
         began = time.perf_counter()
         waited = 0.0
         stream = batches(data, start * data.accumulate, fabric.device, run.workers)
-        for done in range(start + 1, optimisation.steps + 1):
+        for done in range(start + 1, steps + 1):
             factor = schedule_factor(done - 1, optimisation)
             for group, lr in schedule:
                 group["lr"] = lr * factor
@@ -168,8 +173,8 @@ def fit(
                 ends = watch.measure(model, done)
                 model.train(not method.freezes_batch_norm)
             stopped = _any_rank(bool(stop), fabric)
-            if stopped or last or done % optimisation.checkpoint_every == 0:
-                _save(run, model, optimizer, method, done, fabric)
+            if stopped or last or ends or done % optimisation.checkpoint_every == 0:
+                _save(run, model, optimizer, method, done, ends, fabric)
             advance(loss)
             if ends:
                 break
@@ -185,6 +190,8 @@ def fit(
     if watch is not None:
         watch.choose(model)
     if fabric.is_global_zero:
+        if finish is not None:
+            finish()
         save_model(model, spec, run.folder / MODEL_FILE)
     if watch is not None:
         watch.close()
@@ -260,6 +267,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     method: Method,
     step: int,
+    ended: bool,
     fabric: Fabric,
 ) -> None:
     if not fabric.is_global_zero:
@@ -267,6 +275,7 @@ def _save(
     state = {
         "digest": run.digest,
         "step": step,
+        "ended": ended,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "method": method.state(),
@@ -412,6 +421,7 @@ def _progress(title: str, steps: int, start: int, shown: bool) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
+        console=Console(stderr=True),  # what a program prints is its caller's
         disable=not shown,
     ) as bar:
         task = bar.add_task(title, total=steps, completed=start, loss=math.nan)

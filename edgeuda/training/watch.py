@@ -142,8 +142,7 @@ class Watch:
         """Load the chosen network into ``model``: the start's, if that is to be kept."""
         best = self._best()
         why = self._refusal(best)
-        if why is not None:
-            logger.warning("%s: %s", self.folder.name, why)
+        if why is not None:  # logged with the stage's other remarks, when it ends
             best = self.history[0]
             best.refused = why
         best.chosen = True
@@ -152,8 +151,8 @@ class Watch:
 
     def close(self) -> None:
         """Drop the kept networks, unless all are wanted; call it when the result is written."""
-        if self.writes and not self.settings.keep_all:
-            shutil.rmtree(self.folder / SNAPSHOTS)
+        if self.writes:
+            drop_snapshots(self.folder, self.settings)
 
     def _best(self) -> Measurement:
         healthy = [
@@ -196,6 +195,12 @@ class Watch:
         if self.writes:
             lines = [json.dumps(found.to_record()) for found in self.history]
             write_text(self.folder / SIGNALS_FILE, "".join(f"{line}\n" for line in lines))
+
+
+def drop_snapshots(folder: Path, settings: MonitorSection) -> None:
+    """Drop the kept networks of a stage that is complete, unless all are wanted."""
+    if not settings.keep_all and (folder / SNAPSHOTS).exists():
+        shutil.rmtree(folder / SNAPSHOTS)
 
 
 def read_signals(folder: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.accuracy.evaluation import Evaluation
+from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
@@ -369,18 +370,7 @@ def _json_files(inputs: Sequence[Path], records: Records) -> list[Path]:
     found: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            for inner in sorted(path.rglob("*.json")):
-                if _hidden(inner, path):
-                    continue
-                if inner.is_file():
-                    found.append(inner)
-                    continue
-                what = (
-                    "a folder with the name of a record; what lies in it was searched"
-                    if inner.is_dir()
-                    else "no file that can be read"
-                )
-                records.leave_out(f"{inner}: is {what}")
+            found += _json_files_under(path, records)
         elif path.is_file():
             found.append(path)
         else:
@@ -391,8 +381,24 @@ def _json_files(inputs: Sequence[Path], records: Records) -> list[Path]:
     return found
 
 
-def _hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(below).parts)
+def _json_files_under(folder: Path, records: Records) -> list[Path]:
+    def named(name: str) -> None:
+        records.leave_out(
+            f"{folder / name}: is a folder with the name of a record; what lies in it was searched"
+        )
+
+    try:
+        paths = sorted(folder / name for name in names_under(folder, {".json"}, named))
+    except OSError as err:
+        msg = f"{printable(err.filename)}: cannot be searched for records: {err.strerror}"
+        raise DataError(msg) from err
+    found = []
+    for path in paths:
+        if path.is_file():
+            found.append(path)
+        else:
+            records.leave_out(f"{path}: is no file that can be read")
+    return found
 
 
 def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:

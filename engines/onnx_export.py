@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
-from edgeuda.files import write_atomic
-from edgeuda.models.checkpoint import require_finite
+from edgeuda.files import sha256, write_atomic
+from edgeuda.models.checkpoint import load_model, model_file, require_finite
 from edgeuda.models.fused import fused
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import require_valid
@@ -109,6 +110,45 @@ def export_onnx(
     onnx.helper.set_model_props(proto, properties)
     write_atomic(out, lambda name: name.write_bytes(proto.SerializeToString()))
     return record
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A stored network that can be exported at several sizes and with several heads.
+
+    Attributes:
+        network: The network, in eval mode.
+        spec: As it was stored.
+        sha256: Checksum of its file.
+    """
+
+    network: nn.Module
+    spec: ModelSpec
+    sha256: str
+
+    def writes(self, frames: Sequence[Image]) -> Callable[[Path, tuple[int, int], Head], None]:
+        """Return what writes its graph: file, rows and columns of the input, head.
+
+        Args:
+            frames: Frames on which each graph is compared with torch, see `export_onnx`.
+        """
+
+        def write(out: Path, size: tuple[int, int], head: Head) -> None:
+            fed = replace(self.spec.preprocessing, height=size[0], width=size[1])
+            resized = replace(self.spec, preprocessing=fed)
+            export_onnx(self.network, resized, out, head=head, frames=frames)
+
+        return write
+
+
+def exporter(path: Path) -> Exporter:
+    """Read a network to be exported from its file or run folder.
+
+    Raises:
+        ModelError: See `edgeuda.models.checkpoint.load_model`.
+    """
+    network, spec = load_model(path)
+    return Exporter(network, spec, sha256(model_file(path)))
 
 
 def _folded_norms(network: nn.Module, size: Preprocessing) -> dict[str, FoldedNorm]:
