@@ -6,8 +6,6 @@ from typing import get_args
 import numpy as np
 import pytest
 from calibration.half import write_half
-from engines.report.page.networks import Network, pairs_of
-from engines.report.page.old_records import TITLES
 from test_report import INT8, STAGE2, bench, evaluation
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
@@ -28,6 +26,8 @@ from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import Stage, load_recipe
 from engines.api import export
 from engines.onnx.metadata import identity_in, made_from, read_metadata
+from engines.report.networks import Network, pairs_of
+from engines.report.old_records import TITLES
 from engines.report.page import build_report
 from engines.scoring import score_exported
 

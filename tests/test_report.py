@@ -19,7 +19,6 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 import pytest
-from engines.report.page.networks import Network
 
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.images import write_image, write_label
@@ -32,6 +31,7 @@ from engines.report.choice import choice_figures, choice_verdicts
 from engines.report.findings import evidence, unknowns, verdicts
 from engines.report.latency_plots import Point, latency_ecdf
 from engines.report.latency_plots import tradeoff as tradeoff_plot
+from engines.report.networks import Network
 from engines.report.page import build_report
 from engines.report.parts import Grid
 from engines.report.records import Records, read_records

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorrt_modules
-from engines.report.page.words import int8_in_a_sweep, why_chosen
 from tiny_models import SPEC, quick_first, random_frames, random_network, write_frames
 
 from calibration import tradeoff, variants
@@ -26,6 +25,7 @@ from engines.bench.load import Load
 from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 from engines.report.page import build_report
+from engines.report.words import int8_in_a_sweep, why_chosen
 from engines.tensorrt.library import Library
 
 # --- uncertainty ---
