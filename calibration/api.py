@@ -55,7 +55,7 @@ def calibrate(
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.
 
     Args:
-        model: An FP32 ONNX file that `engines.onnx_export` wrote.
+        model: An FP32 ONNX file that `engines.export` wrote.
         target: Footage by which INT8 is compared with FP32, and calibrated on.
         out: The INT8 ONNX file to write; its record and ranges go beside it.
         runtime: What will run it.
@@ -157,7 +157,7 @@ def half(
 
     Example:
         >>> import calibration
-        >>> calibration.half_precision("adapted.onnx", "frames", "half.onnx", frames=2) > 0.99
+        >>> calibration.half("adapted.onnx", "frames", "half.onnx", frames=2) > 0.99
         True
     """
     geometry = read_spec(Path(model)).preprocessing.geometry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -35,21 +36,35 @@ from cli.verbs.train import train
 from edgeuda import __version__
 from edgeuda.errors import EdgeudaError, OutputError, printable
 
+DATA, ADAPT, DEPLOY = "Data", "Adapt", "Deploy"
+VEHICLE, EVERYTHING = "On the vehicle", "Everything"
+
+
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Adapt a lightweight segmentation network to unlabelled footage and deploy it in INT8.",
 )
-for verb in (
-    recipes, labels, train, adapt, compare, pseudo_label, evaluate, export, half, calibrate,
-    diff, bundle, inspect, verify, doctor, build, predict, bench, tradeoff, report, demo,
-):  # fmt: skip
-    app.command()(verb)
-app.command("gpu-check")(gpu_check)
-app.command("import")(import_weights)
-app.command("run")(run_verb)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=DATA)
+VERBS: dict[str, dict[str, Callable[..., None]]] = {
+    DATA: {"labels": labels, "import": import_weights},
+    ADAPT: {
+        "recipes": recipes, "train": train, "adapt": adapt, "compare": compare,
+        "pseudo-label": pseudo_label, "evaluate": evaluate,
+    },
+    DEPLOY: {
+        "export": export, "half": half, "calibrate": calibrate, "diff": diff, "tradeoff": tradeoff,
+        "bundle": bundle, "inspect": inspect,
+    },
+    VEHICLE: {
+        "doctor": doctor, "gpu-check": gpu_check, "verify": verify, "build": build,
+        "run": run_verb, "bench": bench, "predict": predict,
+    },
+    EVERYTHING: {"report": report, "demo": demo},
+}  # fmt: skip
+for panel, verbs in VERBS.items():
+    for name, verb in verbs.items():
+        app.command(name, rich_help_panel=panel)(verb)
 
 
 def _version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Deployment from Python: `engines.onnx_export`, `open_model`, `segment`, `benchmark`, bundles.
+"""Deployment from Python: `engines.export`, `open_model`, `segment`, `benchmark`, bundles.
 
 Each takes paths, or what another of them returned. The verbs of the command line call the same
 functions beneath. Torch is needed by `export` alone.
@@ -68,7 +68,7 @@ def export(
 
     Example:
         >>> import engines
-        >>> found = engines.onnx_export("adapted", "frames", "adapted.onnx")
+        >>> found = engines.export("adapted", "frames", "adapted.onnx")
         >>> found.pixels_equal > 0.999
         True
     """

@@ -1,5 +1,6 @@
 """What a new user types wrong or too small in the first hour, and what is said to do next."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -7,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 from tiny_models import exported
+from typer.testing import CliRunner
 
 from cli import options
+from cli.app import app
 from cli.verbs.evaluate import _cell
 from cli.verbs.shared import choose_device
 from edgeuda.data.images import write_image
@@ -151,3 +154,30 @@ def test_miou_is_in_percent_everywhere(deployed):
 )
 def test_no_cell_is_a_formula(text, cell):
     assert _cell(text) == cell
+
+
+@pytest.mark.parametrize(
+    ("words", "both"),
+    [
+        ("bench --model a.onnx --target f --out o.json --preset mlperf-singlestream --fps 30 "
+         "--batch 8", "--preset mlperf-singlestream and --fps, --batch contradict"),
+        ("bench --model a.onnx --target f --out o.json --arrival offline --fps 30",
+         "--arrival offline and --fps contradict"),
+        ("run --model a.onnx --out x --ros2 /image --video --frames 3",
+         "--ros2 and --video, --frames contradict"),
+    ],
+)  # fmt: skip
+def test_options_that_contradict_each_other_are_refused(words, both, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, words.split())
+    assert isinstance(done.exception, ConfigError)
+    assert both in str(done.exception)
+
+
+def test_verbs_are_in_panels_and_one_that_is_nearly_known_is_asked_about():
+    text = CliRunner().invoke(app, ["--help"]).output
+    order = ["Data", "Adapt", "Deploy", "On the vehicle", "Everything"]
+    places = [re.search(rf"─ {panel} ─", text).start() for panel in order]
+    assert places == sorted(places)
+    assert "--install-completion" in text
+    assert "Did you mean 'adapt'?" in CliRunner().invoke(app, ["adpt"]).output

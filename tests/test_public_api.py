@@ -148,7 +148,7 @@ def test_any_module_is_adapted_scored_exported_and_calibrated(work, tmp_path):
     assert not torch.equal(statistics, module.body[1].running_mean)
     edgeuda.evaluate(run, work / "labelled")
 
-    exported = engines.onnx_export(run.folder, work / "frames", tmp_path / "theirs.onnx")
+    exported = engines.export(run.folder, work / "frames", tmp_path / "theirs.onnx")
     assert exported.pixels_equal > 0.999
     frame = read_image(next((work / "frames/images").iterdir()))
     with engines.open_model(tmp_path / "theirs.onnx") as runner:

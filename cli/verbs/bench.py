@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from cli import options
-from cli.verbs.shared import console, milliseconds, wrote
+from cli.verbs.shared import console, milliseconds, refuse_together, wrote
 from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
@@ -60,26 +60,36 @@ def bench(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Shortest duration.")] = None,
     arrival: Annotated[
-        Arrival,
-        typer.Option(help="Back to back in turns, at a camera's --fps, or batches for throughput."),
-    ] = Arrival.closed,
+        Arrival | None,
+        typer.Option(
+            help="How frames come: back to back, models taking turns (closed, the default), at a "
+            "camera's --fps (rate), or in batches for throughput (offline)."
+        ),
+    ] = None,
     fps: Annotated[
         float | None, typer.Option(help="Frames per second of each camera; implies rate.")
     ] = None,
-    cameras: Annotated[int, typer.Option(min=1, help="Cameras triggered together.")] = 1,
+    cameras: Annotated[
+        int | None, typer.Option(min=1, help="Cameras triggered together; 1 by default.")
+    ] = None,
     drop: Annotated[
         bool, typer.Option("--drop", help="A newer frame replaces a waiting one.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images per inference, offline.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images per inference, offline; 1 by default.")
+    ] = None,
     preset: Annotated[
-        PresetName | None, typer.Option(help="Rules of MLPerf Automotive; takes 10 minutes, hours.")
+        PresetName | None,
+        typer.Option(
+            help="Measure by the rules of MLPerf Automotive, which takes from ten minutes to hours."
+        ),
     ] = None,
     deadline: Annotated[
         str | None, typer.Option(help="Longest latency, 33ms; by default the camera's period.")
     ] = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, help="Times all is opened and measured anew: 3; 1 with a preset."),
+        typer.Option(min=1, help="Independent runs; 3 by default, 1 with --preset."),
     ] = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
@@ -95,10 +105,16 @@ def bench(
     from engines.bench.measure import bench as run
 
     if preset is not None:
+        refuse_together(
+            f"--preset {preset.value}", ("--arrival", arrival), ("--fps", fps),
+            ("--cameras", cameras), ("--drop", drop), ("--batch", batch),
+        )  # fmt: skip
         load = rules_of(preset.value)
     else:
-        pattern = Arrival.rate if fps is not None else arrival
-        load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras, drop=drop, batch=batch)
+        if arrival not in (None, Arrival.rate):
+            refuse_together(f"--arrival {arrival.value}", ("--fps", fps))
+        pattern = arrival or (Arrival.closed if fps is None else Arrival.rate)
+        load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras or 1, drop=drop, batch=batch or 1)
     if samples is not None:
         load = replace(load, samples=samples)
     if repeats is None:  # fewer where the samples do not suffice for three medians

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, refuse_together, wrote
 from edgeuda.errors import ConfigError, DataError, OutputError, without_passwords
 from edgeuda.files import require_absent, sha256, write_json
 
@@ -62,6 +62,11 @@ def run(
     if (target is None) is (ros2 is None):
         msg = "Expected either --target or --ros2"
         raise ConfigError(msg)
+    if ros2 is not None:
+        refuse_together(
+            "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
+            ("--fps", fps), ("--frames", frames), ("--seconds", seconds),
+        )  # fmt: skip
     from engines.bundle_model import model_file
     from engines.opening import open_runner
 

@@ -52,6 +52,22 @@ def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) ->
     return load_recipe(name, (*(overrides or ()), *extra))
 
 
+def refuse_together(first: str, *others: tuple[str, object]) -> None:
+    """Refuse options that contradict one: those that were given a value.
+
+    Args:
+        first: The option that was given, as it is typed.
+        others: Options that it excludes, with their values; None and False were not given.
+
+    Raises:
+        ConfigError: If one was given; both are named.
+    """
+    given = [option for option, value in others if value is not None and value is not False]
+    if given:
+        msg = f"{first} and {', '.join(given)} contradict each other: leave one of them out"
+        raise ConfigError(msg)
+
+
 def choose_device(name: str) -> None:
     """Let torch see what ``--device`` says; it must not have been imported yet.
 
