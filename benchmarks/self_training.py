@@ -28,13 +28,18 @@ import torch
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
 from edgeuda.methods.lse import class_confidence
-from edgeuda.methods.selection import InstanceAdaptive, confidence_histogram, select
+from edgeuda.methods.selection import (
+    InstanceAdaptive,
+    SelectorSettings,
+    confidence_histogram,
+    select,
+)
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.loader import Images, to_unit
-from edgeuda.training.pseudo_labels import SelectorSettings, generate
+from edgeuda.training.pseudo_labels import generate
 from edgeuda.training.trainer import in_half, keep_freed_memory
 from edgeuda.views.hard_paste import HardPaste
 from engines.machine.hardware import git_commit, identity

@@ -88,7 +88,7 @@ def main() -> None:
         return lambda: backward(method.step(model, batch, preprocessing).total())
 
     weights, related = torch.ones(classes), related_classes([str(c) for c in range(classes)])
-    settings = TuflSettings()
+    settings = TuflSettings(steps=1, batch=1, lr=1e-3)
     found = {}
     for name, times, method in (
         ("stage 1", 3, Tufl(settings, weights, related)),

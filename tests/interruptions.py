@@ -53,7 +53,9 @@ def lines_run(work: Callable[[], object], files: tuple[str, ...], at: int | None
     return counter.lines
 
 
-_CHANGES = {"open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
+_CHANGES = {
+    "open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "shutil.rmtree": 0,
+}  # fmt: skip
 """Audit events that change a disk, and which of their arguments is the path that changes."""
 
 
@@ -65,6 +67,7 @@ class _Kills:
         self.at: int | None = None
         self.again = False
         self.changes = 0
+        self.renamed: list[tuple[int, str]] = []
         self.process = 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -78,6 +81,8 @@ class _Kills:
         if event == "os.mkdir" and Path(path).exists():
             return
         self.changes += 1
+        if event == "os.rename":
+            self.renamed.append((self.changes, Path(path).name))
         if self.at is not None and (
             self.changes == self.at or (self.again and self.changes > self.at)
         ):
@@ -103,7 +108,7 @@ def changes_made(
         killed: Whether nothing is cleaned up, as after SIGKILL; else as after Ctrl-C.
     """
     _KILLS.at, _KILLS.again, _KILLS.changes, _KILLS.process = at, killed, 0, os.getpid()
-    _KILLS.folder = str(folder)
+    _KILLS.folder, _KILLS.renamed = str(folder), []
     try:
         work()
     finally:
@@ -158,6 +163,7 @@ def require_same(
     runs: int,
     keys: Collection[str] = TIMES,
     measured: Collection[str] = (),
+    after: str | None = None,
 ) -> None:
     """Run work whole, then killed before changes of the disk and begun again: all end alike.
 
@@ -167,12 +173,15 @@ def require_same(
         runs: How many changes, evenly chosen.
         keys: See `results`.
         measured: See `results`.
+        after: Also killed right after each file of this name has appeared.
     """
     whole_at = folder / "whole"
     total = changes_made(lambda: work(whole_at), folder)
     whole = results(whole_at, keys, measured)
     assert whole
-    for number, at in enumerate(spread(range(1, total + 1), runs)):
+    points = {at + 1 for at, name in _KILLS.renamed if name == after and at < total}
+    points |= set(spread(range(1, total + 1), runs))
+    for number, at in enumerate(sorted(points)):
         out = folder / f"at{at}"
         with suppress(KeyboardInterrupt):
             changes_made(lambda out=out: work(out), folder, at, killed=number % 3 > 0)

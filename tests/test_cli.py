@@ -64,8 +64,9 @@ def data(tmp_path_factory):
 
 
 def readme_commands():
-    """Every command of the README, in order."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Every command of the README and of the page on verbs, in order."""
+    pages = (ROOT / "README.md", ROOT / "docs/verbs.md")
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [shlex.split(line)[1:] for line in lines if line.startswith("edgeuda ")]
@@ -219,7 +220,7 @@ def test_the_doctor_answers_scripts(tmp_path):
     assert "expected one of" in message(edgeuda("doctor", "--need", "fly", code=4))
 
 
-def test_the_readme_shows_every_verb_but_demo():
+def test_the_pages_show_every_verb_but_demo():
     verbs = {verb for verb, *_ in readme_commands()}
     assert verbs == {"train", "adapt", "evaluate", "export", "half", "calibrate", "bench",
                      "tradeoff", "run", "predict", "report", "recipes", "compare",

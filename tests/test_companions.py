@@ -12,6 +12,7 @@ from edgeuda.labels import IGNORE
 from edgeuda.methods.adversarial import (
     Adversarial,
     AdversarialSettings,
+    AssSettings,
     class_means,
     self_information,
 )
@@ -31,6 +32,7 @@ from edgeuda.views.hard_paste import HardPaste
 from edgeuda.views.transforms import STRONG_POOL, strong_pool
 
 PRE = Preprocessing(64, 64)
+PLAN = {"steps": 1, "batch": 2, "lr": 1e-3}
 
 
 class TestRegions:
@@ -46,7 +48,7 @@ class TestRegions:
             as_map(self.LOGITS),
             self.LABELS.view(1, 2, 2),
             as_map(self.TEACHER),
-            HiastSettings(**{"confident_weight": 1.0, "consistency_weight": 1.0, **changes}),
+            HiastSettings(**PLAN | {"confident_weight": 1.0, "consistency_weight": 1.0} | changes),
         )
 
     def test_released_numbers(self):
@@ -74,7 +76,7 @@ class TestRegions:
     def test_an_empty_region_gives_zero_and_no_nan(self, label):
         logits = torch.randn(1, 3, 2, 2, requires_grad=True)
         label = torch.full((1, 2, 2), label)
-        terms = region_losses(logits, label, logits.detach().softmax(1), HiastSettings())
+        terms = region_losses(logits, label, logits.detach().softmax(1), HiastSettings(**PLAN))
         sum(terms.values()).backward()
         assert logits.grad.isfinite().all()
         empty = ("ignored", "consistency") if label[0, 0, 0] == 0 else ("pseudo", "confident")
@@ -84,10 +86,10 @@ class TestRegions:
         uniform, sure = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
         sure[:, 0] = 50
         known = torch.zeros(1, 2, 2, dtype=torch.int64)
-        least = region_losses(uniform, known, None, HiastSettings(confident_weight=1.0))
+        least = region_losses(uniform, known, None, HiastSettings(**PLAN, confident_weight=1.0))
         assert least["confident"].item() == pytest.approx(math.log(3) / 3)
         unknown = torch.full_like(known, IGNORE)
-        assert region_losses(sure, unknown, None, HiastSettings())["ignored"].item() < 1e-6
+        assert region_losses(sure, unknown, None, HiastSettings(**PLAN))["ignored"].item() < 1e-6
 
 
 def test_hard_classes_choose_donors_by_doubt():
@@ -270,7 +272,8 @@ class TestAdversarial:
     def method(self, steps=10, **changes):
         torch.manual_seed(0)
         network = BiSeNet(3, 0.125).eval()
-        settings = AdversarialSettings(**changes)
+        kind = AssSettings if "semantic" in changes else AdversarialSettings
+        settings = kind(**PLAN, **changes)
         made = Adversarial(settings, torch.ones(3), network, steps, 0, torch.device("cpu"))
         return network, made
 

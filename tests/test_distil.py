@@ -24,7 +24,8 @@ from edgeuda.training.loader import position_generator
 
 K, H, W = 4, 64, 96
 PRE = Preprocessing(H, W)
-ALONE = DistilSettings(source_weight=0.0, mix=0.0, alone=1.0, disagreement=0.0, batch_norm="frozen")
+PLAN = {"steps": 4, "batch": 2, "lr": 1e-3, "batch_norm": "frozen"}
+ALONE = DistilSettings(**PLAN, source_weight=0.0, mix=0.0, alone=1.0, disagreement=0.0)
 
 
 def network(seed=0, width=0.125):
@@ -171,7 +172,7 @@ def test_temperature_softens_and_hard_labels_do_not():
 
 
 def test_source_is_seen_in_the_joint_steps_only():
-    settings = DistilSettings(alone=0.5, batch_norm="frozen")
+    settings = DistilSettings(**PLAN, alone=0.5)
     student = network().eval()
     learning = method(settings, student, steps=4)
     terms = [set(learning.step(student, batch(step), PRE).terms) for step in range(4)]
@@ -202,7 +203,7 @@ def test_classes_on_which_both_disagree_weigh_more():
 
 def test_the_large_student_learns_beside_and_its_average_teaches():
     student, large = network().eval(), large_student()
-    settings = DistilSettings(alone=0.5, batch_norm="frozen")
+    settings = DistilSettings(**PLAN, alone=0.5)
     learning = method(settings, student, 4, large)
     states = [copy.deepcopy(large.model.state_dict())]
     for step in range(4):
@@ -219,7 +220,7 @@ def test_the_large_student_learns_beside_and_its_average_teaches():
 
 
 def test_a_checkpoint_brings_back_the_whole_method():
-    settings = DistilSettings(alone=0.0, batch_norm="frozen")
+    settings = DistilSettings(**PLAN, alone=0.0)
     student = network().eval()
     learning = method(settings, student, 4, large_student())
     learning.step(student, batch(0), PRE)

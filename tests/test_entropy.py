@@ -73,7 +73,10 @@ def test_image_wise_loss_is_the_published_sum_over_pixels_per_image_and_class():
 def test_steps_make_predictions_sharper(loss):
     torch.manual_seed(0)
     model = BiSeNet(3, 0.125).eval()
-    settings = EntropySettings(loss, image_wise=loss == "max-square", weight=1, auxiliary_weight=1)
+    settings = EntropySettings(
+        steps=4, batch=2, lr=1e-3, loss=loss, image_wise=loss == "max-square",
+        weight=1, auxiliary_weight=1,
+    )  # fmt: skip
     method = EntropyMinimisation(settings, torch.zeros(3))  # no supervision
     generators = [torch.Generator().manual_seed(place) for place in range(2)]
     batch = Batch(

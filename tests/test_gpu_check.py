@@ -61,7 +61,7 @@ def machine(library, monkeypatch):
             raise DependencyError(msg)
         return trt
 
-    for place in ("gpu_check", "tensorrt_runner"):
+    for place in ("gpu_check", "tensorrt.runner"):
         monkeypatch.setattr(f"engines.{place}.load_tensorrt", load)
     monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Stub (8.7)")
     monkeypatch.setattr(checks, "gpu_title", lambda: "Stub (8.7)")

@@ -15,10 +15,11 @@ from edgeuda.data.footage import Span
 from edgeuda.data.images import write_image
 from edgeuda.errors import Interrupted
 from edgeuda.labels import SPACES
+from edgeuda.methods.selection import SelectorSettings
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import save_model
 from edgeuda.spec import ModelSpec, Preprocessing
-from edgeuda.training.pseudo_labels import SelectorSettings, label_footage
+from edgeuda.training.pseudo_labels import label_footage
 from engines.onnx.index import index
 
 
@@ -85,7 +86,7 @@ def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
     torch.manual_seed(0)
     spec = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 96))
     save_model(BiSeNet(11, 0.125), spec, tmp_path / "m.safetensors")
-    settings = SelectorSettings("instance-adaptive", initial=0.1)
+    settings = SelectorSettings(initial=0.1)
 
     def work(out):
         label_footage(tmp_path / "m.safetensors", tmp_path / "in", out, settings, resume=True)

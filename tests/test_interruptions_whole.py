@@ -14,6 +14,7 @@ from calibration.tradeoff import sweep
 from calibration.variants import Network, Sweep
 from cli.verbs import demo as verb
 from edgeuda.decision import Budget
+from edgeuda.street import write_dataset
 from engines.bench.load import Load
 from engines.bench.measure import bench
 from engines.onnx_export import export_onnx
@@ -24,6 +25,11 @@ TIMED = TIMES | {"total_ms", "dominated_by", "why", "int8", "machine", "fallback
 """Of a sweep's record: what follows from times."""
 
 
+DATA = (
+    ("source", "simulator", 0), ("target", "camera", 100_000), ("test", "camera", 200_000),
+)  # fmt: skip
+
+
 @pytest.fixture
 def one_time(monkeypatch):
     """A record's time is in its checksum, which the model beside it holds; benchmarks are short."""
@@ -32,6 +38,7 @@ def one_time(monkeypatch):
     monkeypatch.setattr(tradeoff, "bench", partial(bench, warmup_seconds=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_time")
 def test_a_sweep_ends_as_if_it_had_not_been_killed(tmp_path):
     frames = write_frames(tmp_path / "images", random_frames(4, 40, 80))
@@ -44,7 +51,7 @@ def test_a_sweep_ends_as_if_it_had_not_been_killed(tmp_path):
         [Network("a", SPEC.width, "0" * 64, (32, 64), export)], [], ["fp32", "int8"], ["labels"],
         ["cpu"], frames, frames, None, Load(samples=33), repeats=1, threads=1,
     )  # fmt: skip
-    require_same(lambda out: sweep(what, out, Budget(1000)), tmp_path, 10, TIMED, MEASURED)
+    require_same(lambda out: sweep(what, out, Budget(1000)), tmp_path, 5, TIMED, MEASURED)
 
 
 def test_measurements_that_are_put_aside_stay_together(tmp_path):
@@ -78,7 +85,7 @@ def test_measurements_that_are_put_aside_stay_together(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_time")
 def test_the_demo_ends_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
-    """At five changes of its disk, in as many of its parts; only sizes and times are not its own.
+    """At changes of its disk from training to the report; rendering has a test of its own.
 
     Which variant is taken follows from times, and with it the frames that are drawn.
     """
@@ -91,7 +98,14 @@ def test_the_demo_ends_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
         *(f"{name}.{key}" for name in stages for key in ("steps=2", "batch=2", "warmup=0")),
     ]  # fmt: skip
 
+    rendered = tmp_path.with_name(f"{tmp_path.name}-rendered")
+    for role, domain, start in DATA:
+        write_dataset(rendered / role, domain, 16, start, 32, 64, SPEC.label_space)
+
     def work(out):
+        out.mkdir(exist_ok=True)
+        if not (out / "data").exists():
+            (out / "data").symlink_to(rendered)
         verb.demo(out, "small", tiny, resume=True, images=16, samples=33)
 
     chosen = {"choice", "keeps_deadline", "accurate_enough"}

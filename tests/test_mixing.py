@@ -75,7 +75,7 @@ def test_an_unlabelled_image_is_left_alone():
     inputs = scene(1) | {"source_label": torch.full((1, 8, 12), 255)}
     for mode in ("single", "dual-soft"):
         mixed = mix(
-            **inputs, settings=MixSettings(mode), related=torch.eye(K, dtype=torch.bool),
+            **inputs, settings=MixSettings(mode=mode), related=torch.eye(K, dtype=torch.bool),
             crop=None, generators=generators(1),
         )  # fmt: skip
         assert torch.equal(mixed.images[-1:], inputs["target"])
@@ -107,7 +107,7 @@ def test_single_mode_pastes_source_and_weighs_the_rest_by_trust():
 
 @pytest.mark.parametrize("mode", ["single", "dual-soft"])
 def test_draws_do_not_depend_on_the_batch(mode):
-    inputs, settings = scene(4), MixSettings(mode, long_tail=0.5, related=True, boundary=1)
+    inputs, settings = scene(4), MixSettings(mode=mode, long_tail=0.5, related=True, boundary=1)
     related = related_classes([str(c) for c in range(K)])
 
     def run(part):
@@ -153,11 +153,11 @@ def test_long_tail_classes_are_cut_with_what_goes_along_and_hard_ones_more_often
 
 def test_long_tail_counts_and_the_uniform_draw():
     inputs = scene(1)
-    for settings, counts in (
-        (MixSettings("dual-soft", adaptive=False), {2}),
-        (MixSettings("dual-soft"), {2}),
-        (MixSettings(long_tail=1.0, adaptive=False), {2}),
-        (MixSettings(long_tail=1.0), {2, 3, 4}),
+    for settings, adaptive, counts in (
+        (MixSettings(mode="dual-soft"), False, {2}),
+        (MixSettings(mode="dual-soft"), True, {2}),
+        (MixSettings(long_tail=1.0), False, {2}),
+        (MixSettings(long_tail=1.0), True, {2, 3, 4}),
     ):
         seen = []
         for seed in range(30):
@@ -165,10 +165,11 @@ def test_long_tail_counts_and_the_uniform_draw():
             mix(
                 **inputs, settings=settings, related=torch.eye(K, dtype=torch.bool),
                 crop=lambda c, _, asked=asked: asked.append(c), generators=generators(1, seed),
+                adaptive=adaptive,
             )  # fmt: skip
             seen.append(asked)
         assert {len(asked) for asked in seen} == counts
-        assert settings.adaptive or all(len(set(asked)) == 2 for asked in seen)
+        assert adaptive or all(len(set(asked)) == 2 for asked in seen)
 
 
 def test_soft_paste_blends_images_and_splits_the_loss():
@@ -180,7 +181,7 @@ def test_soft_paste_blends_images_and_splits_the_loss():
     half = torch.zeros(8, 12, dtype=torch.bool)
     half[:, :5] = True  # only the left of the crop holds the class
     mixed = mix(
-        **inputs, settings=MixSettings("dual-soft"), related=torch.eye(K, dtype=torch.bool),
+        **inputs, settings=MixSettings(mode="dual-soft"), related=torch.eye(K, dtype=torch.bool),
         crop=lambda c, _: (torch.zeros(3, 8, 12), torch.where(half, c, IGNORE)),
         generators=generators(2),
     )  # fmt: skip

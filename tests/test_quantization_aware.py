@@ -3,11 +3,13 @@
 import copy
 import os
 import signal
+from contextlib import suppress
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from interruptions import changes_made
 from tiny_models import SPEC, exported, random_frames, write_frames
 
 from calibration.finetune import (
@@ -177,6 +179,27 @@ def test_an_interrupted_training_ends_the_same(model, tmp_path):
         tune(model, scores_of(model), rounding, FRAMES, tuning, state, stop)
     other = tune(model, scores_of(model), rounding, FRAMES, Tuning(steps=1, batch=2, seed=3), state)
     assert len(other.losses) == 1
+
+
+def test_a_killed_training_ends_the_same(model, tmp_path, monkeypatch):
+    """At every change of the disk: while a state is written, and while the last is removed."""
+    monkeypatch.setattr("calibration.finetune.SAVE_STEPS", 1)
+    rounding, _ = rounding_of(model, "tensorrt")
+
+    def work(state):
+        return tune(model, scores_of(model), rounding, FRAMES, Tuning(steps=2, batch=1), state)
+
+    whole = work(tmp_path / "whole" / "state.pt")
+    total = changes_made(lambda: work(tmp_path / "counted" / "state.pt"), tmp_path)
+    for at in range(1, total + 1):
+        state = tmp_path / f"{at}" / "state.pt"
+        with suppress(KeyboardInterrupt):
+            changes_made(lambda state=state: work(state), tmp_path, at)
+        rest = work(state)
+        assert (rest.losses, rest.ranges) == (whole.losses, whole.ranges), at
+        for name, value in whole.constants.items():
+            np.testing.assert_array_equal(rest.constants[name], value)
+        assert not state.exists()
 
 
 def test_trained_scales_are_those_of_the_file(model, tmp_path):

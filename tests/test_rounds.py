@@ -17,6 +17,7 @@ from edgeuda.errors import ConfigError, DataError, OutputExistsError, TrainingEr
 from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.hiast import Hiast
 from edgeuda.methods.lse import Lse
+from edgeuda.methods.selection import SelectorSettings
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.predictor import normalise
@@ -28,7 +29,6 @@ from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_sou
 from edgeuda.training.pseudo_labels import (
     INDEX_FILE,
     PROGRESS_FILE,
-    SelectorSettings,
     generate,
     label_footage,
 )
@@ -279,7 +279,7 @@ class TestPseudoLabelFiles:
         for number, path in enumerate(sorted((data / "target/images").iterdir())):
             image = cv2.resize(cv2.imread(str(path)), (100, 60))
             write_image(frames / f"drive{number % 2}" / path.name, image)
-        index = label_footage(data / "run", frames, out, SelectorSettings("all"))
+        index = label_footage(data / "run", frames, out, SelectorSettings(selector="all"))
         folder = labelled_folder(out)
         assert len(folder) == 6
         assert folder.space == SPACE
@@ -293,7 +293,7 @@ class TestPseudoLabelFiles:
 
     @pytest.mark.parametrize("selector", ["instance-adaptive", "class-balanced", "constant"])
     def test_index_and_files_agree(self, selector, data, tmp_path):
-        settings = SelectorSettings(selector, keep=0.3, initial=0.4)
+        settings = SelectorSettings(selector=selector, keep=0.3, initial=0.4)
         label_footage(data / "run", data / "target", tmp_path / "out", settings)
         record = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
         for frame in record["frames"]:

@@ -386,8 +386,8 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
     device = tensorrt_modules.HostDevice()
     numbers = tuple(int(n) for n in version.split(".")[:3])
     trt = Library("tensorrt", tensorrt_modules.running(version, device), numbers)
-    for place in ("library", "runner"):
-        monkeypatch.setattr(f"engines.tensorrt.{place}.load_tensorrt", lambda *_, **__: trt)
+    for place in ("tensorrt.library", "tensorrt.runner"):
+        monkeypatch.setattr(f"engines.{place}.load_tensorrt", lambda *_, **__: trt)
     monkeypatch.setattr("engines.tensorrt.runner.open_device", lambda: device)
     monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Orin (8.7)")
     record = sweep(made, tmp_path / "sweep", Budget(1000))

@@ -16,6 +16,7 @@ from tiny_models import quick_first
 
 from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
+from edgeuda.methods.settings import Optimisation
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.fcn import FCN8s
@@ -31,7 +32,7 @@ from edgeuda.training.loader import (
     sample,
 )
 from edgeuda.training.pipeline import Options, adapt, train_source
-from edgeuda.training.recipe import Optimisation, load_recipe
+from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import (
     CHECKPOINT_FILE,
     LOG_FILE,

@@ -31,8 +31,9 @@ def pseudo_label(
     """Label frames by a network's own confident predictions, for this or other training code."""
     for package in ("torch", "safetensors"):
         require(package, "train")
-    from edgeuda.training.pseudo_labels import SelectorSettings, label_footage
+    from edgeuda.methods.selection import SelectorSettings
+    from edgeuda.training.pseudo_labels import label_footage
 
-    settings = SelectorSettings(selector, keep=keep, initial=threshold)
+    settings = SelectorSettings(selector=selector, keep=keep, initial=threshold)
     index = label_footage(model, target, out, settings, seed=seed or 0, resume=resume)
     wrote(index, then=f"edgeuda train --source {options.typed(out)} --recipe small --out RUN")

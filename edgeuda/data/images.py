@@ -44,12 +44,13 @@ SQUEEZED = 1.15
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: str | Path) -> Image:
     """Read an image file as ``[H, W, 3]`` uint8 RGB.
 
     Raises:
         DataError: If the file is missing, empty, truncated or not an image.
     """
+    path = Path(path)
     return decode_image(intact_bytes(path), path)
 
 

@@ -6,17 +6,42 @@ Source: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptati
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from edgeuda.errors import ModelError
+from edgeuda.methods.context import StageContext
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Positive, StageSettings
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 
+logger = logging.getLogger(__name__)
+
 LEAST_VARIANCE = 1e-3
 """Share of its old variance below which a layer's new statistics are not to be trusted."""
+
+
+class AdaBNSettings(StageSettings):
+    """Re-estimation of batch-norm statistics on target.
+
+    Attributes:
+        batch: Images per batch.
+        batches: Number of batches, drawn without views until the frames are used up, then again.
+    """
+
+    batch: Annotated[int, Field(ge=2)] = 8
+    batches: Positive = 50
+
+    @property
+    def length(self) -> int:
+        """Its batches."""
+        return self.batches
 
 
 @torch.no_grad()
@@ -70,3 +95,27 @@ def adapt_batch_norm(
     for name in flat:
         named[name].load_state_dict(before[name])
     return flat
+
+
+def _run(settings: AdaBNSettings, stage: StageContext) -> None:
+    frames = stage.frames(settings.batch, settings.batches)
+    for layer in adapt_batch_norm(stage.network, frames, stage.spec.preprocessing):
+        logger.warning(
+            "AdaBN: %s hardly varies over the target frames, as if they were all alike; its "
+            "source statistics were kept",
+            layer,
+        )
+
+
+ADABN = register_method(
+    MethodType(
+        "adabn",
+        AdaBNSettings,
+        title="batch-norm statistics",
+        label="AdaBN",
+        run=_run,
+        stream=1,
+        always=True,
+        place=1,
+    )
+)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,13 +24,16 @@ from edgeuda.labels import IGNORE
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
+from edgeuda.methods.context import StageContext
 from edgeuda.methods.losses import cross_entropy_map
+from edgeuda.methods.registry import MethodType, register_method
 from edgeuda.methods.schedules import Schedule, decayed
+from edgeuda.methods.settings import Betas, Optimisation, Positive, Rate, Weight
 from edgeuda.models.discriminators import output_discriminator, vector_discriminator
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.views.style import Style, restyle
+from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, colour
 
 SOURCE_DOMAIN, TARGET_DOMAIN = 0.0, 1.0
@@ -39,9 +41,8 @@ SOURCE_DOMAIN, TARGET_DOMAIN = 0.0, 1.0
 Semantic = Literal["none", "feature-fc", "output-fc", "output-cnn"]
 
 
-@dataclass(frozen=True)
-class AdversarialSettings:
-    """Parameters, named as in the recipe.
+class AdversarialSettings(Optimisation):
+    """Adversarial adaptation.
 
     Attributes:
         loss: ``"bce"``, or ``"ls"``: least squares, as in LSGAN.
@@ -52,32 +53,45 @@ class AdversarialSettings:
         first_kernel: Of the discriminators.
         discriminator_lr: Learning rate of Adam.
         discriminator_betas: Of Adam: AdaptSegNet has the default, IAST and HIAST (0.9, 0.999).
-        discriminator_schedule: How the rate decays: AdaptSegNet and HIAST, as the network's.
-        power: Exponent of a polynomial decay.
-        semantic: What is averaged per class: ``"none"``; ``"feature-fc"``: the main head's input;
-            ``"output-fc"``: probabilities; ``"output-cnn"``: probabilities stay maps, masked by
-            class.
-        semantic_weight: Weight of fooling the semantic discriminator.
-        style: How source images are given the look of target images.
+        discriminator_schedule: How the rate decays; ``"as-network"``, as in AdaptSegNet and HIAST,
+            is the stage's ``schedule`` with its ``power`` and ``decay_steps``. There is no warm-up.
         augment: Whether labelled images pass the colour chain of the source branch.
         batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
     """
 
     loss: Literal["bce", "ls"] = "bce"
-    weight: float = 1e-3
-    auxiliary_weight: float = 0.0
+    weight: Weight = 1e-3
+    auxiliary_weight: Weight = 0.0
     entropy_input: bool = False
     light: bool = False
-    first_kernel: int = 4
-    discriminator_lr: float = 1e-4
-    discriminator_betas: tuple[float, float] = (0.9, 0.99)
-    discriminator_schedule: Schedule = "polynomial"
-    power: float = 0.9
-    semantic: Semantic = "none"
-    semantic_weight: float = 1e-3
-    style: Style = "none"
+    first_kernel: Literal[3, 4] = 4
+    discriminator_lr: Rate = 1e-4
+    discriminator_betas: Betas = (0.9, 0.99)
+    discriminator_schedule: Literal["as-network", "polynomial", "cosine", "constant"] = "as-network"
     augment: bool = True
     batch_norm: BatchNorm = "frozen"
+
+    def schedule_of_discriminators(self) -> Schedule:
+        """Return how the discriminators' rate decays."""
+        own = self.discriminator_schedule
+        return self.schedule if own == "as-network" else own
+
+
+class AssSettings(AdversarialSettings):
+    """The same with a few labelled target images (ASS).
+
+    Attributes:
+        labels: How many images, drawn by the recipe's seed so that fewer are among more, or a file
+            with one name per line.
+        semantic: What is averaged per class: ``"none"``; ``"feature-fc"``: the main head's input;
+            ``"output-fc"``: probabilities; ``"output-cnn"``: probabilities stay maps, masked by
+            class.
+        semantic_weight: Weight of fooling the semantic discriminator.
+    """
+
+    labels: Positive | str = 100
+    semantic: Semantic = "feature-fc"
+    semantic_weight: Weight = 1e-3
 
 
 class ClassVectors(NamedTuple):
@@ -143,9 +157,10 @@ class Adversarial(Method):
     ) -> None:
         self.settings, self.weights, self.half = settings, weights, half
         self.steps, self.done = steps, 0
+        self.semantic: Semantic = settings.semantic if isinstance(settings, AssSettings) else "none"
         self.auxiliary = len(network.heads) - 1 if settings.auxiliary_weight else 0
         classes = len(weights)
-        if settings.semantic != "none" and not network.channels:
+        if self.semantic != "none" and not network.channels:
             msg = (
                 f"{type(network).__name__}: hands out no features, which a semantic-level "
                 "adversary compares. Set ass.semantic = none, or leave stage 'ass' out"
@@ -159,7 +174,7 @@ class Adversarial(Method):
                 )
                 for _ in range(1 + self.auxiliary)
             ]
-            semantic = _semantic_discriminator(settings.semantic, classes, network.channels)
+            semantic = _semantic_discriminator(self.semantic, classes, network.channels)
         self.discriminators = nn.ModuleDict({str(i): d for i, d in enumerate(heads)})
         if semantic is not None:
             self.discriminators["semantic"] = semantic
@@ -203,7 +218,7 @@ class Adversarial(Method):
             terms["labelled target"] = supervised[1]
         with self._held_still():
             terms["adversarial"] = self._adversarial(ours.heads(), theirs.heads(), size)
-            if few and settings.semantic != "none":
+            if few and isinstance(settings, AssSettings) and self.semantic != "none":
                 known = [
                     self._of_classes(logits.features, logits.main, label, size)
                     for logits, label in zip([ours, *few], labels, strict=True)
@@ -220,7 +235,7 @@ class Adversarial(Method):
         """Train the discriminators on what the network predicted in this step."""
         settings = self.settings
         done = self.done / max(1, self.steps)
-        factor = decayed(done, settings.discriminator_schedule, settings.power)
+        factor = decayed(done, settings.schedule_of_discriminators(), settings.power)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.discriminator_lr * factor
         self.optimizer.zero_grad()
@@ -256,11 +271,11 @@ class Adversarial(Method):
     def _of_classes(
         self, features: Tensor | None, main: Tensor, label: Tensor, size: tuple[int, int]
     ) -> ClassVectors:
-        if self.settings.semantic == "feature-fc":
+        if self.semantic == "feature-fc":
             assert features is not None
             return class_means(features.float(), label)
         probability = upsample(main, size).softmax(1)
-        if self.settings.semantic == "output-fc":
+        if self.semantic == "output-fc":
             return class_means(probability, label)
         image, found = zip(
             *((n, int(c)) for n, row in enumerate(label) for c in row.unique() if c != IGNORE),
@@ -324,3 +339,45 @@ def _semantic_discriminator(mode: Semantic, classes: int, channels: int) -> nn.M
     if mode == "output-fc":
         return vector_discriminator(classes, 256, classes)
     return vector_discriminator(channels, min(1024, 4 * channels), classes)
+
+
+def _build(settings: AdversarialSettings, stage: StageContext) -> Adversarial:
+    return Adversarial(
+        settings,
+        stage.weights,
+        stage.network,
+        settings.decay_steps or settings.steps,
+        stage.seed,
+        stage.device,
+        stage.half,
+    )
+
+
+def _ass(settings: AssSettings, stage: StageContext) -> Adversarial:
+    stage.use_labelled(settings.labels)
+    return _build(settings, stage)
+
+
+ADVERSARIAL = register_method(
+    MethodType(
+        "adversarial",
+        AdversarialSettings,
+        title="output-space adversary",
+        label="adversarial",
+        build=_build,
+        stream=5,
+        place=6,
+    )
+)
+ASS = register_method(
+    MethodType(
+        "ass",
+        AssSettings,
+        title="semantic-level adversary, a few target labels",
+        label="ASS",
+        build=_ass,
+        stream=5,
+        needs_labelled=True,
+        place=7,
+    )
+)

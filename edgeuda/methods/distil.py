@@ -15,22 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Generator, Tensor
 
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
+from edgeuda.methods.context import StageContext
 from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.methods.mixing import class_mask
-from edgeuda.methods.teacher import Teacher
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Optimisation, Positive, Rate, Share, Weight
+from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
-from edgeuda.spec import Preprocessing
-from edgeuda.views.style import Style, restyle
+from edgeuda.spec import ModelSpec, Preprocessing
+from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, STRONG, colour
 
 PACE = 0.99
@@ -39,11 +44,17 @@ POWER = 0.9
 """Of the polynomial decay of the large student's learning rate over the joint steps."""
 
 
-@dataclass(frozen=True)
-class DistilSettings:
-    """Parameters, named as in the recipe.
+class DistilSettings(Optimisation):
+    """Learning from a teacher.
 
     Attributes:
+        teacher: ``"large"``: the moving average of a large network that is first trained on
+            source; ``"self"``: of the network itself; else the run folder or model file of an
+            adapted network, which stays as it is.
+        large: The large network.
+        labels: How the teacher labels; its ``decay`` is that of the moving average. With
+            ``offline`` every frame is labelled once as a whole, at the teacher's own size, and
+            views are cut from frame and soft label alike; the teacher then stays as it is.
         source_weight: Weight of the cross-entropy on source images; 0 uses no source image.
         mix: Share of the joint steps' target images on which source classes are pasted.
         mask: Share of the blocks of an image that are hidden from the students (MIC); 0 hides none.
@@ -56,20 +67,41 @@ class DistilSettings:
         alone: Share of the steps, at the end, in which the small student learns alone from target
             images.
         batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
-        style: How source images are given the look of target images.
     """
 
-    source_weight: float = 1.0
-    mix: float = 1.0
-    mask: float = 0.0
-    block: int = 32
-    temperature: float = 1.0
+    teacher: str = "large"
+    large: LargeSettings = LargeSettings()
+    labels: TeacherSettings = TeacherSettings(decay=0.99)
+    source_weight: Weight = 1.0
+    mix: Share = 1.0
+    mask: Share = 0.0
+    block: Positive = 32
+    temperature: Rate = 1.0
     hard: bool = False
-    disagreement: float = 1.0
+    disagreement: Weight = 1.0
     quality: Literal["none", "image", "pixel"] = "none"
-    alone: float = 0.5
+    alone: Share = 0.5
     batch_norm: BatchNorm = "domain"
-    style: Style = "none"
+
+    @model_validator(mode="after")
+    def _offline_or_not(self) -> DistilSettings:
+        if self.labels.offline and self.labels.decay < 1:
+            msg = (
+                "labels that are made ahead are those of a teacher that stays: set "
+                "distil.labels.decay = 1, or distil.labels.offline = false"
+            )
+            raise ValueError(msg)
+        if self.large.input is not None and not self.labels.offline:
+            msg = (
+                "a large network that looks at another size labels whole frames ahead: set "
+                "distil.labels.offline = true and distil.labels.decay = 1"
+            )
+            raise ValueError(msg)
+        return self
+
+    def networks(self) -> tuple[str, ...]:
+        """Return the teacher, where it is a file."""
+        return () if self.teacher in ("large", "self") else (self.teacher,)
 
 
 @dataclass(frozen=True)
@@ -388,3 +420,49 @@ def losses_of(
         for z in full
     )
     return terms, full[0]
+
+
+def _build(settings: DistilSettings, stage: StageContext) -> Distil:
+    teacher, spec = _teacher(settings, stage)
+    large = None
+    if settings.labels.offline:
+        stage.use_probabilities_of(teacher, spec)
+    elif settings.teacher == "large":
+        optimisation = settings.model_copy(update={"lr": settings.large.lr})
+        network, optimizer = stage.learner(teacher.model, optimisation)
+        large = LargeStudent(
+            network, spec.preprocessing, teacher, optimizer, settings.batch_norm, stage.half
+        )
+    return Distil(
+        settings,
+        stage.weights,
+        None if settings.labels.offline else teacher,
+        spec.preprocessing,
+        settings.steps,
+        large,
+    )
+
+
+def _teacher(settings: DistilSettings, stage: StageContext) -> tuple[Teacher, ModelSpec]:
+    """Return who labels the target images, and the spec that it is fed by."""
+    if settings.teacher == "self":
+        return stage.teacher(settings.labels), stage.spec
+    if settings.teacher == "large":
+        network, spec = stage.large_network(settings.large)
+        return stage.teacher(settings.labels, network), spec
+    network, spec = stage.stored_network(Path(settings.teacher))
+    stays = settings.labels.model_copy(update={"decay": 1.0})
+    return stage.teacher(stays, network), spec
+
+
+DISTIL = register_method(
+    MethodType(
+        "distil",
+        DistilSettings,
+        title="distillation from a teacher",
+        label="distil",
+        build=_build,
+        stream=6,
+        place=5,
+    )
+)

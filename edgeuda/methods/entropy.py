@@ -7,24 +7,25 @@ Segmentation with Maximum Squares Loss", ICCV 2019 (MaxSquare, image-wise weight
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from edgeuda.methods.base import Batch, Losses, Method
+from edgeuda.methods.context import StageContext
 from edgeuda.methods.losses import cross_entropy_map
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Optimisation, Weight
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.views.style import Style, restyle
+from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, colour
 
 
-@dataclass(frozen=True)
-class EntropySettings:
-    """Parameters, named as in the recipe.
+class EntropySettings(Optimisation):
+    """Entropy minimisation.
 
     Attributes:
         loss: ``"min-entropy"`` or ``"max-square"``.
@@ -33,14 +34,12 @@ class EntropySettings:
             code, whose loss is also averaged over the K classes, is K times too large here; with
             ``image_wise`` it is half of what is meant here.
         auxiliary_weight: Its weight on each auxiliary head.
-        style: How source images are given the look of target images.
     """
 
-    loss: Literal["min-entropy", "max-square"]
+    loss: Literal["min-entropy", "max-square"] = "min-entropy"
     image_wise: bool = False
-    weight: float = 1e-3
-    auxiliary_weight: float = 2e-4
-    style: Style = "none"
+    weight: Weight = 1e-3
+    auxiliary_weight: Weight = 2e-4
 
 
 def entropy_map(logits: Tensor) -> Tensor:
@@ -115,3 +114,21 @@ class EntropyMinimisation(Method):
             {"supervised": model.weigh(supervised), "target": unsupervised},
             {"confidence": confidence},
         )
+
+
+def _build(settings: EntropySettings, stage: StageContext) -> EntropyMinimisation:
+    return EntropyMinimisation(settings, stage.weights)
+
+
+ENTROPY = register_method(
+    MethodType(
+        "entropy",
+        EntropySettings,
+        title="entropy minimisation",
+        label="entropy",
+        build=_build,
+        stream=4,
+        small_terms=True,
+        place=2,
+    )
+)

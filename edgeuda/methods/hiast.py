@@ -7,10 +7,10 @@ Sources: Mei et al., "Instance Adaptive Self-training for Unsupervised Domain Ad
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
@@ -18,6 +18,9 @@ from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.batchnorm import forward
 from edgeuda.methods.losses import cross_entropy_map, masked_mean
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.selection import SelectorSettings
+from edgeuda.methods.settings import Optimisation, Positive, Rate, Share, Weight
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
@@ -27,11 +30,13 @@ from edgeuda.views.transforms import SOURCE, colour, strong_pool
 Region = Literal["confident", "ignored", "all"]
 
 
-@dataclass(frozen=True)
-class HiastSettings:
-    """Parameters of a round's training, named as in the recipe.
+class HiastSettings(Optimisation):
+    """Rounds of self-training; ``steps`` are those of one round.
 
     Attributes:
+        factors: Factor on the learning rate of each round; as many rounds as factors.
+        teacher_decay: Of the mean teacher that gives soft labels, and labels the next round's
+            frames; 0 is the student itself (IAST).
         confident_weight: Weight of the pull towards uniform probabilities on pseudo-labelled
             pixels (lambda_c), against over-confidence.
         ignored_weight: Weight of the entropy on the other pixels (lambda_i).
@@ -45,16 +50,45 @@ class HiastSettings:
         batch_norm: ``"joint"``: statistics follow the batches; ``"frozen"``: they stay.
         source_weight: Weight of the cross-entropy on labelled source images, which hold classes
             that are never selected; 0, as published, learns from target images alone.
+        hard_share: Share of the classes that are pasted as hard, see
+            `edgeuda.views.hard_paste.HardPaste`; 0 pastes none.
+        donors: See `HardPaste.most`.
+        label_sizes: Rows and columns, multiples of 32, at which the frames are labelled in each
+            round; rounds that it does not reach, all by default, take the network's input.
+        selection: Pseudo-labels.
     """
 
-    confident_weight: float = 0.1
-    ignored_weight: float = 1.0
-    consistency_weight: float = 0.5
+    factors: tuple[Rate, ...] = (1.0, 0.667, 0.333)
+    teacher_decay: Share = 0.999
+    confident_weight: Weight = 0.1
+    ignored_weight: Weight = 1.0
+    consistency_weight: Weight = 0.5
     consistency_region: Region = "ignored"
     normaliser: Literal["pixel-class", "pixel"] = "pixel-class"
     strong: bool = True
     batch_norm: Literal["frozen", "joint"] = "joint"
-    source_weight: float = 0.0
+    source_weight: Weight = 0.0
+    hard_share: Share = 0.74
+    donors: Positive = 1
+    label_sizes: tuple[tuple[Positive, Positive], ...] = ()
+    selection: SelectorSettings = SelectorSettings()
+
+    @model_validator(mode="after")
+    def _sizes_fit_the_network(self) -> HiastSettings:
+        if any(side % 32 for size in self.label_sizes for side in size):
+            msg = "label_sizes: expected rows and columns that are multiples of 32"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _no_source(self) -> HiastSettings:
+        if self.style != "none" or self.rare_temperature or self.class_weights is not None:
+            msg = (
+                "HIAST learns from target images alone; style, rare_temperature and class_weights "
+                "have no meaning in it"
+            )
+            raise ValueError(msg)
+        return self
 
 
 def region_losses(
@@ -149,3 +183,16 @@ class Hiast(Method):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take the state back."""
         self.teacher.load_state(state)
+
+
+HIAST = register_method(
+    MethodType(
+        "hiast",
+        HiastSettings,
+        title="instance-adaptive self-training",
+        label="HIAST",
+        stream=6,
+        place=8,
+    )
+)
+"""Its rounds, in which frames are labelled and learned from, are in `edgeuda.training.rounds`."""

@@ -8,42 +8,65 @@ patches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.losses import cross_entropy_map, masked_mean
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Optimisation, Positive, Rate, Weight
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.views.style import Style, restyle
+from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, colour
 
 ValidRule = Literal["any", "nearest", "half"]
 
 
-@dataclass(frozen=True)
-class LseSettings:
-    """Parameters of a round's training, named as in the recipe.
+class LseSettings(Optimisation):
+    """Rounds of learning from up-scaled patches.
 
     Attributes:
+        steps: Most steps of a round; the round has ``epochs`` passes over its patches.
+        epochs: Passes.
+        portion: Share of images in the first round, divided by ``divisor``, see `select_images`.
+        divisor: By default the number of classes.
+        growth: What later rounds add to it.
+        last: The last portion.
+        patches: Per selected image.
+        zoom: Factor per axis by which a patch is scaled up.
+        valid: Which pixels of a scaled patch have a label, see `patch`.
         focal_weight: Weight of the focal term on patches (beta); 0 leaves it out.
         gamma: Its focusing exponent.
-        style: How source images are given the look of target images.
         augment: Whether source images pass the colour chain.
     """
 
-    focal_weight: float = 0.1
-    gamma: float = 3.0
-    style: Style = "none"
+    epochs: Positive = 2
+    portion: Rate = 0.1
+    divisor: Positive | None = None
+    growth: Weight = 0.05
+    last: Weight = 0.4
+    patches: Positive = 4
+    zoom: Annotated[float, Field(ge=1)] = 2.0
+    valid: ValidRule = "any"
+    focal_weight: Weight = 0.1
+    gamma: Weight = 3.0
     augment: bool = True
+
+    def portions(self) -> list[float]:
+        """Return the portion of each round."""
+        found = [self.portion]
+        while self.growth and found[-1] + self.growth <= self.last + 1e-9:
+            found.append(found[-1] + self.growth)
+        return found
 
 
 class Selection(NamedTuple):
@@ -208,3 +231,9 @@ class Lse(Method):
             theirs.append(focal_cross_entropy(loss, label != IGNORE, weight, gamma))
         terms = {"supervised": model.weigh(ours), "patches": model.weigh(theirs)}
         return Losses(terms, {"labelled": (label != IGNORE).float().mean()})
+
+
+LSE = register_method(
+    MethodType("lse", LseSettings, title="scale-invariant examples", label="LSE", stream=7, place=9)
+)
+"""Its rounds, in which patches are cut and learned from, are in `edgeuda.training.rounds`."""

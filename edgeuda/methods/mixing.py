@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Generator, Tensor
 
 from edgeuda.labels import IGNORE, SPACES
+from edgeuda.methods.settings import Section, Share
 
 TRUSTED = 0.968
 """Confidence from which a pseudo-label counts towards an image's trust, as in DACS."""
@@ -27,8 +29,7 @@ Crop = Callable[[int, Generator], tuple[Tensor, Tensor] | None]
 """Draws a source crop with a class: ``[3, H, W]`` in [0, 1] and ``[H, W]`` int64, or None."""
 
 
-@dataclass(frozen=True)
-class MixSettings:
+class MixSettings(Section):
     """How images are mixed.
 
     Attributes:
@@ -37,20 +38,17 @@ class MixSettings:
         long_tail: Probability per image of long-tail class pasting.
         related: Whether drawn classes bring the classes that go along with them.
         boundary: Width in pixels of the band around the mask's border that weighs double; 0: none.
-        adaptive: Whether hard classes, those with low thresholds, are more often the long-tail
-            ones; if not, two are drawn uniformly.
         trust: Weight of an image's pseudo-labels: ``"share"`` of them that is at least as sure as
             ``trusted``, their mean ``"confidence"``, or ``"none"``: 1.
         trusted: See ``trust``.
     """
 
     mode: Literal["single", "dual-soft"] = "single"
-    long_tail: float = 0.0
+    long_tail: Share = 0.0
     related: bool = False
-    boundary: int = 0
-    adaptive: bool = True
+    boundary: Annotated[int, Field(ge=0)] = 0
     trust: Trust = "share"
-    trusted: float = TRUSTED
+    trusted: Share = TRUSTED
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,7 @@ def mix(
     related: Tensor,
     crop: Crop | None,
     generators: Sequence[Generator],
+    adaptive: bool = True,
 ) -> Mixed:
     """Paste source pixels on target images, and their labels on the pseudo-labels.
 
@@ -93,13 +92,16 @@ def mix(
         related: ``[K, K]`` bool from `related_classes`.
         crop: Source of long-tail classes; None pastes none.
         generators: One per pair of images.
+        adaptive: Whether hard classes, those with low thresholds, are more often the long-tail
+            ones; if not, two are drawn uniformly.
     """
     trust = torch.ones_like(confidence[:, 0, 0])
     if settings.trust == "share":
         trust = (confidence >= settings.trusted).float().mean((1, 2))
     elif settings.trust == "confidence":
         trust = confidence.mean((1, 2))
-    pick = _Picker(settings, thresholds.float().cpu(), related.to(source_label.device), crop)
+    known = related.to(source_label.device)
+    pick = _Picker(adaptive, thresholds.float().cpu(), known, crop)
     paste = _single if settings.mode == "single" else _dual_soft
     return paste(source, source_label, target, pseudo_label, trust, settings, pick, generators)
 
@@ -174,7 +176,7 @@ def _dual_soft(
 class _Picker:
     """Draws long-tail classes and cuts them from crops."""
 
-    settings: MixSettings
+    adaptive: bool
     thresholds: Tensor
     related: Tensor
     crop: Crop | None
@@ -193,7 +195,7 @@ class _Picker:
 
     def _classes(self, generator: Generator, count: int | None) -> list[int]:
         classes = len(self.thresholds)
-        if not self.settings.adaptive:
+        if not self.adaptive:
             order = torch.randperm(classes, generator=generator)
             return [int(drawn) for drawn in order[: count or 2]]
         count = count or int(torch.randint(2, 5, (1,), generator=generator))

@@ -8,15 +8,54 @@ Sources: Mei et al., "Instance Adaptive Self-training for Unsupervised Domain Ad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from edgeuda.methods.settings import Positive, Section, Share, Weight
 
 PATTERNS = 0x3C00 + 1
 """Half-precision numbers from 0 to 1. They are ordered like their bits, so that a histogram over
 the bits is a sorted list."""
 HIGHEST = 0.999
 """What a threshold of 1 or more becomes."""
+
+Selector = Literal["instance-adaptive", "class-balanced", "constant", "all"]
+
+
+class SelectorSettings(Section):
+    """Which pixels get a pseudo-label.
+
+    Attributes:
+        selector: ``"instance-adaptive"`` (IAST, HIAST); ``"class-balanced"``: per class the surest
+            ``keep`` of all frames' pixels (CBST), which takes two passes; ``"constant"``: one
+            threshold; ``"all"``: every pixel.
+        keep: Share of a class's pixels, see `InstanceAdaptive`; in rounds, that of the first.
+        growth: What later rounds add to it.
+        history: See `InstanceAdaptive`.
+        hardness: See `InstanceAdaptive`.
+        initial: Threshold before the first frame, and the constant one.
+        batch: Frames whose confidences are pooled; 1 is the published definition, 2 the released
+            code.
+    """
+
+    selector: Selector = "instance-adaptive"
+    keep: Share = 0.5
+    growth: Weight = 0.0
+    history: Share = 0.9
+    hardness: Weight = 8.0
+    initial: Share = 0.9
+    batch: Positive = 2
+
+    def of_round(self, number: int) -> SelectorSettings:
+        """Return the parameters of a round, from 1."""
+        keep = min(1.0, self.keep + (number - 1) * self.growth)
+        return self.model_copy(update={"keep": keep, "growth": 0.0})
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what one pass depends on, for its index."""
+        return self.model_dump(exclude={"growth"})
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from edgeuda.labels import IGNORE
 from edgeuda.methods.base import Batch, Losses, Method
+from edgeuda.methods.context import StageContext
 from edgeuda.methods.losses import cross_entropy_map, ohem
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Optimisation, Share
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
 from edgeuda.views.style import Style, restyle
 from edgeuda.views.transforms import SOURCE, ColourChain, colour
+
+
+class SourceSettings(Optimisation):
+    """Stage 0: supervised training on source.
+
+    Attributes:
+        loss: ``"ohem"`` or ``"ce"``.
+        tail: Share of the steps, at the end, in which ``"ohem"`` gives way to plain cross-entropy,
+            without which the network's confidence stays low.
+        held: Share of the source images that is kept from this stage; on them a temperature is
+            fitted, by which later stages read the network's confidence.
+        augment: Whether source images pass the colour chain of their branch.
+        affine: Whether the batch norms of a DeepLabV2, whose scale and shift no other stage
+            changes, learn them here. Other networks learn theirs always.
+    """
+
+    loss: Literal["ohem", "ce"] = "ohem"
+    tail: Share = 0.0
+    held: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    augment: bool = True
+    affine: bool = False
 
 
 @dataclass
@@ -67,3 +92,27 @@ class Supervised(Method):
         valid = batch.source_label != IGNORE
         of_pixels = weights[batch.source_label.masked_fill(~valid, 0)]
         return ohem(loss, valid, weights=of_pixels)
+
+
+def _build(settings: SourceSettings, stage: StageContext) -> Supervised:
+    return Supervised(
+        settings.loss,
+        stage.weights,
+        SOURCE if settings.augment else None,
+        settings.style,
+        settings.steps - round(settings.tail * settings.steps),
+    )
+
+
+SUPERVISED = register_method(
+    MethodType(
+        "source",
+        SourceSettings,
+        title="supervised training on source",
+        label="source-only",
+        build=_build,
+        stream=0,
+        adapts=False,
+        place=0,
+    )
+)

@@ -7,14 +7,56 @@ better role models", NeurIPS 2017; Yan et al. (T-ITS 2023) use a frozen copy ins
 from __future__ import annotations
 
 import copy
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from edgeuda.methods.settings import Positive, Rate, Section, Share
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
+
+
+class TeacherSettings(Section):
+    """How a teacher labels target images; see `Teacher`.
+
+    Attributes:
+        decay: 1 keeps the network frozen that the stage starts from; less makes it follow.
+        scales: Sizes at which a target image is looked at.
+        flip: Whether its mirror image is looked at too.
+        offline: Whether all target frames are labelled once, before the stage.
+    """
+
+    decay: Share = 1.0
+    scales: tuple[Rate, ...] = (1.0,)
+    flip: bool = False
+    offline: bool = False
+
+
+class LargeSettings(Section):
+    """A large network that teaches; see `edgeuda.training.recipe.ModelSection`.
+
+    Attributes:
+        architecture: See `ModelSection`.
+        encoder: See `ModelSection`.
+        width: See `ModelSection`.
+        pretrained: See `ModelSection`.
+        lr: Its learning rate beside the small network.
+        adabn: Whether its batch-norm statistics are those of the target before it teaches.
+        input: Rows and columns at which it learns and labels where these are not the small
+            network's; needs ``labels.offline``.
+    """
+
+    architecture: str = "bisenet"
+    encoder: str = "resnet18"
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    pretrained: str = "imagenet"
+    lr: Rate = 5e-3
+    adabn: bool = True
+    input: tuple[Positive, Positive] | None = None
 
 
 class Teacher:

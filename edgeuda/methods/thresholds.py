@@ -7,12 +7,12 @@ Source: the instance-adaptive selector of Mei et al., ECCV 2020, as used per bat
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from edgeuda.methods import ranks
+from edgeuda.methods.settings import Section, Share, Weight
 
 CAP = 0.999
 """A threshold that reaches 1 is set to this, so that no class is shut out for good."""
@@ -24,8 +24,7 @@ _BINS = 512
 """From 2 ** -8 to 1 the bits run from 0 to 2 ** 26: three digits of nine bits."""
 
 
-@dataclass(frozen=True)
-class ThresholdRule:
+class ThresholdRule(Section):
     """Parameters of the update; b, d, history and decay are the paper's b, d, a and a_decay.
 
     With ``hardness`` 0 every class keeps the same share, the usual class-balanced rule.
@@ -40,12 +39,12 @@ class ThresholdRule:
         floor: No threshold falls below this.
     """
 
-    initial: float = 0.8
-    keep: float = 0.8
-    hardness: float = 8.0
-    history: float = 0.9
-    decay: float = 0.0
-    floor: float = 0.0
+    initial: Share = 0.8
+    keep: Share = 0.8
+    hardness: Weight = 8.0
+    history: Share = 0.9
+    decay: Weight = 0.0
+    floor: Share = 0.0
 
 
 @torch.no_grad()

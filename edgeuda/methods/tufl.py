@@ -7,34 +7,36 @@ moving teacher, stage 2 is the ClassMix/DACS baseline.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from edgeuda.methods import ranks
 from edgeuda.methods.base import Batch, Losses, Method
 from edgeuda.methods.batchnorm import FROZEN, BatchNorm, forward
+from edgeuda.methods.context import StageContext
 from edgeuda.methods.losses import (
     Modulator,
     cross_entropy_map,
     masked_mean,
     unsupervised_focal,
 )
-from edgeuda.methods.mixing import Mixed, MixSettings, mix
-from edgeuda.methods.teacher import Teacher
+from edgeuda.methods.mixing import Mixed, MixSettings, mix, related_classes
+from edgeuda.methods.registry import MethodType, register_method
+from edgeuda.methods.settings import Optimisation, Share, Weight
+from edgeuda.methods.teacher import Teacher, TeacherSettings
 from edgeuda.methods.thresholds import ThresholdRule, update_thresholds
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.spec import Preprocessing
-from edgeuda.views.style import Style, restyle
+from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, STRONG, colour, draw_affine, inside, warp
 
 
-@dataclass(frozen=True)
-class TuflSettings:
-    """Parameters of both stages, named as in the recipe.
+class TuflSettings(Optimisation):
+    """Stage 1 or 2.
 
     Attributes:
         modulator: Base of the focal factor, see `unsupervised_focal`.
@@ -42,39 +44,40 @@ class TuflSettings:
         update: When thresholds follow the network: ``"never"`` leaves them at the initial value;
             ``"main"`` updates once per step from the main head; ``"every-head"`` once for each
             head, as the released code does.
-        threshold: Parameters of the thresholds.
         target_weight: Weight of the unsupervised focal loss (lambda_u); 0 leaves it out.
         hard_mining: Share of the selected pixels, those with the largest loss, that count.
         mix_weight: Weight of the loss on mixed images (lambda_m), used with a teacher.
         mix_weighted: Whether class weights apply to the mix loss too; DACS has none there.
-        mix: How images are mixed.
-        style: How source images are given the look of target images.
         rigid: See `draw_affine`.
         batch_norm: See `edgeuda.methods.batchnorm.BatchNorm`.
         source_weight: Weight of the supervised term at the start.
-        source_fade: Step at which it has fallen to 0, linearly; None lets it stay.
+        source_fade: Share of the steps over which it falls to 0, linearly; 0 lets it stay.
+        threshold: Parameters of the thresholds.
+        mix: How images are mixed.
+        teacher: Who labels the target images for mixing.
     """
 
     modulator: Modulator = "one-minus-q"
-    gamma: float = 2.0
+    gamma: Weight = 2.0
     update: Literal["never", "main", "every-head"] = "main"
-    threshold: ThresholdRule = field(default_factory=ThresholdRule)
-    target_weight: float = 0.01
-    hard_mining: float = 1.0
-    mix_weight: float = 1.0
+    target_weight: Weight = 0.01
+    hard_mining: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mix_weight: Weight = 1.0
     mix_weighted: bool = True
-    mix: MixSettings = field(default_factory=MixSettings)
-    style: Style = "none"
     rigid: bool = True
     batch_norm: BatchNorm = "frozen"
-    source_weight: float = 1.0
-    source_fade: int | None = None
+    source_weight: Weight = 1.0
+    source_fade: Share = 0.0
+    threshold: ThresholdRule = ThresholdRule()
+    mix: MixSettings = MixSettings()
+    teacher: TeacherSettings = TeacherSettings()
 
     def weight_of_source(self, step: int) -> float:
         """Return the weight of the supervised term in a step, from 0."""
-        if self.source_fade is None:
+        if not self.source_fade:
             return self.source_weight
-        return self.source_weight * max(0.0, 1 - step / max(1, self.source_fade))
+        faded = round(self.source_fade * self.steps)
+        return self.source_weight * max(0.0, 1 - step / max(1, faded))
 
 
 class Tufl(Method):
@@ -224,6 +227,7 @@ class Tufl(Method):
             self.related,
             batch.crop,
             batch.generators,
+            adaptive=self.settings.update != "never",
         )
 
     def state(self) -> dict[str, Any]:
@@ -237,3 +241,39 @@ class Tufl(Method):
         self.thresholds = state["thresholds"]
         if self.teacher is not None and self.teacher.decay < 1:
             self.teacher.load_state(state)
+
+
+def _stage1(settings: TuflSettings, stage: StageContext) -> Tufl:
+    return Tufl(settings, stage.weights, related_classes(stage.spec.label_space.classes))
+
+
+def _stage2(settings: TuflSettings, stage: StageContext) -> Tufl:
+    teacher = stage.teacher(settings.teacher)
+    if settings.teacher.offline:
+        stage.use_labels_of(teacher)
+    related = related_classes(stage.spec.label_space.classes)
+    return Tufl(settings, stage.weights, related, teacher)
+
+
+STAGE1 = register_method(
+    MethodType(
+        "stage1",
+        TuflSettings,
+        title="TUFL",
+        label="stage 1",
+        build=_stage1,
+        stream=2,
+        place=3,
+    )
+)
+STAGE2 = register_method(
+    MethodType(
+        "stage2",
+        TuflSettings,
+        title="TUFL + CIM",
+        label="stage 2",
+        build=_stage2,
+        stream=3,
+        place=4,
+    )
+)

@@ -28,14 +28,16 @@ from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError, TrainingError, did_you_mean
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
+from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.subject import score_checkpoint
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
+from edgeuda.training.procedures import require_runnable
 from edgeuda.training.recipe import Recipe, load_recipe
 from edgeuda.training.recipe_files import merged
 from edgeuda.training.remarks import remarks
-from edgeuda.training.stages import run_source, run_stage, teacher_sha256
+from edgeuda.training.stages import networks_sha256, run_source, run_stage
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -184,6 +186,8 @@ def compare(
     if any(variant.recipe.model.input != first.model.input for variant in variants):
         msg = "The methods of a comparison must share model.input; expected it in the recipe only"
         raise ConfigError(msg)
+    stages = {stage for variant in variants for stage in variant.recipe.stages}
+    require_runnable(stages)
     sources = open_sources(
         track.source, None, track.stored,
         weights=track.source_weights, ignore_unmapped=track.ignore_unmapped,
@@ -197,7 +201,7 @@ def compare(
     frames = readable_frames(track.target, learnt=True)
     adapted = load_domains(sources, frames, first.model.input)
     data = replace(index(track.data), geometry=adapted.geometry)
-    if any("ass" in variant.recipe.stages for variant in variants):
+    if any(METHODS[stage].needs_labelled for stage in stages):
         few = labelled_frames(track.labelled or track.target, sources.space, track.stored)
         adapted = replace(adapted, labelled=few)
     domains = {False: adapted}
@@ -278,10 +282,11 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     domains = replace(domains, temperature=temperature_of(chain[0]))
     for stage in recipe.stages:
         settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
-        few = domains.labelled if stage == "ass" else None
-        teacher = teacher_sha256(recipe) if stage == "distil" else []
+        few = domains.labelled if METHODS[stage].needs_labelled else None
         drawn_from = [] if few is None else [str(pair.image) for pair in few.pairs]
-        key = sha256_of([*common, key, stage, *settings, *frames, *drawn_from, *teacher])
+        key = sha256_of(
+            [*common, key, stage, *settings, *frames, *drawn_from, *networks_sha256(recipe, stage)]
+        )
         chain.append(out / f"{stage}-{key[:12]}")
         run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
     return chain

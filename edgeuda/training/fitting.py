@@ -23,6 +23,8 @@ from edgeuda.files import alone
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.base import Method
 from edgeuda.methods.losses import class_weights
+from edgeuda.methods.registry import METHODS
+from edgeuda.methods.settings import Optimisation, StageSettings
 from edgeuda.models.checkpoint import load_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
@@ -37,37 +39,11 @@ from edgeuda.training.loader import (
     holders,
 )
 from edgeuda.training.monitor import Probe
-from edgeuda.training.recipe import Optimisation, Recipe, StageName
+from edgeuda.training.recipe import Recipe
 from edgeuda.training.trainer import Run, fit
 from edgeuda.training.watch import Watch, drop_snapshots, read_signals
 
 logger = logging.getLogger(__name__)
-
-STAGE_NAMES: dict[StageName, str] = {
-    "source": "source-only",
-    "adabn": "AdaBN",
-    "stage1": "stage 1",
-    "stage2": "stage 2",
-    "distil": "distil",
-    "entropy": "entropy",
-    "adversarial": "adversarial",
-    "ass": "ASS",
-    "hiast": "HIAST",
-    "lse": "LSE",
-}
-STREAMS: dict[StageName, int] = {
-    "source": 0,
-    "adabn": 1,
-    "stage1": 2,
-    "stage2": 3,
-    "entropy": 4,
-    "adversarial": 5,
-    "ass": 5,
-    "hiast": 6,
-    "lse": 7,
-    "distil": 6,
-}
-"""Stages draw from streams of their own, so that none depends on those before it."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +127,9 @@ class Job:
     workers: int = 0
 
 
-def stream(recipe: Recipe, stage: StageName, number: int = 0) -> int:
-    """Return the seed of a stage's sampling and views, and of its round."""
-    return recipe.seed * 8 + STREAMS[stage] + 1_000_003 * number
+def stream(recipe: Recipe, stage: str, number: int = 0) -> int:
+    """Return the seed of a stage's sampling and views, and of its round; see `MethodType`."""
+    return METHODS[stage].stream_of(recipe.seed, number)
 
 
 def fit_stage(
@@ -164,7 +140,7 @@ def fit_stage(
     section: Optimisation,
     recipe: Recipe,
     job: Job,
-    stage: StageName,
+    stage: str,
     *,
     target: Images | None = None,
     labelled: Images | None = None,
@@ -215,7 +191,7 @@ def fit_stage(
         watch = _watch(spec, domains, domains.target, recipe, job)
         if number > 1:  # rounds that each lose a little would pass unnoticed
             watch.reference = read_signals(job.folder.parent / "round1")[0]["histogram"]
-    title = STAGE_NAMES[stage] + (f", round {number}" if number else "")
+    title = METHODS[stage].label + (f", round {number}" if number else "")
     run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
     # Before anything is read: who comes second must not touch the log of the first.
     with alone(job.folder) if job.fabric.is_global_zero else nullcontext():
@@ -238,13 +214,14 @@ def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, jo
     return Watch(probe, recipe.monitor, spec, frequencies.tolist(), job.folder, writes)
 
 
-def stage_weights(recipe: Recipe, section: Optimisation, domains: Domains) -> Tensor:
+def stage_weights(recipe: Recipe, section: StageSettings, domains: Domains) -> Tensor:
     """Return the ``[K]`` class weights of a stage.
 
     Raises:
         ConfigError: If the recipe lists weights of another number of classes.
     """
-    mode = recipe.class_weights if section.class_weights is None else section.class_weights
+    own = section.class_weights if isinstance(section, Optimisation) else None
+    mode = recipe.class_weights if own is None else own
     if isinstance(mode, tuple):
         if len(mode) != len(domains.space):
             msg = (

@@ -34,30 +34,21 @@ from edgeuda.files import (
     write_text,
 )
 from edgeuda.labels import LabelSpace
+from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
 from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
-from edgeuda.training.fitting import STAGE_NAMES, Domains, Job, load_domains
-from edgeuda.training.recipe import AdaBNSection, Recipe, Stage
+from edgeuda.training.fitting import Domains, Job, load_domains
+from edgeuda.training.procedures import require_runnable
+from edgeuda.training.recipe import Recipe
 from edgeuda.training.remarks import remarks
-from edgeuda.training.stages import run_source, run_stage, teacher_sha256
+from edgeuda.training.stages import networks_sha256, run_source, run_stage
 from edgeuda.training.trainer import CHECKPOINT_FILE, make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
 logger = logging.getLogger(__name__)
 
-METHOD_NAMES: dict[Stage, str] = {
-    "adabn": "batch-norm statistics",
-    "entropy": "entropy minimisation",
-    "stage1": "TUFL",
-    "stage2": "TUFL + CIM",
-    "distil": "distillation from a teacher",
-    "adversarial": "output-space adversary",
-    "ass": "semantic-level adversary, a few target labels",
-    "hiast": "instance-adaptive self-training",
-    "lse": "scale-invariant examples",
-}
 RECIPE_FILE = "recipe.toml"
 ADAPTATION_FILE = "adaptation.json"
 
@@ -137,8 +128,8 @@ def adapt(
     """Adapt a source-trained network to unlabelled target frames; returns the model file.
 
     Each stage of ``recipe.stages`` has a folder of its own under ``options.out``. Target labels,
-    where a ``labels`` folder lies beside the frames, are opened by stage ``ass`` alone, and of
-    those only the ones that the recipe asks for.
+    where a ``labels`` folder lies beside the frames, are opened for stages alone that need a few
+    (``ass``), and of those only the ones that the recipe asks for.
 
     Args:
         recipe: Settings; its model section gives way to the network's own spec.
@@ -151,6 +142,7 @@ def adapt(
     Raises:
         EdgeudaError: See `load_model`, `labelled_folder`, `readable_frames` and `fit`.
     """
+    require_runnable(recipe.stages)
     model, spec = load_model(init)
     recipe = _for_network(recipe, spec, init)
     sources = open_sources(
@@ -159,7 +151,8 @@ def adapt(
     )  # fmt: skip
     frames = readable_frames(target, learnt=True)
     spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=geometry_of(frames)))
-    networks = [*teacher_sha256(recipe), sha256(model_file(init))]
+    networks = [found for stage in recipe.stages for found in networks_sha256(recipe, stage)]
+    networks.append(sha256(model_file(init)))
     camera = spec.preprocessing.geometry
     if camera is not None:
         networks.append(json.dumps(camera.to_record()))
@@ -169,7 +162,7 @@ def adapt(
         return options.out / MODEL_FILE
     domains = load_domains(sources, frames, recipe.model.input)
     domains = replace(domains, temperature=temperature_of(init))
-    if "ass" in recipe.stages:
+    if any(METHODS[stage].needs_labelled for stage in recipe.stages):
         domains = replace(domains, labelled=labelled_frames(target, spec.label_space, stored))
     data = {
         "init": str(init.resolve()),
@@ -341,12 +334,11 @@ def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, 
             )
             if log and key in log[0]
         }
-        section = recipe.section(stage)
         stages.append(
             {
-                "name": STAGE_NAMES[stage],
-                "method": METHOD_NAMES[stage],
-                "steps": section.batches if isinstance(section, AdaBNSection) else log[-1]["step"],
+                "name": METHODS[stage].label,
+                "method": METHODS[stage].title,
+                "steps": log[-1]["step"] if log else recipe.section(stage).length,
                 "seconds": log[-1]["seconds"] if log else None,
                 "seed": recipe.seed,
                 "recipe_sha256": recipe.digest(),

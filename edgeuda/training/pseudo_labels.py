@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from edgeuda.labels import IGNORE
 from edgeuda.methods.selection import (
     PATTERNS,
     InstanceAdaptive,
+    SelectorSettings,
     balanced_thresholds,
     confidence_histogram,
     select,
@@ -54,32 +55,6 @@ PROGRESS_FILE = "pseudo-labels.jsonl"
 SCHEMA = "edgeuda.pseudo-labels/1"
 MOMENTUM = 0.99
 """Of the mean confidence of a class over batches, as released with HIAST."""
-
-Selector = Literal["instance-adaptive", "class-balanced", "constant", "all"]
-
-
-@dataclass(frozen=True)
-class SelectorSettings:
-    """Parameters of the selection.
-
-    Attributes:
-        selector: ``"instance-adaptive"`` (IAST, HIAST); ``"class-balanced"``: per class the surest
-            ``keep`` of all frames' pixels (CBST), which takes two passes; ``"constant"``: one
-            threshold; ``"all"``: every pixel.
-        keep: Share of a class's pixels, see `InstanceAdaptive`.
-        history: See `InstanceAdaptive`.
-        hardness: See `InstanceAdaptive`.
-        initial: Threshold before the first frame, and the constant one.
-        batch: Frames whose confidences are pooled; 1 is the published definition, 2 the released
-            code.
-    """
-
-    selector: Selector = "instance-adaptive"
-    keep: float = 0.5
-    history: float = 0.9
-    hardness: float = 8.0
-    initial: float = 0.9
-    batch: int = 2
 
 
 @dataclass(frozen=True)
@@ -144,7 +119,13 @@ def generate(
     classes = len(spec.label_space)
     names = names or [f"{index:06d}.png" for index in range(len(frames))]
     identity = sha256_of(
-        [model_sha256, json.dumps(asdict(settings)), str(seed), spec.to_json(), *frames.identity()]
+        [
+            model_sha256,
+            json.dumps(settings.to_record()),
+            str(seed),
+            spec.to_json(),
+            *frames.identity(),
+        ]
     )
     done = _resume(folder, identity)
     if (folder / INDEX_FILE).exists():
@@ -206,7 +187,7 @@ def generate(
             "schema": SCHEMA,
             "model_sha256": model_sha256,
             "label_space": spec.label_space.to_record(),
-            "selection": asdict(settings),
+            "selection": settings.to_record(),
             "seed": seed,
             "thresholds": thresholds.tolist(),
             "mean_confidence": mean.tolist(),

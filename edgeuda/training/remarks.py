@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from edgeuda.methods.registry import METHODS
+
 LEAST = 0.05
 """Below this share of the pixels a target term hardly trains."""
 LEAST_TERM = 0.005
@@ -56,7 +58,7 @@ def remarks(
             does = "lets next to nothing through" if mean < LEAST else "holds nothing back"
             turn = keys.format(stage=stage)
             found.append(f"{what} {does}: {figure} is {mean:.1%} on average. Turn {turn}")
-    terms = {} if stage == "entropy" else _TERMS  # whose weights are small by design
+    terms = {} if METHODS[stage].small_terms else _TERMS
     for term, key in terms.items():
         lines = [line for line in log if line.get(term) and line.get("supervised")]
         if not lines:

@@ -17,9 +17,11 @@ from edgeuda.data.folders import class_counts, labelled_folder
 from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import TrainingError
 from edgeuda.files import sha256, write_json, write_text
-from edgeuda.methods.hiast import Hiast
+from edgeuda.methods.hiast import HIAST, Hiast, HiastSettings
 from edgeuda.methods.lse import (
+    LSE,
     Lse,
+    LseSettings,
     class_confidence,
     class_normalised_entropy,
     patch,
@@ -38,8 +40,9 @@ from edgeuda.training.fitting import (
     stream,
 )
 from edgeuda.training.loader import Images, LabelledBy, to_unit
+from edgeuda.training.procedures import procedure
 from edgeuda.training.pseudo_labels import PseudoLabels, generate
-from edgeuda.training.recipe import HiastSection, LseSection, Recipe
+from edgeuda.training.recipe import Recipe
 from edgeuda.training.trainer import LOG_FILE, in_half, read_checkpoint, read_log
 from edgeuda.training.watch import SIGNALS_FILE, read_signals
 from edgeuda.views.hard_paste import HardPaste
@@ -48,8 +51,9 @@ TEACHER_FILE = "teacher.safetensors"
 SELECTION_FILE = "selection.json"
 
 
+@procedure(HIAST)
 def run_hiast(
-    recipe: Recipe, section: HiastSection, model: Network, domains: Domains, job: Job
+    recipe: Recipe, section: HiastSettings, model: Network, domains: Domains, job: Job
 ) -> None:
     """Run HIAST's rounds on ``model``, in place.
 
@@ -78,7 +82,7 @@ def run_hiast(
 
 def _hiast_round(
     recipe: Recipe,
-    section: HiastSection,
+    section: HiastSettings,
     model: Network,
     teacher: Teacher,
     labeller: Teacher,
@@ -105,7 +109,7 @@ def _hiast_round(
             labeller,
             dataclasses.replace(spec, preprocessing=pre),
             target.resized(size),
-            section.selection.settings(number),
+            section.selection.of_round(number),
             folder,
             model_sha256=sha256(start),
             seed=stream(recipe, "hiast", number),
@@ -133,7 +137,7 @@ def _hiast_round(
     fit_stage(
         model,
         spec,
-        Hiast(section.settings(), teacher),
+        Hiast(section, teacher),
         dataclasses.replace(domains, source=images),
         section.model_copy(update={"lr": section.lr * factor}),
         recipe,
@@ -148,8 +152,9 @@ def _hiast_round(
     job.fabric.barrier()
 
 
+@procedure(LSE)
 def run_lse(
-    recipe: Recipe, section: LseSection, model: Network, domains: Domains, job: Job
+    recipe: Recipe, section: LseSettings, model: Network, domains: Domains, job: Job
 ) -> None:
     """Run LSE's rounds on ``model``, in place; one that the watch refuses is the last."""
     spec = domains.spec(recipe)
@@ -169,7 +174,7 @@ def run_lse(
             fit_stage(
                 model,
                 spec,
-                Lse(section.settings(), weights),
+                Lse(section, weights),
                 domains,
                 section,
                 recipe,
@@ -194,7 +199,7 @@ def refused(job: Job) -> bool:
 @torch.no_grad()
 def write_patches(
     recipe: Recipe,
-    section: LseSection,
+    section: LseSettings,
     portion: float,
     model: Network,
     domains: Domains,

@@ -257,7 +257,7 @@ def adapt(
     """
     out = Path(out)
     start = _start(model, out)
-    pre = load_model(start)[1].preprocessing
+    pre = open_network(start).spec.preprocessing
     own = {name: [pre.height, pre.width] for name in ("model.input", "geometry.crop")}
     chosen = _recipe(recipe, {**own, **(settings or {})})
     options = Options(out, resume, workers, ignore_unmapped)

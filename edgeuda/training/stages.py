@@ -5,33 +5,29 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import edgeuda.training.rounds  # noqa: F401  (registers the stages that go in rounds)
 from edgeuda.data.folders import labelled_subset
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256, sha256_of, write_text
-from edgeuda.methods.adabn import adapt_batch_norm
-from edgeuda.methods.adversarial import Adversarial
 from edgeuda.methods.base import Method
-from edgeuda.methods.distil import Distil, LargeStudent
-from edgeuda.methods.entropy import EntropyMinimisation
-from edgeuda.methods.mixing import related_classes
-from edgeuda.methods.supervised import Supervised
-from edgeuda.methods.teacher import Teacher
-from edgeuda.methods.tufl import Tufl
+from edgeuda.methods.registry import METHODS
+from edgeuda.methods.settings import Optimisation, Section, StageSettings
+from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
 from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import (
-    STAGE_NAMES,
     Domains,
     Job,
     fit_stage,
@@ -47,27 +43,11 @@ from edgeuda.training.loader import (
     sample,
     to_unit,
 )
-from edgeuda.training.recipe import (
-    AdaBNSection,
-    AdversarialSection,
-    AssSection,
-    DistilSection,
-    EntropySection,
-    HiastSection,
-    LargeSection,
-    LseSection,
-    Optimisation,
-    Recipe,
-    Section,
-    Stage,
-    StageSection,
-    TuflSection,
-)
+from edgeuda.training.procedures import procedure_of
+from edgeuda.training.recipe import Recipe
 from edgeuda.training.remarks import remarks
-from edgeuda.training.rounds import run_hiast, run_lse
 from edgeuda.training.trainer import in_half, make_optimizer, read_log
 from edgeuda.training.watch import read_signals
-from edgeuda.views.transforms import SOURCE
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +63,7 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     section = recipe.source
     if section.affine:
         model.learn_affine()
-    method = Supervised(
-        section.loss,
-        stage_weights(recipe, section, domains),
-        SOURCE if section.augment else None,
-        section.style,
-        section.steps - round(section.tail * section.steps),
-    )
+    method = _method(Context(recipe, "source", section, model, domains, job))
     target = domains.target if section.style != "none" else None
     taught, held = hold_out(domains, section.held)
 
@@ -103,7 +77,7 @@ def run_source(recipe: Recipe, domains: Domains, job: Job) -> None:
     )  # fmt: skip
 
 
-def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, job: Job) -> None:
+def run_stage(recipe: Recipe, stage: str, model: Network, domains: Domains, job: Job) -> None:
     """Run one stage of an adaptation on ``model``, in place, and write it to the job's folder.
 
     A stage that is complete is loaded, one that was interrupted goes on.
@@ -116,149 +90,197 @@ def run_stage(recipe: Recipe, stage: Stage, model: Network, domains: Domains, jo
         return
     job.folder.mkdir(parents=True, exist_ok=True)
     assert domains.target is not None
-    section = recipe.section(stage)
     # Whether the stage before was trained just now or loaded: other layouts round otherwise.
     model.to(device=job.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _run(recipe, stage, section, model, domains, job)
+    _run(recipe, stage, model, domains, job)
     for remark in remarks(stage, read_log(job.folder), read_signals(job.folder)):
-        logger.warning("%s: %s", STAGE_NAMES[stage], remark)
+        logger.warning("%s: %s", METHODS[stage].label, remark)
 
 
-def _run(
-    recipe: Recipe,
-    stage: Stage,
-    section: StageSection,
-    model: Network,
-    domains: Domains,
-    job: Job,
-) -> None:
-    assert domains.target is not None
-    if isinstance(section, AdaBNSection):
-        _adabn(model, domains.spec(recipe), domains.target, section, recipe.seed, job)
-    elif isinstance(section, EntropySection):
-        weights = stage_weights(recipe, section, domains)
-        _fit(EntropyMinimisation(section.settings(), weights), recipe, stage, model, domains, job)
-    elif isinstance(section, AdversarialSection):
-        _adversarial(recipe, section, stage, model, domains, job)
-    elif isinstance(section, HiastSection):
-        run_hiast(recipe, section, model, domains, job)
-    elif isinstance(section, LseSection):
-        run_lse(recipe, section, model, domains, job)
-    elif isinstance(section, DistilSection):
-        _distil(recipe, section, model, domains, job)
+def _run(recipe: Recipe, stage: str, model: Network, domains: Domains, job: Job) -> None:
+    kind, section = METHODS[stage], recipe.section(stage)
+    context = Context(recipe, stage, section, model, domains, job)
+    procedure = procedure_of(kind)
+    if procedure is not None:
+        procedure(recipe, section, model, domains, job)
+    elif kind.run is not None:
+        kind.run(section, context)
+        if job.fabric.is_global_zero:
+            save_model(model, context.spec, job.folder / MODEL_FILE)
+        job.fabric.barrier()
     else:
-        _tufl(recipe, section, stage, model, domains, job)
+        assert isinstance(section, Optimisation)  # `MethodType` has seen to it
+        method = _method(context)
+        fit_stage(
+            model, context.spec, method, domains, section, recipe, job, stage,
+            target=context.target, labelled=context.labelled,
+        )  # fmt: skip
 
 
-def _fit(
-    method: Method,
-    recipe: Recipe,
-    stage: Stage,
-    model: Network,
-    domains: Domains,
-    job: Job,
-    target: Images | None = None,
-    labelled: Images | None = None,
-) -> None:
-    section = recipe.section(stage)
-    assert isinstance(section, Optimisation)
-    fit_stage(
-        model, domains.spec(recipe), method, domains, section, recipe, job, stage,
-        target=target or domains.target, labelled=labelled,
-    )  # fmt: skip
+def _method(context: Context) -> Method:
+    build = METHODS[context.stage].build
+    assert build is not None  # `require_runnable` has seen to it
+    return build(context.section, context)
 
 
-def _tufl(
-    recipe: Recipe, section: TuflSection, stage: Stage, model: Network, domains: Domains, job: Job
-) -> None:
-    teacher, target = None, domains.target
-    assert target is not None
-    if stage == "stage2":
-        settings = section.teacher
-        half = in_half(recipe.precision)
-        teacher = Teacher(
-            model, settings.decay, settings.scales, settings.flip, half, domains.temperature
-        )
-        if settings.offline:
-            target = _pseudo_labels(teacher, target, domains.spec(recipe), job)
-    weights = stage_weights(recipe, section, domains)
-    method = Tufl(section.settings(), weights, related_classes(domains.space.classes), teacher)
-    _fit(method, recipe, stage, model, domains, job, target)
+@dataclass
+class Context:
+    """What a stage offers to its method, see `edgeuda.methods.context.StageContext`.
 
+    Attributes:
+        recipe: Views, precision, seed.
+        stage: Name.
+        section: Its settings.
+        model: The network that is adapted.
+        domains: Both domains.
+        job: Where.
+        target: Target images of the batches, as the method asks for them.
+        labelled: Labelled target images, if the method asks for them.
+    """
 
-def _distil(
-    recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
-) -> None:
-    teacher, spec = _teacher(recipe, section, model, domains, job)
-    target, large = domains.target, None
-    assert target is not None
-    if section.labels.offline:
-        target = _soft_labels(teacher, target, spec, recipe.model.input, job)
-    elif section.teacher == "large":
-        optimisation = section.model_copy(update={"lr": section.large.lr})
-        network = copy.deepcopy(teacher.model).requires_grad_(True)
-        network.freeze(recipe.model.freeze)
-        network.to(device=job.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        large = LargeStudent(
-            network,
-            spec.preprocessing,
-            teacher,
-            make_optimizer(network, optimisation),
-            section.batch_norm,
-            in_half(recipe.precision),
-        )
-    method = Distil(
-        section.settings(),
-        stage_weights(recipe, section, domains),
-        None if section.labels.offline else teacher,
-        spec.preprocessing,
-        section.steps,
-        large,
-    )
-    _fit(method, recipe, "distil", model, domains, job, target)
+    recipe: Recipe
+    stage: str
+    section: StageSettings
+    model: Network
+    domains: Domains
+    job: Job
+    target: Images | None = None
+    labelled: Images | None = None
 
+    def __post_init__(self) -> None:
+        self.target = self.domains.target
 
-def _teacher(
-    recipe: Recipe, section: DistilSection, model: Network, domains: Domains, job: Job
-) -> tuple[Teacher, ModelSpec]:
-    """Return who labels target images in stage ``distil``, and the spec that it is fed by."""
-    spec, temperature = domains.spec(recipe), 1.0
-    if section.teacher == "self":
-        network, temperature = model, domains.temperature
-    elif section.teacher == "large":
-        big = large_recipe(recipe, section.large)
-        network, spec = _large(big, section.large, domains, job), domains.spec(big)
-    else:
-        network, spec = load_model(Path(section.teacher))
-        if spec.label_space.classes != domains.space.classes:
+    @property
+    def network(self) -> Network:
+        """The network that is adapted."""
+        return self.model
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Its spec."""
+        return self.domains.spec(self.recipe)
+
+    @property
+    def weights(self) -> Tensor:
+        """``[K]`` class weights."""
+        return stage_weights(self.recipe, self.section, self.domains)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """``[M, K]`` pixels of each class in each source image."""
+        return self.domains.counts
+
+    @property
+    def seed(self) -> int:
+        """The stage's stream."""
+        return stream(self.recipe, self.stage)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stage computes."""
+        return self.job.fabric.device
+
+    @property
+    def half(self) -> bool:
+        """Whether networks compute in bfloat16."""
+        return in_half(self.recipe.precision)
+
+    def teacher(
+        self, settings: TeacherSettings | None = None, network: Network | None = None
+    ) -> Teacher:
+        """Return a teacher."""
+        how = settings or TeacherSettings()
+        # A temperature was fitted for the network that is adapted, and for no other.
+        temperature = self.domains.temperature if network is None else 1.0
+        taught = self.model if network is None else network
+        return Teacher(taught, how.decay, how.scales, how.flip, self.half, temperature)
+
+    def large_network(self, settings: LargeSettings) -> tuple[Network, ModelSpec]:
+        """Return a second network, trained on source and with the target's statistics."""
+        recipe = large_recipe(self.recipe, settings)
+        network = _large(recipe, settings, self.domains, self.job)
+        return network, self.domains.spec(recipe)
+
+    def stored_network(self, path: Path) -> tuple[Network, ModelSpec]:
+        """Return another network from its file.
+
+        Raises:
+            ConfigError: If its classes or its camera are not those of this run.
+        """
+        network, spec = load_model(path)
+        space, geometry = self.domains.space, self.domains.geometry
+        if spec.label_space.classes != space.classes:
             msg = (
-                f"{section.teacher}: expected a teacher for the classes of {domains.space.name!r}, "
+                f"{path}: expected a teacher for the classes of {space.name!r}, "
                 f"found one for those of {spec.label_space.name!r}"
             )
             raise ConfigError(msg)
         own = spec.preprocessing.geometry
-        if own is not None and (domains.geometry is None or not own.same_as(domains.geometry)):
-            found = "raw" if domains.geometry is None else domains.geometry.describe()
+        if own is not None and (geometry is None or not own.same_as(geometry)):
+            found = "raw" if geometry is None else geometry.describe()
             msg = (
-                f"{section.teacher}: expected a teacher for frames as these, which are {found}, "
+                f"{path}: expected a teacher for frames as these, which are {found}, "
                 f"found one whose frames are {own.describe()}. Adapt it to these frames first"
             )
             raise ConfigError(msg)
-    labels = section.labels
-    decay = labels.decay if section.teacher in ("self", "large") else 1.0
-    half = in_half(recipe.precision)
-    return Teacher(network, decay, labels.scales, labels.flip, half, temperature), spec
+        return network, spec
+
+    def learner(
+        self, network: Network, settings: Optimisation
+    ) -> tuple[Network, torch.optim.Optimizer]:
+        """Return a copy of a network that trains beside the adapted one, and its optimiser."""
+        copied = copy.deepcopy(network).requires_grad_(True)
+        copied.freeze(self.recipe.model.freeze)
+        copied.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return copied, make_optimizer(copied, settings)
+
+    def frames(self, batch: int, batches: int) -> Iterator[Tensor]:
+        """Yield batches of target frames without views, in the order that the seed draws."""
+        images = self._frames()
+        for step in range(batches):
+            positions = range(step * batch, (step + 1) * batch)
+            chosen = sample(len(images), positions, self.recipe.seed, 0)
+            stack = np.stack([images[index][0] for index in chosen])
+            yield to_unit(torch.from_numpy(stack), self.device)
+
+    def use_labels_of(self, teacher: Teacher) -> None:
+        """Let the batches hold classes and confidences of whole frames."""
+        self.target = _pseudo_labels(teacher, self._frames(), self.spec, self.job)
+
+    def use_probabilities_of(self, teacher: Teacher, spec: ModelSpec) -> None:
+        """Let the batches hold soft labels of whole frames."""
+        size = self.recipe.model.input
+        self.target = _soft_labels(teacher, self._frames(), spec, size, self.job)
+
+    def use_labelled(self, which: int | str) -> None:
+        """Let the batches hold labelled target images too, and write down which.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        if self.domains.labelled is None:
+            msg = (
+                f"Recipe {self.recipe.name!r}: stage {self.stage!r} needs labelled target images. "
+                "Put their label maps in the folder 'labels' beside the frames' folder 'images'"
+            )
+            raise ConfigError(msg)
+        chosen = labelled_subset(self.domains.labelled, which, self.recipe.seed)
+        names = "".join(f"{pair.image.name}\n" for pair in chosen.pairs)
+        if self.job.fabric.is_global_zero:
+            write_text(self.job.folder / LABELLED_FILE, names)
+        self.labelled = Images(chosen, self.recipe.model.input)
+
+    def _frames(self) -> Images:
+        assert self.domains.target is not None
+        return self.domains.target
 
 
-def teacher_sha256(recipe: Recipe) -> list[str]:
-    """Return the checksum of the network that teaches in stage ``distil``, if it is a file."""
-    section = recipe.distil
-    if section is None or "distil" not in recipe.stages or section.teacher in ("large", "self"):
-        return []
-    return [sha256(model_file(Path(section.teacher)))]
+def networks_sha256(recipe: Recipe, stage: str) -> list[str]:
+    """Return the checksums of the networks in files that a stage reads."""
+    return [sha256(model_file(Path(name))) for name in recipe.section(stage).networks()]
 
 
-def large_recipe(recipe: Recipe, large: LargeSection) -> Recipe:
+def large_recipe(recipe: Recipe, large: LargeSettings) -> Recipe:
     """Return the recipe with the large network in the place of its own."""
     own = large.model_dump(include={"architecture", "encoder", "width", "pretrained"})
     changed: dict[str, Section] = {}
@@ -268,7 +290,7 @@ def large_recipe(recipe: Recipe, large: LargeSection) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=own), **changed})
 
 
-def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) -> Network:
+def _large(recipe: Recipe, section: LargeSettings, domains: Domains, job: Job) -> Network:
     """Return the large network, trained on source and with the target's statistics.
 
     It lies beside the stage's folder, named by what it depends on: stages that need the same share
@@ -296,63 +318,6 @@ def _large(recipe: Recipe, section: LargeSection, domains: Domains, job: Job) ->
     if section.adabn:
         run_stage(recipe, "adabn", model, domains, replace(job, folder=folder / "adabn"))
     return model
-
-
-def _adversarial(
-    recipe: Recipe,
-    section: AdversarialSection,
-    stage: Stage,
-    model: Network,
-    domains: Domains,
-    job: Job,
-) -> None:
-    labelled = None
-    if isinstance(section, AssSection):
-        if domains.labelled is None:
-            msg = (
-                f"Recipe {recipe.name!r}: stage 'ass' needs labelled target images. Put their "
-                "label maps in the folder 'labels' beside the frames' folder 'images'"
-            )
-            raise ConfigError(msg)
-        chosen = labelled_subset(domains.labelled, section.labels, recipe.seed)
-        names = "".join(f"{pair.image.name}\n" for pair in chosen.pairs)
-        if job.fabric.is_global_zero:
-            write_text(job.folder / LABELLED_FILE, names)
-        labelled = Images(chosen, recipe.model.input)
-    method = Adversarial(
-        section.settings(),
-        stage_weights(recipe, section, domains),
-        model,
-        section.decay_steps or section.steps,
-        stream(recipe, stage),
-        job.fabric.device,
-        in_half(recipe.precision),
-    )
-    _fit(method, recipe, stage, model, domains, job, labelled=labelled)
-
-
-def _adabn(
-    model: Network, spec: ModelSpec, images: Images, section: AdaBNSection, seed: int, job: Job
-) -> None:
-    device = job.fabric.device
-    model.to(device)
-
-    def frames() -> Iterator[Tensor]:
-        for step in range(section.batches):
-            positions = range(step * section.batch, (step + 1) * section.batch)
-            chosen = sample(len(images), positions, seed, 0)
-            stack = np.stack([images[index][0] for index in chosen])
-            yield to_unit(torch.from_numpy(stack), device)
-
-    for layer in adapt_batch_norm(model, frames(), spec.preprocessing):
-        logger.warning(
-            "AdaBN: %s hardly varies over the target frames, as if they were all alike; its "
-            "source statistics were kept",
-            layer,
-        )
-    if job.fabric.is_global_zero:
-        save_model(model, spec, job.folder / MODEL_FILE)
-    job.fabric.barrier()
 
 
 def _soft_labels(

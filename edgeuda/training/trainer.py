@@ -32,11 +32,11 @@ from edgeuda.files import write_atomic, write_text
 from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
 from edgeuda.methods.schedules import decayed
+from edgeuda.methods.settings import Optimisation
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
 from edgeuda.models.network import Network
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import StepData, batches
-from edgeuda.training.recipe import Optimisation
 from edgeuda.training.watch import Watch
 
 CHECKPOINT_FILE = "checkpoint.pt"
