@@ -157,7 +157,7 @@ def half(
 
     Example:
         >>> import calibration
-        >>> calibration.half("adapted.onnx", "frames", "half.onnx", frames=2) > 0.99
+        >>> calibration.half("adapted.onnx", "frames", "half.onnx", min_agreement=0.9) > 0.9
         True
     """
     geometry = read_spec(Path(model)).preprocessing.geometry
