@@ -16,6 +16,7 @@ from calibration.ranges import Histogram
 from calibration.source import load_fp32
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
+from edgeuda.records import schemas
 from edgeuda.records.calibration import Acceptance, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding
@@ -23,7 +24,7 @@ from engines.report.page import Page, write_page
 from engines.report.parts import Grid, Picture, Section, Strip
 from engines.report.text import DASH, as_percent, signed
 
-SCHEMA = "edgeuda.calibration-page/1"
+SCHEMA = schemas.CALIBRATION_PAGE
 BARS = 48
 """Bars of a small histogram."""
 

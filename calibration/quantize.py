@@ -24,6 +24,7 @@ from calibration.source import adapted_model, load_fp32, miou
 from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.records import schemas
 from edgeuda.records.calibration import Acceptance, CalibrationRecord, Frame, Layer, record_path
 from edgeuda.spec import ModelSpec
 from engines.onnx.metadata import QUANTIZATION_KEY
@@ -151,7 +152,7 @@ def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
     """Write a Q/DQ graph that names its written record."""
     onnx = require("onnx", "quantize")
     note = {
-        "schema": "edgeuda.quantization/1",
+        "schema": schemas.QUANTIZATION,
         "policy": record.target,
         "rule": record.rule,
         "percentile": record.percentile,

@@ -16,12 +16,13 @@ from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
 from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_npz
+from edgeuda.records import schemas
 from engines.onnx.session import Device
 
 if TYPE_CHECKING:
     import onnx
 
-SCHEMA = "edgeuda.ranges/1"
+SCHEMA = schemas.RANGES
 SAVE_SECONDS = 10.0
 """Time between two notes of what is under way; what came after the last is done again."""
 

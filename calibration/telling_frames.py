@@ -16,6 +16,7 @@ from edgeuda.data.images import Image, LabelMap, read_image, write_image, write_
 from edgeuda.data.treatment import as_shown
 from edgeuda.files import sha256, sha256_of, write_json
 from edgeuda.labels import LabelSpace
+from edgeuda.records import schemas
 from engines.onnx.session import Device
 from engines.opening import open_runner
 from engines.runner import segment
@@ -97,7 +98,7 @@ def _write_predictions(
         frame = os.path.relpath(files[index].resolve(), folder.resolve())
         entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
     record = {
-        "schema": "edgeuda.predictions/1", "name": name, "model": file,
+        "schema": schemas.PREDICTIONS, "name": name, "model": file,
         "label_space": space.to_record(), "frames": entries,
     }  # fmt: skip
     write_json(folder / "predictions.json", record)

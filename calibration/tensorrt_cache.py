@@ -19,9 +19,10 @@ import numpy as np
 from calibration.range_file import Origin
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, require_absent, sha256, write_atomic, write_json
+from edgeuda.records import schemas
 from edgeuda.records.calibration import Range
 
-SCHEMA = "edgeuda.tensorrt_cache/1"
+SCHEMA = schemas.TENSORRT_CACHE
 Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
 LEVELS = 127
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")

@@ -24,13 +24,14 @@ from edgeuda.data.images import LabelMap, read_image
 from edgeuda.decision import Budget, Candidate, choose, dominators
 from edgeuda.errors import OutputExistsError
 from edgeuda.files import alone, is_empty, now_utc, read_json, sha256, write_json, write_npz
+from edgeuda.records import schemas
 from edgeuda.records.bench import SCHEMA as BENCH
 from edgeuda.records.bench import samples_path
 from engines.bench.measure import bench
 from engines.opening import open_runner
 from engines.runner import Runner, segment
 
-SCHEMA = "edgeuda.tradeoff/2"
+SCHEMA = schemas.TRADEOFF
 Say = Callable[[str], None]
 
 

@@ -14,12 +14,13 @@ from calibration.quantize import calibrate
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
+from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 from engines.bench.load import Load
 from engines.onnx.metadata import Head, Precision
 from engines.onnx.session import Device
 
-PLAN = "edgeuda.tradeoff-plan/1"
+PLAN = schemas.TRADEOFF_PLAN
 Backend = Literal["cpu", "cuda", "tensorrt", "engine"]
 Export = Callable[[Path, tuple[int, int], Head], None]
 """Writes a network's FP32 graph: file, input size, head."""

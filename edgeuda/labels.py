@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeuda.errors import ConfigError, did_you_mean
 from edgeuda.files import read_json
+from edgeuda.records import schemas
 
 IGNORE = 255
 """Id of pixels that neither train nor count, in every label space."""
@@ -105,7 +106,7 @@ class LabelSpace:
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form that travels with models and data: what the ids mean."""
         return {
-            "schema": "edgeuda.labels/1",
+            "schema": schemas.LABELS,
             "name": self.name,
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
@@ -127,7 +128,7 @@ def _color(values: Any) -> Color:
 
 def _built_in() -> dict[str, LabelSpace]:
     files = sorted((Path(__file__).parent / "spaces").glob("*.json"))
-    found = [LabelSpace.from_record(read_json(file, "edgeuda.labels/1")) for file in files]
+    found = [LabelSpace.from_record(read_json(file, schemas.LABELS)) for file in files]
     return {space.name: space for space in found}
 
 
@@ -158,7 +159,7 @@ def label_space(name: str) -> LabelSpace:
     if name in SPACES:
         return SPACES[name]
     if name.endswith(".json"):
-        return LabelSpace.from_record(read_json(Path(name), "edgeuda.labels/1"))
+        return LabelSpace.from_record(read_json(Path(name), schemas.LABELS))
     msg = (
         f"Unknown label space {name!r}{did_you_mean(name, SPACES)}; known: {', '.join(SPACES)}, or "
         "a .json file"

@@ -10,6 +10,7 @@ from typing import Any
 from edgeuda.data.camera import CameraGeometry
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.labels import LabelSpace
+from edgeuda.records import schemas
 
 LARGEST = 1 << 14
 """Rows or columns of an input: more is a damaged file, not a camera."""
@@ -111,7 +112,7 @@ class ModelSpec:
         """Serialise to one line of JSON."""
         space = self.label_space.to_record()
         record = {
-            "schema": "edgeuda.model/1",
+            "schema": schemas.MODEL,
             "architecture": self.architecture,
             "width": self.width,
             "encoder": self.encoder,
@@ -129,7 +130,7 @@ class ModelSpec:
         """
         try:
             record = json.loads(text)
-            if record["schema"] != "edgeuda.model/1":
+            if record["schema"] != schemas.MODEL:
                 raise KeyError(record["schema"])
             space, pre = record["label_space"], record["preprocessing"]
             renamed = {} if "encoder" in record else _RENAMED

@@ -23,8 +23,9 @@ from typing import Any, Literal, get_args
 from edgeuda import __version__
 from edgeuda.errors import BundleError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.records import schemas
 
-SCHEMA = "edgeuda.bundle/1"
+SCHEMA = schemas.BUNDLE
 SUFFIX = ".edgeuda"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"

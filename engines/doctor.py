@@ -16,6 +16,7 @@ from typing import Any, Literal
 from edgeuda import __version__
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
 from edgeuda.files import text_of
+from edgeuda.records import schemas
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
 from engines.cuda.extra import extra_here, jetson_release
@@ -23,7 +24,7 @@ from engines.machine.hardware import drive_release
 from engines.onnx.session import Device, open_session
 from engines.tensorrt.library import load_tensorrt
 
-SCHEMA = "edgeuda.doctor/1"
+SCHEMA = schemas.DOCTOR
 Status = Literal["ok", "absent", "broken", "note"]
 _TASKS = {
     "run on the CPU": ("onnxruntime",),

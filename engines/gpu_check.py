@@ -22,6 +22,7 @@ from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
+from edgeuda.records import schemas
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
@@ -39,7 +40,7 @@ from engines.tensorrt.cache import Engine, cached_engine
 from engines.tensorrt.library import Library, LibraryName, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
 
-SCHEMA = "edgeuda.gpu-check/2"
+SCHEMA = schemas.GPU_CHECK
 Status = Literal["passed", "failed", "not installed", "skipped"]
 Forms = Mapping[tuple[Head, str], Path]
 """ONNX files by head and arithmetic: fp32, fp16, int8, int8+fp16."""

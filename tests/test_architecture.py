@@ -1,11 +1,14 @@
 """The walls between the packages, read from the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from edgeuda.records import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("edgeuda", "engines", "calibration", "cli")
@@ -53,13 +56,15 @@ def test_who_imports_whom(path):
 
 BELOW = {
     "edgeuda/records": {"errors", "files", "labels", "spec", "records"},
-    "edgeuda/data": {"errors", "files", "labels", "spec", "data", "street"},
-    "edgeuda/street": {"errors", "files", "labels", "data", "street"},
-    "edgeuda/accuracy": {"errors", "files", "labels", "spec", "data", "records", "accuracy"},
+    "edgeuda/data": {"records", "errors", "files", "labels", "spec", "data", "street"},
+    "edgeuda/street": {"records", "errors", "files", "labels", "data", "street"},
+    "edgeuda/accuracy": {"records", "errors", "files", "labels", "spec", "data", "accuracy"},
     "edgeuda/views": {"errors", "files", "labels", "data", "views"},
-    "edgeuda/models": {"errors", "files", "labels", "spec", "data", "accuracy", "models"},
+    "edgeuda/models": {
+        "records", "errors", "files", "labels", "spec", "data", "accuracy", "models"
+    },
     "edgeuda/methods": {
-        "errors", "files", "labels", "spec", "data", "views", "models", "methods"
+        "records", "errors", "files", "labels", "spec", "data", "views", "models", "methods"
     },
 }  # fmt: skip
 """What each room of `edgeuda` may look into; `edgeuda.training` stands above them all."""
@@ -151,3 +156,15 @@ def test_help_imports_neither_torch_nor_timm():
         [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_schema_is_named_in_one_place_and_the_docs_list_them():
+    home = ROOT / "edgeuda/records/schemas.py"
+    others = [
+        f"{path.relative_to(ROOT)}: {found}"
+        for path in FILES
+        if path != home
+        for found in re.findall(r'"edgeuda\.[a-z_-]+/\d"', path.read_text(encoding="utf-8"))
+    ]
+    assert not others
+    assert schemas.table() in (ROOT / "docs/records.md").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from cli import options
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ModelError
 from edgeuda.files import require_absent, sha256, write_json
+from edgeuda.records import schemas
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +58,7 @@ def diff(
     write_json(
         out,
         {
-            "schema": "edgeuda.diff/1",
+            "schema": schemas.DIFF,
             "models": [
                 {"file": str(path), "sha256": digest}
                 for path, digest in ((first, one_sum), (second, two_sum))

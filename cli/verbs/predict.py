@@ -13,6 +13,7 @@ from rich.progress import track
 from cli import options
 from cli.verbs.shared import wrote
 from edgeuda.files import require_absent, sha256, short_name, write_json
+from edgeuda.records import schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def predict(
     write_json(
         record,
         {
-            "schema": "edgeuda.predictions/1",
+            "schema": schemas.PREDICTIONS,
             "name": name or model.stem,
             "model": {"file": str(model), "sha256": sha256(model)},
             "label_space": space.to_record(),

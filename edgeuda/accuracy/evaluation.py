@@ -15,6 +15,7 @@ from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace, subsets_of
+from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgeuda.accuracy.boundary import BoundaryCounts
 
-SCHEMA = "edgeuda.evaluation/1"
+SCHEMA = schemas.EVALUATION
 DEPLOYED = "as deployed"
 """Frames resized to the network's input, one pass, labels resized to the frame."""
 

@@ -22,8 +22,9 @@ from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import sha256
 from edgeuda.labels import counterparts, describe
+from edgeuda.records import schemas
 
-SCHEMA = "edgeuda.data-check/1"
+SCHEMA = schemas.DATA_CHECK
 STATISTICS = ("lightness", "green to red", "blue to yellow")
 """Axes of CIELAB; lightness 0 to 100, the others about -100 to 100."""
 SAME = 2.0

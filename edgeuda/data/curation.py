@@ -19,10 +19,11 @@ from edgeuda.data.images import Image, read_image, write_image
 from edgeuda.data.treatment import treatment_of
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import alone, is_empty, read_json, sha256, stamp, write_atomic, write_json
+from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "edgeuda.frames/1"
+SCHEMA = schemas.FRAMES
 INDEX_FILE = "frames.json"
 LINES_FILE = "frames.jsonl"
 PROGRESS_FILE = "progress.json"

@@ -24,6 +24,7 @@ from edgeuda.data.treatment import applied_to, as_shown, is_raw, labels_as_shown
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of, stamp
 from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
+from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def labelled_folder(
         found = replace(found, geometry=geometry)
         return _looked_at(found, stop=not any((root.parent / name).exists() for name in SPARSE))
     file = root / "dataset.json"
-    record = read_json(file, "edgeuda.dataset/1") if file.exists() else {}
+    record = read_json(file, schemas.DATASET) if file.exists() else {}
     layout = None if record else layout_of(root)
     if layout is not None and _agreed(root, layout, stored):
         found = _public(root, layout, space, every, ignore_unmapped)
@@ -254,7 +255,7 @@ def _looked_at(folder: LabelledFolder, stop: bool = True) -> LabelledFolder:
             msg += (
                 ". Probably the labels are of another space: say which with --label-space. If they "
                 "are meant to be so sparse, put a dataset.json beside them that names their space "
-                '({"schema": "edgeuda.dataset/1", "label_space": "..."})'
+                '({"schema": schemas.DATASET, "label_space": "..."})'
             )
             raise DataError(msg)
         logger.warning(msg)

@@ -19,10 +19,11 @@ from edgeuda.data.camera import CameraGeometry, alike
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, LabelMap, read_image
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json
+from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "edgeuda.frames/1"
+SCHEMA = schemas.FRAMES
 FILES = ("frames.json", "progress.json")
 """Records of a finished and of an unfinished extraction."""
 CHANGES = {"calibration": "undistorted", "crop": "cropped", "mask": "masked"}

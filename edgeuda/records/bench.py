@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeuda.records import schemas
 from edgeuda.records.percentiles import Drift, LatencySummary
 
-SCHEMA = "edgeuda.bench/2"
+SCHEMA = schemas.BENCH
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json, write_json
+from edgeuda.records import schemas
 from edgeuda.spec import Preprocessing
 
 Target = Literal["ort-x86", "tensorrt"]
@@ -17,7 +18,7 @@ Quantizer = Literal["edgeuda", "modelopt"]
 RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
 """How a range is taken from a histogram, see `calibration.rules`."""
 RecordedRule = RuleName | Literal["tensorrt-cache"]
-SCHEMA = "edgeuda.calibration/1"
+SCHEMA = schemas.CALIBRATION
 
 
 class Range(NamedTuple):

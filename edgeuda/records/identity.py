@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256
+from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "edgeuda.identity/1"
-RUN_SCHEMA = "edgeuda.run/1"
+SCHEMA = schemas.IDENTITY
+RUN_SCHEMA = schemas.RUN
 RUN_FILE = "run.json"
 Role = Literal["source", "adapted"]
 """Trained on labelled source images only, or changed by at least one stage of an adaptation."""

@@ -31,6 +31,7 @@ from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, load_model
 from edgeuda.models.subject import score_checkpoint
+from edgeuda.records import schemas
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.procedures import require_runnable
@@ -51,7 +52,7 @@ else:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = "edgeuda.comparison/1"
+SCHEMA = schemas.COMPARISON
 ORACLE = "oracle"
 
 

@@ -13,6 +13,7 @@ from edgeuda.data.images import Image, LabelMap
 from edgeuda.files import read_json, write_json
 from edgeuda.models.network import Network
 from edgeuda.models.reliability import fit_temperature, reliabilities
+from edgeuda.records import schemas
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains
 from edgeuda.training.loader import Chosen, Images, Joined
@@ -20,7 +21,7 @@ from edgeuda.training.loader import Chosen, Images, Joined
 logger = logging.getLogger(__name__)
 
 RELIABILITY_FILE = "reliability.json"
-SCHEMA = "edgeuda.reliability/1"
+SCHEMA = schemas.RELIABILITY
 
 
 def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:

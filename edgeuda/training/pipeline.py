@@ -36,6 +36,7 @@ from edgeuda.files import (
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
+from edgeuda.records import schemas
 from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
@@ -348,7 +349,7 @@ def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, 
             }
         )
     return {
-        "schema": "edgeuda.adaptation/1",
+        "schema": schemas.ADAPTATION,
         "classes": list(domains.space.classes),
         "source_shares": domains.frequencies.tolist(),
         "stages": stages,

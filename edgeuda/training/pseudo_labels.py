@@ -47,12 +47,13 @@ from edgeuda.methods.selection import (
 )
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model, model_file
+from edgeuda.records import schemas
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.loader import Images, sample, to_unit
 
 INDEX_FILE = "pseudo-labels.json"
 PROGRESS_FILE = "pseudo-labels.jsonl"
-SCHEMA = "edgeuda.pseudo-labels/1"
+SCHEMA = schemas.PSEUDO_LABELS
 MOMENTUM = 0.99
 """Of the mean confidence of a class over batches, as released with HIAST."""
 
@@ -265,7 +266,7 @@ def label_footage(
         write_list(out / "pairs.csv", ("image", "label"), zip(frames, labels, strict=True))
         return out / INDEX_FILE
     record = {
-        "schema": "edgeuda.dataset/1",
+        "schema": schemas.DATASET,
         "label_space": spec.label_space.to_record(),
         "images": os.path.relpath(root.resolve(), out.resolve()),
     }

@@ -30,6 +30,7 @@ from edgeuda.methods.lse import (
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
 from edgeuda.models.network import Network
+from edgeuda.records import schemas
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import (
     Domains,
@@ -262,7 +263,7 @@ def write_patches(
     write_json(
         job.folder / SELECTION_FILE,
         {
-            "schema": "edgeuda.selection/1",
+            "schema": schemas.SELECTION,
             "portion": portion,
             "frames": [target.names[index] for index in selection.images],
             "entropy_thresholds": thresholds.tolist(),

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from edgeuda.data.treatment import as_shown, noted
 from edgeuda.errors import EdgeudaError
 from edgeuda.files import now_utc
+from edgeuda.records import schemas
 from edgeuda.records.percentiles import supported
 from engines.live.capture import Capture
 from engines.live.sinks import Result, Sink, SinkThread
 from engines.runner import Runner, segment
 
-SCHEMA = "edgeuda.live/1"
+SCHEMA = schemas.LIVE
 RECENT = 30
 """Frames over which the frame rate and latency on the screen are taken."""
 MINUTES = 2000

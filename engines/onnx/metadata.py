@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DataError, DependencyError, ModelError, require
+from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 from edgeuda.spec import ModelSpec
 from engines.onnx.graphs import load_graph, metadata_of
@@ -56,7 +57,7 @@ class ExportRecord:
 
     def to_json(self) -> str:
         """Serialise to one line of JSON."""
-        return json.dumps({"schema": "edgeuda.export/1", **asdict(self)})
+        return json.dumps({"schema": schemas.EXPORT, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> ExportRecord:
@@ -67,7 +68,7 @@ class ExportRecord:
         """
         try:
             record = json.loads(text)
-            if record.pop("schema") != "edgeuda.export/1" or record["head"] not in get_args(Head):
+            if record.pop("schema") != schemas.EXPORT or record["head"] not in get_args(Head):
                 raise ValueError(text)
             return cls(**record)
         except (AttributeError, KeyError, TypeError, ValueError) as err:
@@ -101,7 +102,7 @@ def norms_to_json(norms: Mapping[str, FoldedNorm]) -> str:
         name: [_text(norm.gamma), _text(norm.beta), _text(norm.variance), norm.epsilon]
         for name, norm in norms.items()
     }
-    return json.dumps({"schema": "edgeuda.batch_norm/1", "norms": entries})
+    return json.dumps({"schema": schemas.BATCH_NORM, "norms": entries})
 
 
 def norms_of(metadata: Mapping[str, str], origin: str) -> dict[str, FoldedNorm]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeuda.decision import Int8Status
+from edgeuda.records import schemas
 from engines.report.text import MINUS
 
-TRADEOFF_1 = "edgeuda.tradeoff/1"
+TRADEOFF_1 = schemas.TRADEOFF_1
 
 TITLES: Mapping[str, int] = {
     "source-only": 0,

@@ -17,13 +17,14 @@ from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
+from edgeuda.records import schemas
 from engines.report.networks import Network, network_of, network_of_row
 from engines.report.old_records import TRADEOFF_1
 from engines.report.samples import Columns, read_samples
 from engines.report.text import DASH, as_text, flatten, printable
 from engines.report.words import said_of
 
-REPORT_SCHEMA = "edgeuda.report/1"
+REPORT_SCHEMA = schemas.REPORT
 MOST_NESTED = 50
 """Levels of lists and objects in a record. Ours have ten; a thousand end a reader."""
 DAMAGE = (
@@ -397,21 +398,21 @@ def _json_files_under(folder: Path, records: Records) -> list[Path]:
 def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
     """Parse one record into its list; return whether its schema is known."""
     schema = record["schema"]
-    if schema == "edgeuda.evaluation/1":
+    if schema == schemas.EVALUATION:
         records.evaluations.append(Evaluation.from_record(record, str(path)))
-    elif schema == "edgeuda.bench/2":
+    elif schema == schemas.BENCH:
         records.benches.append(_bench(record, path, records))
-    elif schema == "edgeuda.calibration/1":
+    elif schema == schemas.CALIBRATION:
         records.calibrations.append((path.name, record))
-    elif schema == "edgeuda.predictions/1":
+    elif schema == schemas.PREDICTIONS:
         records.predictions.append(_predictions(record, path))
-    elif schema == "edgeuda.adaptation/1":
+    elif schema == schemas.ADAPTATION:
         records.trainings.extend([_training(stage, record) for stage in record["stages"]])
-    elif schema in (TRADEOFF_1, "edgeuda.tradeoff/2"):
+    elif schema in (TRADEOFF_1, schemas.TRADEOFF):
         records.tradeoffs.append(_tradeoff(record))
-    elif schema == "edgeuda.comparison/1":
+    elif schema == schemas.COMPARISON:
         records.comparisons.append((path.name, _comparison(record)))
-    elif schema == "edgeuda.live/1":
+    elif schema == schemas.LIVE:
         _ = record["frames"]["segmented"], record["latency_ms"]["percentiles"]
         records.drives.append((str(path), record))
     else:

@@ -18,6 +18,7 @@ from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
+from edgeuda.records import schemas
 from engines.onnx.float_input import float_input
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.label_cast import cast_by_float
@@ -26,7 +27,7 @@ from engines.onnx.opset import lower_opset
 from engines.tensorrt.engine import load_engine
 from engines.tensorrt.library import Library, Log
 
-SCHEMA = "edgeuda.build/1"
+SCHEMA = schemas.BUILD
 STRONGLY_TYPED_FROM = (10, 12)
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, usual and largest shape of the input."""
