@@ -239,8 +239,42 @@ def test_every_verb_says_what_it_wrote_and_what_comes_next(work):
         assert all((work / path).exists() for path in written)
         if verb in following:
             assert f"next: edgeuda {following[verb]} " in text
-        for hint in re.findall(r"^next: edgeuda (.*)$", text, re.MULTILINE):
-            accepted(shlex.split(hint))
+        for words in hints(text):
+            accepted(words)
+
+
+def hints(text):
+    """The commands that a verb printed as what comes next."""
+    return [shlex.split(x) for x in re.findall(r"^next: edgeuda (.*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.slow
+def test_every_hint_of_the_readme_runs_as_it_was_printed(work, data, tmp_path):
+    """Words in capitals are what the user has; where the result goes is asked for here, too."""
+    has = {"FRAMES": data / "target", "SOURCE": data / "source"}
+    few = {
+        "adapt": TINY[2:],  # the width is that of the network given
+        "train": TINY,
+        "bench": ["--samples", "33"],
+        "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
+    }
+    ran = set()
+    for number, (verb, text) in enumerate(json.loads((work / "printed.json").read_text())):
+        for follows, *rest in hints(text):
+            if (verb, follows) in ran:
+                continue
+            ran.add((verb, follows))
+            words = [has.get(word, word) for word in rest]
+            if "--model" in words and "RUN" in words:
+                words[words.index("RUN")] = "run"
+            if "--out" in words:
+                at = words.index("--out") + 1
+                words[at] = tmp_path / f"{number}" / Path(words[at]).name
+            given = few.get(follows, []) if "--set" not in words else []
+            edgeuda(follows, *words, *given, cwd=work)
+    assert {follows for _, follows in ran} >= {
+        "adapt", "export", "calibrate", "bench", "report", "verify", "train"
+    }  # fmt: skip
 
 
 def accepted(words):
