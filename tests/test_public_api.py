@@ -106,6 +106,13 @@ def test_results_print_convert_and_plot(work):
     assert "mIoU" in str(found)
     assert found.plot().axes
     assert '"schema": "edgeuda.evaluation/1"' in found.to_json()
+    timed = engines.benchmark(work / "adapted.onnx", work / "frames", samples=33, repeats=1)
+    assert "adapted: median" in str(timed)
+    assert '"schema": "edgeuda.bench/2"' in timed.to_json()
+    assert timed.plot().axes
+    quantized = calibration.CalibrationRecord.read(work / "int8.onnx.calibration.json")
+    assert "of the pixels keep their class" in str(quantized)
+    assert '"schema": "edgeuda.calibration/1"' in quantized.to_json()
     if importlib.util.find_spec("pandas") is None:
         with pytest.raises(edgeuda.EdgeudaError, match="pandas"):
             found.to_pandas()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgeuda.errors import require
 from edgeuda.records import schemas
 from edgeuda.records.percentiles import Drift, LatencySummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 SCHEMA = schemas.BENCH
 
@@ -175,6 +181,53 @@ class BenchRecord:
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    def to_json(self) -> str:
+        """Return `to_record` as text."""
+        return json.dumps(self.to_record())
+
+    def to_pandas(self) -> DataFrame:
+        """Return the percentiles in milliseconds as a data frame, one row per model and stage.
+
+        Raises:
+            DependencyError: If pandas is not installed.
+        """
+        rows = [
+            {"model": model.name, "stage": stage, **summary.percentiles}
+            for model in self.models
+            for stage, summary in model.stages.items()
+        ]
+        frame: DataFrame = require("pandas", "pandas").DataFrame(rows)
+        return frame
+
+    def plot(self) -> Figure:
+        """Draw the median of a whole frame per model, with its 99th percentile where known."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="ms per frame", title=self.machine.get("cpu", ""))
+        totals = [model.stages["total"].percentiles for model in self.models]
+        names = [model.name for model in self.models]
+        axes.barh(names, [total["50"] for total in totals], label="median")
+        tails = [(total["99"], name) for total, name in zip(totals, names, strict=True)
+                 if "99" in total]  # fmt: skip
+        if tails:
+            axes.plot(*zip(*tails, strict=True), "k|", markersize=16, label="p99")
+        axes.legend()
+        return figure
+
+    def __str__(self) -> str:
+        lines = [
+            f"{model.name}: median {model.stages['total'].percentiles['50']:.2f} ms per frame, "
+            f"{model.frames_per_second:.1f} frames/s, {model.backend}"
+            for model in self.models
+        ]
+        lines += [
+            f"{ratio.candidate}: inference {ratio.inference_median:.2f} times as fast as "
+            f"{ratio.baseline} ({ratio.low:.2f} to {ratio.high:.2f})"
+            for ratio in self.ratios
+        ]
+        return "\n".join([*lines, *self.warnings])
 
 
 def samples_path(out: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -184,6 +185,20 @@ class CalibrationRecord:
         if self.acceptance is not None:
             record["acceptance"] = self.acceptance.to_record()
         return record
+
+    def to_json(self) -> str:
+        """Return `to_record` as text."""
+        return json.dumps(self.to_record())
+
+    def __str__(self) -> str:
+        verdict = "not judged"
+        if self.acceptance is not None:
+            verdict = "accepted" if self.acceptance.accepted else "not accepted"
+        placed = sum(layer.int8 for layer in self.layers)
+        return (
+            f"{self.model} for {self.target}: {placed} of {len(self.layers)} convolutions INT8, "
+            f"{self.agreement:.2%} of the pixels keep their class, {verdict}"
+        )
 
     def write(self, path: Path) -> None:
         """Write the JSON form."""

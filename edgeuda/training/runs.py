@@ -6,6 +6,7 @@ plots itself. The verbs of the command line call the same functions beneath.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -379,15 +380,11 @@ def wrap(
     pre = Preprocessing(size[0], size[1], (red, green, blue), (one, two, three))
     network = CustomNetwork(module, heads)
     network.learn_heads(len(space), *size)
-    copied = _copy(network)
+    copied = copy.deepcopy(network)
     architecture = register_network(name, lambda: copied)
-    return SegmentationModel(_copy(network).eval(), ModelSpec(architecture, 1.0, space, pre))
-
-
-def _copy(network: CustomNetwork) -> CustomNetwork:
-    import copy
-
-    return copy.deepcopy(network)
+    return SegmentationModel(
+        copy.deepcopy(network).eval(), ModelSpec(architecture, 1.0, space, pre)
+    )
 
 
 def _classes(classes: str | LabelSpace | Sequence[str], name: str) -> LabelSpace:
