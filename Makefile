@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A file at a time: what its tests share is made once, and there is one browser.
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
@@ -11,11 +12,11 @@ demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow and not gpu'
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
 # Every network, every plan, every TensorRT: as much again. Continuous integration runs both.
 slow: $(VENV)/installed
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadgroup -m 'slow and not gpu'
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile -m 'slow and not gpu'
 
 # The report's tests in a browser skip where there is none.
 browser:

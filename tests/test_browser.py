@@ -14,7 +14,6 @@ pytestmark = [
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium on this machine: apt install chromium"
     ),
-    pytest.mark.xdist_group("browser"),  # one browser, not one for each worker
 ]
 PATIENCE = 300_000
 """Milliseconds: a busy machine is no fault of the page."""

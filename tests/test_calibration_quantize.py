@@ -47,6 +47,7 @@ def test_file_says_what_it_is(calibrated, model):
         "rule": "percentile",
         "percentile": 99.99,
         "calibration_sha256": sha256(record_path(out)),
+        "model_sha256": sha256(model),
         "int8_convs": 30,
         "convs": 35,
     }

@@ -22,8 +22,6 @@ from edgeuda.data.images import read_image, read_label, write_label
 from edgeuda.labels import SPACES
 from edgeuda.street import write_dataset
 
-pytestmark = pytest.mark.xdist_group("command line")  # what the README makes is made once
-
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
     item

@@ -41,8 +41,6 @@ from engines.onnx_export import export_onnx
 from engines.tensorrt.builder import BuildOptions, build_engine
 from engines.tensorrt.library import load_tensorrt
 
-pytestmark = pytest.mark.xdist_group("encoders")  # networks are exported once
-
 ENCODERS = ("resnet18", "mobilenetv3_small_100", "efficientnet_lite0", "repvgg_a0", "mobileone_s0")
 BRANCHES = {"repvgg_a0", "mobileone_s0"}
 SPACE = SPACES["camvid-11"]

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from calibration.half import write_half
 from test_report import INT8, STAGE2, bench, evaluation
 from tiny_models import SPEC, random_frames, random_network, write_frames
 
+from calibration.half_precision import write_half
 from calibration.options import Options as Calibration
 from calibration.quantize import calibrate
 from edgeuda.accuracy.scoring import Subject, score
