@@ -15,6 +15,8 @@ from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.trainer import CHECKPOINT_FILE, read_log
 
+pytestmark = pytest.mark.slow
+
 COMMON = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
     "source.steps=3", "source.batch=4", "adabn.batches=2", "adabn.batch=4", "monitor.frames=4",
