@@ -251,7 +251,7 @@ def test_every_hint_of_the_readme_runs_as_it_was_printed(work, data, tmp_path):
     """Words in capitals are what the user has; where the result goes is asked for here, too."""
     has = {"FRAMES": data / "target", "SOURCE": data / "source"}
     few = {
-        "adapt": TINY[2:],  # the width is that of the network given
+        "adapt": [x for s in TINY[1::2] if not s.startswith("model.") for x in ("--set", s)],
         "train": TINY,
         "bench": ["--samples", "33"],
         "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
@@ -263,13 +263,15 @@ def test_every_hint_of_the_readme_runs_as_it_was_printed(work, data, tmp_path):
                 continue
             ran.add((verb, follows))
             words = [has.get(word, word) for word in rest]
+            size = []  # of the network given, which the recipe must have too
             if "--model" in words and "RUN" in words:
                 words[words.index("RUN")] = "run"
+                size = ["--set", "model.input=[64, 128]"]
             if "--out" in words:
                 at = words.index("--out") + 1
                 words[at] = tmp_path / f"{number}" / Path(words[at]).name
             given = few.get(follows, []) if "--set" not in words else []
-            edgeuda(follows, *words, *given, cwd=work)
+            edgeuda(follows, *words, *given, *size, cwd=work)
     assert {follows for _, follows in ran} >= {
         "adapt", "export", "calibrate", "bench", "report", "verify", "train"
     }  # fmt: skip

@@ -21,7 +21,10 @@ from engines.onnx_export import export_onnx
 
 MEASURED = ("*/bench.json", "*/bench.samples.npz")
 """Files that hold nothing but times."""
-TIMED = TIMES | {"total_ms", "dominated_by", "why", "int8", "machine", "fallbacks"}
+TIMED = TIMES | {
+    "total_ms", "dominated_by", "int8", "machine", "fallbacks",
+    "taken", "equal", "beyond", "fastest", "best",  # with the latencies that decided
+}  # fmt: skip
 """Of a sweep's record: what follows from times."""
 
 
