@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test slow lint clean gpu-check browser
+.PHONY: demo test slow lint docs matrix clean gpu-check browser
 demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
-test: lint
+test: lint docs
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
 # Every network, every plan, every TensorRT: as much again. Continuous integration runs both.
@@ -28,6 +28,18 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A broken link or docstring is an error; the site lies in build/site.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The fast tests with every Python that the machine has, each in an environment of its own.
+matrix:
+	@found=; for version in 3.10 3.11 3.12 3.13; do \
+		command -v python$$version >/dev/null || { echo "python$$version: not here"; continue; }; \
+		found=1; echo "python$$version:"; \
+		$(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	done; [ "$$found" ] || { echo "no Python from 3.10 to 3.13 was found"; exit 1; }
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; exit 1; }
