@@ -115,7 +115,7 @@ def _hiast_round(
             model_sha256=sha256(start),
             seed=stream(recipe, "hiast", number),
             device=job.fabric.device,
-            sizes=None if size == recipe.model.input else [recipe.model.input] * len(target),
+            size=None if size == recipe.model.input else recipe.model.input,
         )
     job.fabric.barrier()
     labels = PseudoLabels.read(folder)
