@@ -68,8 +68,8 @@ class FrameFolder(Sequence[Path]):
     """Files of unlabelled frames, sorted, and which of them turned out to be broken.
 
     Frames that cannot be read are skipped with a warning and counted. More than 5 % of them are an
-    error, as soon as that is seen: of all frames once all are looked at, and of a sample where it
-    holds so many that the folder would not by chance, see `allowed`.
+    error, as soon as that is seen: of all frames, and of a sample where it holds so many that
+    chance does not explain it, see `allowed`.
 
     Attributes:
         root: The folder or list.
@@ -122,20 +122,19 @@ class FrameFolder(Sequence[Path]):
         return stamp(self, missing=True)
 
     @property
-    def looked(self) -> int:
-        """Frames that were looked at, or are going to be."""
-        return len(self) if self.whole else self._seen.count(1)
+    def too_many(self) -> bool:
+        """Whether more than 5 % are broken, as far as can be told by now."""
+        seen, bad = self._looked()
+        return len(self.broken) > MAX_BAD_SHARE * len(self) or bad > allowed(seen, len(self))
 
-    @property
-    def allowed(self) -> float:
-        """How many of the frames that are looked at may be broken.
+    def _looked(self) -> tuple[int, int]:
+        """Return how many frames were asked for, and how many of these are broken.
 
-        5 % of all; of a sample three standard deviations more than 5 % of it (sampling without
-        replacement), and one in any case.
+        What is read in the place of others does not count: frames break in a row.
         """
-        total, seen, share = len(self), self.looked, MAX_BAD_SHARE
-        chance = math.sqrt(seen * share * (1 - share) * (1 - seen / total))
-        return min(share * total, max(1, share * seen + DEVIATIONS * chance))
+        if self.whole:
+            return len(self), len(self.broken)
+        return self._seen.count(1), sum(self._seen[index] for index in self.broken)
 
     def sample(self, count: int) -> list[Path]:
         """Return at most ``count`` frames that can be read, evenly spread and in order.
@@ -159,7 +158,7 @@ class FrameFolder(Sequence[Path]):
             DataError: See `sample`; as soon as it is known.
         """
         for found in ahead(self._first, self._stretches(count)):
-            if self.broken and len(self.broken) > self.allowed:
+            if self.broken and self.too_many:
                 break
             if found is not None:
                 yield self[found[0]], found[1]
@@ -175,6 +174,7 @@ class FrameFolder(Sequence[Path]):
         Raises:
             DataError: If it does not fit the geometry, or too many are broken.
         """
+        self._seen[index] = 1
         after = chain(range(index, len(self)), range(index)) if instead else (index,)
         found = self._first(after)
         if found is not None:
@@ -191,19 +191,23 @@ class FrameFolder(Sequence[Path]):
         Raises:
             DataError: If there are too many.
         """
-        bad, looked = len(self.broken), self.looked
-        of = f"{looked}" if looked == len(self) else f"{looked} that were looked at of {len(self)}"
-        if bad > self.allowed and not self.quiet:
+        if not self.broken or self.quiet:
+            return
+        seen, bad = self._looked()
+        found = f"{len(self.broken)} of {len(self)}"
+        if seen < len(self) and len(self.broken) <= MAX_BAD_SHARE * len(self):
+            found = f"{bad} of {seen} that were looked at, of {len(self)}"
+        if self.too_many:
             msg = (
                 f"{self.root}: expected at most {MAX_BAD_SHARE:.0%} unreadable images, "
-                f"found {bad} of {of}, the first: {self.broken[min(self.broken)]}"
+                f"found {found}, the first: {self.broken[min(self.broken)]}"
             )
             raise DataError(msg)
-        if bad and say:
-            logger.warning("%s: skipped %d of %s images", self.root, bad, of)
+        if say:
+            logger.warning("%s: skipped %s images", self.root, found)
 
     def saw(self, indices: Iterable[int]) -> None:
-        """Count frames that were looked at before, by a run that goes on."""
+        """Count frames that were asked for, now or before by a run that goes on."""
         for index in indices:
             self._seen[index] = 1
 
@@ -246,8 +250,8 @@ class FrameFolder(Sequence[Path]):
 
     def _stretches(self, count: int) -> list[range]:
         """Return the places in as many parts as wanted, for each of which one frame stands."""
-        total = len(self)
-        parts = min(count, total)
+        total, parts = len(self), min(count, len(self))
+        self.saw(n * total // parts for n in range(parts))
         return [range(n * total // parts, (n + 1) * total // parts) for n in range(parts)]
 
     def _first(self, places: Iterable[int]) -> tuple[int, Image] | None:
@@ -255,21 +259,30 @@ class FrameFolder(Sequence[Path]):
 
         The search ends where there are too many broken ones.
         """
-        for number, index in enumerate(places):
-            if number and len(self.broken) > self.allowed:
-                return None
+        for index in places:
             if index in self.broken:
                 continue
-            self._seen[index] = 1
             try:
                 image = read_image(self[index])
             except DataError as err:
                 self.note(index, str(err))
+                if self.too_many:
+                    return None
                 continue
             if self._geometry is not None:
                 is_raw(self[index], (image.shape[1], image.shape[0]), self._geometry)
             return index, image
         return None
+
+
+def allowed(seen: int, total: int) -> float:
+    """Return how many of ``seen`` frames that were drawn from ``total`` may be broken.
+
+    5 % of all; of a sample three standard deviations more (drawn without replacement), and one in
+    any case.
+    """
+    chance = math.sqrt(seen * MAX_BAD_SHARE * (1 - MAX_BAD_SHARE) * (1 - seen / total))
+    return min(MAX_BAD_SHARE * total, max(1, MAX_BAD_SHARE * seen + DEVIATIONS * chance))
 
 
 def sampled(folders: Sequence[FrameFolder], count: int) -> list[Path]:

@@ -269,7 +269,9 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Pillow.open(path) as image:
             width, height = image.size
-            turned = int(image.getexif().get(ORIENTATION, 1)) >= 5
+            # Of a PNG without, Pillow would decode the pixels to look behind them.
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and int(image.getexif().get(ORIENTATION, 1)) >= 5
             return (height, width) if turned else (width, height)
     except (OSError, SyntaxError, ValueError) as err:
         msg = f"{path}: expected an image, found a file whose header cannot be read ({err})"
