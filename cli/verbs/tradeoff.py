@@ -10,7 +10,14 @@ import typer
 
 from cli import options
 from cli.verbs.export import Head
-from cli.verbs.shared import console, milliseconds, parse_size, space_or_none, wrote
+from cli.verbs.shared import (
+    console,
+    milliseconds,
+    parse_size,
+    require_inputs,
+    space_or_none,
+    wrote,
+)
 from edgeuda.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -73,6 +80,7 @@ def tradeoff(
     threads: options.Threads = None,
 ) -> None:
     """Make, score and time variants on the same images; name the one to take, and why."""
+    require_inputs(model, (target, data))
     require("torch", "train")
     from calibration.api import sweep
     from edgeuda.decision import Budget

@@ -30,9 +30,10 @@ from edgeuda.errors import ConfigError, TrainingError, did_you_mean
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.subject import score_checkpoint
 from edgeuda.records import schemas
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.procedures import require_runnable

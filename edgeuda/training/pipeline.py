@@ -36,9 +36,9 @@ from edgeuda.files import (
 )
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.records import schemas
-from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
+from edgeuda.records.identity import MODEL_FILE, RUN_FILE, RUN_SCHEMA, descent, model_file
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains

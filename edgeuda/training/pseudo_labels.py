@@ -49,8 +49,9 @@ from edgeuda.methods.selection import (
     select,
 )
 from edgeuda.methods.teacher import Teacher
-from edgeuda.models.checkpoint import load_model, model_file
+from edgeuda.models.checkpoint import load_model
 from edgeuda.records import schemas
+from edgeuda.records.identity import model_file
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.loader import Images, sample, to_unit
 

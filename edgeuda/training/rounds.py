@@ -28,9 +28,10 @@ from edgeuda.methods.lse import (
     select_images,
 )
 from edgeuda.methods.teacher import Teacher
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.records import schemas
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import (
     Domains,

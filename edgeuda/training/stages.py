@@ -24,8 +24,9 @@ from edgeuda.methods.base import Method
 from edgeuda.methods.registry import METHODS
 from edgeuda.methods.settings import Optimisation, Section, StageSettings
 from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
-from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
+from edgeuda.models.checkpoint import build, load_model, save_model
 from edgeuda.models.network import Network
+from edgeuda.records.identity import MODEL_FILE, model_file
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import (

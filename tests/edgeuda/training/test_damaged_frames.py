@@ -17,7 +17,8 @@ from edgeuda.errors import DataError
 from edgeuda.labels import SPACES
 from edgeuda.methods.selection import SelectorSettings
 from edgeuda.models.bisenet import BiSeNet
-from edgeuda.models.checkpoint import MODEL_FILE, save_model
+from edgeuda.models.checkpoint import save_model
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training import loader, trainer
