@@ -217,6 +217,23 @@ def generate(
             for _, confidence, label in predictions(0):
                 total += confidence_histogram(confidence, label, classes)
             thresholds = balanced_thresholds(total, settings.keep)
+
+    def labelled() -> Iterator[tuple[dict[str, Any], Sizes, npt.NDArray[np.uint8]]]:
+        nonlocal thresholds, mean
+        for group, confidence, label in predictions(len(done)):
+            if settings.selector == "instance-adaptive":
+                histogram = confidence_histogram(confidence, label, classes)
+                thresholds = rule.update(thresholds, histogram)
+            chosen = select(confidence, label, thresholds)
+            mean = _follow(mean, confidence, chosen)
+            line = {"thresholds": thresholds.tolist(), "mean_confidence": mean.tolist()}
+            yield line, group, chosen.cpu().numpy()
+
+    def write(one: tuple[dict[str, Any], Sizes, npt.NDArray[np.uint8]]) -> dict[str, Any]:
+        line, group, chosen = one
+        pixels = _write(chosen, group, names, folder, classes)
+        return {"frames": list(group), "pixels": pixels, **line}
+
     folder.mkdir(parents=True, exist_ok=True)
     with (
         alone(folder),
@@ -224,19 +241,7 @@ def generate(
     ):
         if not done:
             print(json.dumps({"identity": identity}), file=log)
-        for group, confidence, label in predictions(len(done)):
-            if settings.selector == "instance-adaptive":
-                histogram = confidence_histogram(confidence, label, classes)
-                thresholds = rule.update(thresholds, histogram)
-            chosen = select(confidence, label, thresholds)
-            mean = _follow(mean, confidence, chosen)
-            pixels = _write(chosen, group, names, folder, classes)
-            line = {
-                "frames": list(group),
-                "pixels": pixels,
-                "thresholds": thresholds.tolist(),
-                "mean_confidence": mean.tolist(),
-            }
+        for line in ahead(write, labelled(), 1):  # while the next batch is predicted
             print(json.dumps(line), file=log)
             done.append(line)
     counts = {frame: row for line in done for frame, row in zip(*_columns(line), strict=True)}
@@ -250,8 +255,8 @@ def generate(
             "label_space": spec.label_space.to_record(),
             "selection": settings.to_record(),
             "seed": seed,
-            "thresholds": thresholds.tolist(),
-            "mean_confidence": mean.tolist(),
+            "thresholds": done[-1]["thresholds"],
+            "mean_confidence": done[-1]["mean_confidence"],
             "labelled_share": share,
             "frames": [
                 {"frame": frames.names[i], "label": f"labels/{names[i]}", "pixels": counts[i]}
@@ -386,7 +391,7 @@ def _follow(mean: Tensor, confidence: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _write(
-    chosen: Tensor,
+    chosen: npt.NDArray[np.uint8],
     group: Sizes,
     names: Sequence[str],
     folder: Path,
@@ -394,8 +399,7 @@ def _write(
 ) -> list[list[int]]:
     """Write a batch's label maps; returns the pixels of each class at network size."""
     rows = []
-    for (index, size), tensor in zip(group.items(), chosen, strict=True):
-        label = tensor.cpu().numpy()
+    for (index, size), label in zip(group.items(), chosen, strict=True):
         rows.append(np.bincount(label.ravel(), minlength=256)[:classes].tolist())
         if size is not None:
             label = resize_label(label, *size)
