@@ -62,7 +62,7 @@ def demo(
         _look(runs, test, page.parent)
         report([page.parent], page, "Demo: the simulator's network on the camera")
     _say(f"A first page, of what is to be mended: {page.resolve().as_uri()}")
-    _say("Rendering the camera's frames, without labels to learn from")
+    _say("Rendering the camera's frames")
     render(target, "camera", images, first + 100_000)
     _say("Adapting to the camera, without its labels")
     adapt(runs, [source], target, adapted, recipe, overrides, seed=seed, resume=resume)
@@ -123,8 +123,9 @@ def _once(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _int8(model: Path, target: Path, out: Path, backend: Backend) -> None:
+    ranges = model.with_name(f"{model.stem}.ranges.npz")  # the sweep's: of the same frames
     try:
-        calibrate(model, target, out, backend)
+        calibrate(model, target, out, backend, ranges=ranges)
     except ParityError as refused:  # the model is there, and the report says it too
         console.print(f"[yellow]{refused}[/]", soft_wrap=True)
 

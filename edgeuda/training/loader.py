@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from edgeuda.data.folders import LabelledFolder, parallel
+from edgeuda.data.folders import LabelledFolder, ahead, parallel
 from edgeuda.data.frames import FrameFolder
 from edgeuda.data.images import (
     Image,
@@ -124,8 +124,7 @@ class Images:
 
     def labels(self) -> Iterator[LabelMap]:
         """Yield the label maps of a labelled domain."""
-        for index in range(len(self)):
-            label = self[index][1]
+        for _, label in ahead(self.__getitem__, range(len(self))):
             if label is not None:
                 yield label
 
