@@ -90,6 +90,7 @@ class FrameFolder(Sequence[Path]):
         self.whole = self.quiet = False
         self._seen = bytearray(len(self._files))
         self._kept: Path | None = None
+        self._said = ""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -134,7 +135,7 @@ class FrameFolder(Sequence[Path]):
         """
         if self.whole:
             return len(self), len(self.broken)
-        return self._seen.count(1), sum(self._seen[index] for index in self.broken)
+        return self._seen.count(1), sum(self._seen[index] for index in list(self.broken))
 
     def sample(self, count: int) -> list[Path]:
         """Return at most ``count`` frames that can be read, evenly spread and in order.
@@ -203,8 +204,9 @@ class FrameFolder(Sequence[Path]):
                 f"found {found}, the first: {self.broken[min(self.broken)]}"
             )
             raise DataError(msg)
-        if say:
+        if say and found != self._said:
             logger.warning("%s: skipped %s images", self.root, found)
+            self._said = found
 
     def saw(self, indices: Iterable[int]) -> None:
         """Count frames that were asked for, now or before by a run that goes on."""
@@ -217,22 +219,26 @@ class FrameFolder(Sequence[Path]):
             return
         logger.warning("Skipped: %s", why)
         if self._kept is not None:
-            _append(self._kept, [self._line(index)])
+            _append(self._kept, [self._line(index, why)])
 
     def keep(self, folder: Path) -> None:
         """Keep a record of what is broken in a folder's `DAMAGED_FILE`; what it says counts.
 
-        A run that goes on counts what it met before, and does not read it again.
+        A run that goes on counts what it met before, and does not read it again; a file that was
+        changed since is another one.
         """
         path = folder / DAMAGED_FILE
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         known = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):  # not cut short
-                    known.update({(one := json.loads(line))["index"]: one["why"]})
-        missing = [self._line(index) for index in self.broken if index not in known]
-        if missing:
-            _append(path, missing)
+        for line in lines:
+            try:
+                found = json.loads(line)
+            except ValueError:  # cut short
+                continue
+            index = found["index"]
+            if index < len(self) and found == self._line(index, found["why"]):
+                known[index] = found["why"]
+        _append(path, [self._line(n, why) for n, why in self.broken.items() if n not in known])
         self.broken = {**known, **self.broken}
         self._kept = path
 
@@ -244,9 +250,11 @@ class FrameFolder(Sequence[Path]):
         """Return the entry ``skipped`` of a record; nothing if no file was broken."""
         return {"skipped": self.skipped()} if self.broken else {}
 
-    def _line(self, index: int) -> str:
-        entry = {"index": index, "file": str(self[index]), "why": self.broken[index]}
-        return json.dumps(entry) + "\n"
+    def _line(self, index: int, why: str) -> dict[str, Any]:
+        path = self[index]
+        fact = path.stat() if path.exists() else None
+        changed = None if fact is None else [fact.st_size, fact.st_mtime_ns]
+        return {"index": index, "file": str(path), "changed": changed, "why": why}
 
     def _stretches(self, count: int) -> list[range]:
         """Return the places in as many parts as wanted, for each of which one frame stands."""
@@ -296,10 +304,15 @@ def sampled(folders: Sequence[FrameFolder], count: int) -> list[Path]:
     return [path for n, one in enumerate(folders) for path in one.sample(wanted[n])]
 
 
-def _append(path: Path, lines: list[str]) -> None:
+def _append(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Add lines to a log that every rank writes to; the last one may have been cut short."""
+    if not lines:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:  # by every rank, a line at a time
-        log.write("".join(lines))
+    with path.open("ab+") as log:
+        log.seek(max(0, log.seek(0, 2) - 1))
+        cut = log.read(1) not in (b"", b"\n")
+        log.write(b"\n" * cut + "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def _say_untold(folder: Path, frames: Sequence[Path], geometry: CameraGeometry | None) -> None:

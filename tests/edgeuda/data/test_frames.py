@@ -136,11 +136,25 @@ def test_what_was_met_is_kept_for_a_run_that_goes_on(tmp_path, decoded, caplog):
         log.write('{"index": 11, "fi')  # killed here
     caplog.clear()
     again = frame_folder(tmp_path / "frames")
+    again.whole = True
     again.keep(tmp_path / "run")
     assert again.broken == frames.broken
     again.read(9)
     assert decoded["0009.png"] == 1
     assert not caplog.text
+    (tmp_path / "frames/0009.png").write_bytes((tmp_path / "frames/0010.png").read_bytes())
+    (tmp_path / "frames/0011.png").write_bytes(b"broken")
+    mended = frame_folder(tmp_path / "frames")
+    mended.whole = True
+    mended.keep(tmp_path / "run")
+    assert mended.broken.keys() == {7}
+    mended.read(11)
+    last = frame_folder(tmp_path / "frames")
+    last.keep(tmp_path / "run")
+    assert last.broken.keys() == {7, 11}
+    other = frame_folder(drive(tmp_path / "others", 60))
+    other.keep(tmp_path / "run")
+    assert not other.broken
 
 
 def test_several_folders_give_in_proportion(tmp_path):
