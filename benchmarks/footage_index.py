@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgeuda.data.footage import sorted_names
 from edgeuda.data.images import IMAGE_SUFFIXES
+from edgeuda.data.walk import sorted_names
 from edgeuda.files import write_json
 from engines.machine.hardware import identity
 
@@ -24,7 +24,7 @@ def measure(way: str, folder: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     if way == "sorted on disk":
-        count = sum(1 for _ in sorted_names(folder))
+        count = sum(1 for _ in sorted_names(folder, IMAGE_SUFFIXES))
     else:
         count = len(sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
     seconds = time.perf_counter() - start

@@ -25,8 +25,8 @@ import torch
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.files import read_json, write_json
-from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.models.subject import score_checkpoint
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
 from engines.machine.hardware import git_commit, identity

@@ -20,7 +20,8 @@ from calibration.quantize import calibrate as quantize
 from calibration.source import load_fp32
 from calibration.tradeoff import sweep as run_sweep
 from calibration.variants import Backend, Network, Sweep
-from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames, spread
+from edgeuda.data.folders import LabelledFolder, labelled_folder
+from edgeuda.data.frames import FrameFolder, frame_folder, sampled
 from edgeuda.data.treatment import read_frame
 from edgeuda.decision import Budget
 from edgeuda.errors import ConfigError
@@ -89,8 +90,8 @@ def calibrate(
     spec = read_spec(model)
     geometry = spec.preprocessing.geometry
     settings = options or Options(runtime)
-    footage = readable_frames(Path(target), geometry)
-    pool = [path for folder in on for path in readable_frames(Path(folder), geometry)] or footage
+    footage = frame_folder(Path(target), geometry)
+    pool = [frame_folder(Path(folder), geometry) for folder in on] or [footage]
     labelled = _labelled(data, spec, stored, ignore_unmapped)
     chosen = chosen_frames(choose, model, pool, frames, settings.threads, report)
     tune = None
@@ -98,16 +99,19 @@ def calibrate(
         from calibration.finetune import tuner
 
         tune = tuner(finetune, seed, out.with_name(f"{out.name}.tuning.pt"), report)
+    judged = footage.sample(frames)
+    skipped = [name for one in {footage, *pool} for name in one.skipped()]
     return quantize(
-        model, chosen, out, settings, judged=spread(footage, frames), labelled=labelled,
+        model, chosen, out, settings, judged=judged, labelled=labelled,
         ranges=None if ranges is None else Path(ranges), cache=cache, tune=tune, report=report,
+        skipped=sorted(skipped),
     )  # fmt: skip
 
 
 def chosen_frames(
     choose: frame_choice.Choice,
     model: Path,
-    pool: Sequence[Path],
+    pool: Sequence[FrameFolder],
     count: int,
     threads: int | None = None,
     report: Report = silent,
@@ -117,15 +121,15 @@ def chosen_frames(
     Args:
         choose: The rule, see `calibration.frame_choice`.
         model: The FP32 model.
-        pool: Frames to choose among.
+        pool: Footage to choose from, in proportion to its frames.
         count: How many.
         threads: Threads of ONNX Runtime.
         report: See `calibrate`.
     """
     proto, spec = load_fp32(model)
+    looked = sampled(pool, count * (1 if choose == "uniform" else frame_choice.CANDIDATES))
     if choose != "classes":
-        return frame_choice.choose(choose, pool, count, spec.preprocessing.geometry)
-    looked = frame_choice.candidates(pool, count)
+        return frame_choice.choose(choose, looked, count, spec.preprocessing.geometry)
     shares = class_shares(proto, spec, looked, threads, report)
     return [looked[index] for index in frame_choice.covering(shares, count)]
 
@@ -161,7 +165,7 @@ def half(
         True
     """
     geometry = read_spec(Path(model)).preprocessing.geometry
-    chosen = spread(readable_frames(Path(target), geometry), frames)
+    chosen = frame_folder(Path(target), geometry).sample(frames)
     return write_half(
         Path(model), chosen, Path(out), least_agreement=min_agreement, threads=threads
     )
@@ -241,8 +245,8 @@ def sweep(
                 "sweep are scored on the same part of the frame. Sweep them one at a time"
             )
             raise ConfigError(msg)
-    footage = readable_frames(Path(target), geometry)
-    parity = [read_frame(path, geometry) for path in spread(footage, 4)]
+    footage = frame_folder(Path(target), geometry)
+    parity = [read_frame(path, geometry) for path in footage.sample(4)]
     networks = [
         Network(
             title, one.spec.width, one.sha256,
@@ -253,12 +257,13 @@ def sweep(
     ]  # fmt: skip
     what = Sweep(
         networks, list(sizes), list(precisions), list(heads), list(backends),
-        calibration=spread(footage, frames),
-        frames=spread(footage, 32),
+        calibration=footage.sample(frames),
+        frames=footage.sample(32),
         labelled=_labelled(data, first, stored, ignore_unmapped),
         load=replace(Load(), samples=samples),
         repeats=repeats,
         threads=threads,
+        skipped=footage.skipped(),
     )  # fmt: skip
     return run_sweep(what, Path(out), budget or Budget(), say=say)
 

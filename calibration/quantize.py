@@ -49,6 +49,7 @@ def calibrate(
     cache: Cache | None = None,
     tune: Tune | None = None,
     report: Report = silent,
+    skipped: Sequence[str] = (),
 ) -> CalibrationRecord:
     """Write the INT8 form of an exported model, and its record beside it.
 
@@ -67,6 +68,7 @@ def calibrate(
         cache: TensorRT's calibration cache whose scales are taken; nothing is collected.
         tune: Fine-tunes the rounded network before it is written.
         report: See `Report`.
+        skipped: Files that could not be read, for the record.
 
     Raises:
         OutputExistsError: If ``out`` exists, or a file of the record's name that is none.
@@ -142,6 +144,7 @@ def calibrate(
         quantizer=options.quantizer,
         folders=dict(Counter(map(_folder, frames))),
         geometry=applied_to(frames, spec.preprocessing.geometry).get("geometry"),
+        skipped=tuple(skipped),
     )
     record.write(record_path(out))
     _write(made, record, out)

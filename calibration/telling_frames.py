@@ -72,14 +72,14 @@ def draw_frames(
             labels = {index: segment(runner, frames[index]) for index in telling}
             space = runner.spec.label_space
         folder = out / f"frames-{number}"
-        _write_predictions(folder, name, file, space, labels, files, telling)
+        write_predictions(folder, name, file, space, labels, files, telling)
     if what.labelled is not None:
         labels = {index: what.labelled.read(index)[1] for index in telling}
         folder, space = out / "frames-truth", what.labelled.space
-        _write_predictions(folder, "ground truth", None, space, labels, files, telling)
+        write_predictions(folder, "ground truth", None, space, labels, files, telling)
 
 
-def _write_predictions(
+def write_predictions(
     folder: Path,
     name: str,
     model: Path | None,
@@ -88,6 +88,17 @@ def _write_predictions(
     files: Mapping[int, Path],
     notes: Mapping[int, str],
 ) -> None:
+    """Write label maps and their index, as the report shows them.
+
+    Args:
+        folder: Where they go.
+        name: What the report calls them.
+        model: The model's file; None for labels.
+        space: What the ids mean.
+        labels: Label maps by index.
+        files: The image file of each index.
+        notes: What is said of each.
+    """
     file = {"file": "labels", "sha256": sha256_of([])}
     if model is not None:
         file = {"file": str(model), "sha256": sha256(model)}

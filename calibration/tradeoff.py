@@ -88,6 +88,8 @@ def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> dict[str, Any]:
     say("drawing frames, the worst among them")
     shown = [(one.name, files[one], one.device) for one in _beside(chosen, files, what)]
     draw_frames(shown, scores[chosen].images, what, out / "results")
+    if what.skipped:
+        record["skipped"] = list(what.skipped)
     write_json(out / "tradeoff.json", record)
     return read_json(out / "tradeoff.json", SCHEMA)
 

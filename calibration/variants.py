@@ -94,6 +94,7 @@ class Sweep:
         repeats: Repeated runs.
         threads: Threads of ONNX Runtime; None takes every usable core.
         rows: Variants at most, so that a product does not run for days unseen.
+        skipped: Frames that could not be read, for the record.
     """
 
     networks: Sequence[Network]
@@ -108,6 +109,7 @@ class Sweep:
     repeats: int = 3
     threads: int | None = None
     rows: int = 64
+    skipped: Sequence[str] = ()
 
     def variants(self) -> list[Variant]:
         """Return the product of everything, FP32 first.

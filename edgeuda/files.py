@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,24 +59,34 @@ def sha256_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def stamp(paths: Sequence[Path], limit: int = HASHED) -> str:
+def stamp(paths: Sequence[Path], limit: int = HASHED, *, missing: bool = False) -> str:
     """Return what tells files of the same names apart: a checksum of their sizes and contents.
 
     Args:
         paths: The files.
         limit: Bytes in all, beyond which times of change stand for contents.
+        missing: Whether files may be missing, as links that lead nowhere are.
 
     Raises:
-        DataError: If one is missing.
+        DataError: If one is missing and may not be.
     """
+
+    def size(path: Path) -> int:
+        return path.stat().st_size if not missing or path.exists() else 0
+
+    def content(path: Path) -> str:
+        return sha256(path) if not missing or path.exists() else ""
+
+    def times(path: Path) -> str:
+        fact = path.stat() if not missing or path.exists() else None
+        return "" if fact is None else f"{fact.st_size} {fact.st_mtime_ns}"
+
     try:
-        facts = [path.stat() for path in paths]
-        if sum(fact.st_size for fact in facts) <= limit:
-            return sha256_of(sha256(path) for path in paths)
+        within = all(total <= limit for total in accumulate(map(size, paths)))
+        return sha256_of(map(content if within else times, paths))
     except OSError as err:
         msg = f"{err.filename}: expected a file, found none that can be read ({err.strerror})"
         raise DataError(msg) from err
-    return sha256_of(f"{fact.st_size} {fact.st_mtime_ns}" for fact in facts)
 
 
 def write_atomic(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeuda.accuracy.evaluation import Evaluation
-from edgeuda.data.folders import readable_frames, spread
+from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.data.treatment import read_frame
 from edgeuda.files import require_absent
@@ -82,7 +82,7 @@ def export(
         network, spec, known = model.network, model.spec, None
     if isinstance(target, str | Path):
         geometry = spec.preprocessing.geometry
-        chosen = spread(readable_frames(Path(target), geometry), frames)
+        chosen = frame_folder(Path(target), geometry).sample(frames)
         images: Sequence[Image] = [read_frame(path, geometry) for path in chosen]
     else:
         images = target
@@ -183,7 +183,7 @@ def benchmark(
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(path) for path in models]
     arrival = Load(samples=samples) if fps is None else Load("frame rate", samples=samples, fps=fps)
     return bench(
-        paths, readable_frames(Path(target), learnt=True),
+        paths, frame_folder(Path(target), learnt=True),
         None if out is None else Path(out), load=arrival, threads=threads, device=device,
         repeats=repeats, deadline_ms=deadline_ms,
     )  # fmt: skip

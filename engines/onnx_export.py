@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import sha256, write_atomic
-from edgeuda.models.checkpoint import load_model, model_file, require_finite
+from edgeuda.models.checkpoint import load_model, require_finite
 from edgeuda.models.fused import fused
-from edgeuda.records.identity import Identity, identity_of
+from edgeuda.records.identity import Identity, identity_of, model_file
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import require_valid
 from engines.onnx.heads import SMALL, labels_of, with_head

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import choose_device, resolved_recipe, space_or_none, wrote
+from cli.verbs.shared import (
+    choose_device,
+    require_inputs,
+    resolved_recipe,
+    space_or_none,
+    wrote,
+)
 from edgeuda.errors import ConfigError
 
 
@@ -43,6 +49,7 @@ def adapt(
     device: options.TrainDevice = "auto",
 ) -> None:
     """Adapt a source-trained network to unlabelled target frames."""
+    require_inputs([model], (*source, target))
     choose_device(device)
     if target_labels is not None:
         wanted = target_labels if target_labels.isdecimal() else json.dumps(target_labels)

@@ -97,7 +97,7 @@ def bench(
 ) -> None:
     """Measure latency and, beside it, power, clocks and temperature."""
     require_absent(out)
-    from edgeuda.data.folders import readable_frames
+    from edgeuda.data.frames import frame_folder
     from edgeuda.records.bench import samples_path
     from edgeuda.records.percentiles import samples_needed
     from engines.bench.load import Load
@@ -123,7 +123,7 @@ def bench(
         load = replace(load, seconds=seconds)
     limit = None if deadline is None else milliseconds("--deadline", deadline)
     require_absent(samples_path(out))
-    frames = readable_frames(target, learnt=True)  # each model's own geometry is seen to below
+    frames = frame_folder(target, learnt=True)  # each model's own geometry is seen to below
     with Progress(transient=True) as bar:
         task = bar.add_task("bench", total=None)
         record = run(

@@ -84,12 +84,12 @@ def build(
             engine = cached_engine(trt, file, settings, out)
         else:
             from calibration.calibrated_engine import calibrated_engine
-            from edgeuda.data.folders import readable_frames, spread
+            from edgeuda.data.frames import frame_folder
             from engines.onnx.metadata import read_spec
 
             geometry = read_spec(file).preprocessing.geometry
-            frames = spread(readable_frames(calibrate, geometry), calibration_frames)
-            engine = calibrated_engine(trt, file, list(frames), settings, out)
+            frames = frame_folder(calibrate, geometry).sample(calibration_frames)
+            engine = calibrated_engine(trt, file, frames, settings, out)
     record = engine.record
     console.print(
         f"{trt.title}, {engine_precision(record)}, {record['plan_bytes'] / 1e6:.2f} MB"

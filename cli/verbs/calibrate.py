@@ -158,7 +158,7 @@ def calibrate(
     from calibration.pipeline import Cache
     from calibration.range_file import ranges_path
     from calibration.source import adapted_path
-    from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.data.frames import frame_folder
     from edgeuda.records.calibration import Limits
 
     if page is not None:
@@ -216,7 +216,7 @@ def calibrate(
     if page is not None:
         from calibration.page import build_calibration_page
 
-        judged = spread(readable_frames(target, record.preprocessing.geometry), frames)
+        judged = frame_folder(target, record.preprocessing.geometry).sample(frames)
         written += build_calibration_page(
             record, model, out, judged, ranges or ranges_path(out), page
         )

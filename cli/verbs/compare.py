@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, resolved_recipe, space_or_none, wrote
+from cli.verbs.shared import console, require_inputs, resolved_recipe, space_or_none, wrote
 from edgeuda.files import write_json, write_text
 
 
@@ -32,6 +32,7 @@ def compare(
     workers: options.Workers = 0,
 ) -> None:
     """Run methods x seeds on one track; table with mean, spread and a plot. Resumes by itself."""
+    require_inputs(data=(*source, target, data, oracle))
     resolved_recipe(recipe, overrides, None)
     from edgeuda.training.compare import Track, load_plan, markdown, table
     from edgeuda.training.compare import compare as run

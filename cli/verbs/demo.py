@@ -19,7 +19,7 @@ from cli.verbs.shared import console
 from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
 from edgeuda.errors import ParityError
-from edgeuda.files import require_absent
+from edgeuda.files import require_absent, write_json
 
 SIZE = (256, 512)
 THREADS = 1
@@ -50,14 +50,20 @@ def demo(
     def render(folder: Path, domain: str, count: int, start: int) -> None:
         write_dataset(folder, domain, count, start, *SIZE, SPACES["camvid-11"], workers=cores)
 
-    _say("Rendering the simulator's labelled images and the camera's frames")
+    _say("Rendering the simulator's labelled images, and labelled ones of the camera to score on")
     render(source, "simulator", images, first)
-    render(target, "camera", images, first + 100_000)
     render(test, "camera", max(16, images // 4), first + 200_000)
 
     runs, adapted = out / "source", out / "adapted"
     _say("Training on the simulator")
     train([source], runs, recipe, overrides, seed=seed, resume=resume)
+    page = out / "first-look" / "report.html"
+    if not page.with_suffix(".csv").exists():  # what is written last
+        _look(runs, test, page.parent)
+        report([page.parent], page, "Demo: the simulator's network on the camera")
+    _say(f"A first page, of what is to be mended: {page.resolve().as_uri()}")
+    _say("Rendering the camera's frames")
+    render(target, "camera", images, first + 100_000)
     _say("Adapting to the camera, without its labels")
     adapt(runs, [source], target, adapted, recipe, overrides, seed=seed, resume=resume)
 
@@ -87,6 +93,29 @@ def demo(
     _say(f"Open {html.resolve().as_uri()}")
 
 
+def _look(model: Path, data: Path, out: Path) -> None:
+    """Score a network, and draw telling frames beside the truth."""
+    import numpy as np
+
+    from calibration.telling_frames import telling_frames, write_predictions
+    from edgeuda.accuracy.scoring import score
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.models.subject import subject_of
+    from edgeuda.records.identity import model_file
+
+    name, subject = "source-only", subject_of(model)
+    scored, labelled = score(subject, data, name), labelled_folder(data)
+    telling = telling_frames(np.stack([counts for _, counts in scored.images]))
+    files = {index: labelled.pairs[index].image for index in telling}
+    pairs = {index: labelled.read(index) for index in telling}
+    found = {index: subject.predict(image) for index, (image, _) in pairs.items()}
+    truth = {index: label for index, (_, label) in pairs.items()}
+    space = labelled.space
+    write_predictions(out / name, name, model_file(model), space, found, files, telling)
+    write_predictions(out / "truth", "ground truth", None, space, truth, files, telling)
+    write_json(out / f"{name}.json", scored.to_record())
+
+
 def _once(path: Path, make: Callable[[Path], object]) -> None:
     """Make a file unless an earlier, interrupted demo has made it: files appear whole."""
     if not path.exists():
@@ -94,8 +123,9 @@ def _once(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _int8(model: Path, target: Path, out: Path, backend: Backend) -> None:
+    ranges = model.with_name(f"{model.stem}.ranges.npz")  # the sweep's: of the same frames
     try:
-        calibrate(model, target, out, backend)
+        calibrate(model, target, out, backend, ranges=ranges)
     except ParityError as refused:  # the model is there, and the report says it too
         console.print(f"[yellow]{refused}[/]", soft_wrap=True)
 

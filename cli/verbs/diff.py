@@ -34,7 +34,7 @@ def diff(
     from calibration.acceptance import judge
     from calibration.frames import FrameFiles
     from calibration.observe import Observer
-    from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.data.frames import frame_folder
     from edgeuda.data.treatment import applied_to
     from edgeuda.records.calibration import Limits
 
@@ -43,7 +43,8 @@ def diff(
         msg = f"{second}: has other classes or another input than {first}"
         raise ModelError(msg)
     size = spec.preprocessing
-    chosen = spread(readable_frames(target, size.geometry), frames)
+    footage = frame_folder(target, size.geometry)
+    chosen = footage.sample(frames)
     found = judge(
         Observer(one, threads),
         Observer(two, threads),
@@ -64,6 +65,7 @@ def diff(
                 for path, digest in ((first, one_sum), (second, two_sum))
             ],
             **applied_to(chosen, size.geometry),
+            **footage.noted(),
             **record,
         },
     )

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, parse_size, space_or_none, wrote
+from cli.verbs.shared import console, parse_size, require_inputs, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent, write_json, write_text
 
@@ -81,6 +81,7 @@ def evaluate(
                 "Export it, or leave --device out"
             )
             raise ConfigError(msg)
+        require_inputs([model], [data])
         require("torch", "train")
         from edgeuda.accuracy.scoring import score
         from edgeuda.models.predictor import TestTime

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, require_inputs, wrote
 from edgeuda.errors import require
 
 
@@ -29,6 +29,7 @@ def export(
     frames: options.Frames = 8,
 ) -> None:
     """Export to ONNX: uint8 image in, uint8 labels out, checked against torch on target frames."""
+    require_inputs([model], [target])
     require("torch", "train")
     from engines.api import export as run
 

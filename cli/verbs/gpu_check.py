@@ -34,20 +34,21 @@ def gpu_check(
     """
     require_absent(out)
     from calibration.forms import write_forms
-    from edgeuda.data.folders import readable_frames, spread
+    from edgeuda.data.frames import frame_folder
     from edgeuda.data.treatment import applied_to
     from engines.gpu_check import gpu_check as run
     from engines.gpu_check import require_passed
     from engines.onnx.metadata import read_spec
 
     geometry = read_spec(model).preprocessing.geometry
-    chosen = list(spread(readable_frames(target, geometry), frames))
+    footage = frame_folder(target, geometry)
+    chosen = footage.sample(frames)
     with tempfile.TemporaryDirectory(prefix="edgeuda-gpu-check-") as folder:
         forms = write_forms(model, chosen, Path(folder) / "models", threads=threads)
         record = run(
             forms, chosen, Path(folder) / "engines", skip=skip or (), seconds=seconds, say=_say
         )
-    write_json(out, {**record, **applied_to(chosen, geometry)})
+    write_json(out, {**record, **applied_to(chosen, geometry), **footage.noted()})
     console.print(", ".join(f"{count} {status}" for status, count in record["counted"].items()))
     wrote(out)
     require_passed(record)

@@ -40,12 +40,13 @@ def predict(
     from engines.runner import segment
 
     entries = []
+    skipped: list[str] = []
     applied = 0
     opened = open_runner(model, threads, device.value, graphs=graphs)
     with opened as runner, suppress(KeyboardInterrupt):  # a camera has no end
         space, geometry = runner.spec.label_space, runner.spec.preprocessing.geometry
         colors = space.colors()
-        for index, frame in enumerate(_frames(target, frames, geometry)):
+        for index, frame in enumerate(_frames(target, frames, geometry, skipped)):
             image, path = as_shown(frame.image, frame.origin, geometry), frame.origin
             applied += image is not frame.image
             labels = segment(runner, image)
@@ -71,22 +72,29 @@ def predict(
             "label_space": space.to_record(),
             **noted(geometry, applied, len(entries) - applied),
             "frames": entries,
+            **({"skipped": skipped} if skipped else {}),
         },
     )
     wrote(record, then=f"edgeuda report {options.typed(record)} --out report.html")
 
 
-def _frames(target: Path, count: int, geometry: CameraGeometry | None) -> Iterator[Frame]:
-    """Yield the frames as they are; those of a folder by the names of their files."""
-    from edgeuda.data.folders import readable_frames, spread
+def _frames(
+    target: Path, count: int, geometry: CameraGeometry | None, skipped: list[str]
+) -> Iterator[Frame]:
+    """Yield the frames as they are; those of a folder by the names of their files.
+
+    Files that cannot be read are added to ``skipped``.
+    """
     from edgeuda.data.footage import VIDEO_SUFFIXES, Frame, camera, footage
-    from edgeuda.data.images import read_image
+    from edgeuda.data.frames import frame_folder
 
     live = str(target).isdecimal() and not target.exists()
     if live or target.suffix.lower() in VIDEO_SUFFIXES:
         moving = camera(int(str(target))) if live else footage(target)
         yield from islice(track(moving, "predict"), count)
         return
-    chosen = spread(readable_frames(target, geometry), count)
-    for index, path in enumerate(track(chosen, "predict")):
-        yield Frame(path, path.stem, index, 0.0, read_image(path))
+    found = frame_folder(target, geometry)
+    images = track(found.images(count), "predict", total=min(count, len(found)))
+    for index, (path, image) in enumerate(images):
+        yield Frame(path, path.stem, index, 0.0, image)
+    skipped += found.skipped()

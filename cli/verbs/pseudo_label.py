@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli import options
-from cli.verbs.shared import wrote
+from cli.verbs.shared import require_inputs, wrote
 from edgeuda.errors import require
 
 
@@ -29,6 +29,7 @@ def pseudo_label(
     resume: options.Resume = False,
 ) -> None:
     """Label frames by a network's own confident predictions, for this or other training code."""
+    require_inputs([model], [target])
     for package in ("torch", "safetensors"):
         require(package, "train")
     from edgeuda.methods.selection import SelectorSettings

@@ -71,49 +71,51 @@ def run(
     from engines.opening import open_runner
 
     say = partial(console.print, markup=False, soft_wrap=True)
-    with model_file(model, device.value, member, public_key) as file:
+    with (
+        model_file(model, device.value, member, public_key) as file,
+        open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner,
+    ):
         checksum = sha256(file)
-        with open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner:
-            if ros2 is not None:
-                from engines.live.ros2 import spin
+        if ros2 is not None:
+            from engines.live.ros2 import spin
 
-                say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
-                return
-            from edgeuda.data.footage import Span, camera, footage, frame_rate
-            from engines.live.capture import Capture
-            from engines.live.loop import Limits
-            from engines.live.loop import run as segment_stream
-            from engines.live.sinks import LabelMaps, OverlayVideo, Window
+            say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
+            return
+        from edgeuda.data.footage import Span, camera, footage, frame_rate
+        from engines.live.capture import Capture
+        from engines.live.loop import Limits
+        from engines.live.loop import run as segment_stream
+        from engines.live.sinks import LabelMaps, OverlayVideo, Window
 
-            assert target is not None
-            live = (target.isdecimal() or "://" in target) and not Path(target).exists()
-            rate = fps or (None if live else frame_rate(Path(target))) or 30.0
-            source = (
-                partial(camera, int(target) if target.isdecimal() else target)
-                if live
-                else partial(footage, Path(target), Span(fps=rate))
-            )
-            stop = threading.Event()
-            colors = runner.spec.label_space.colors()
-            whole = not live and fps is None
-            sinks: list[Sink] = []
-            if video:
-                sinks.append(OverlayVideo(out / "overlay.mkv", rate, colors, whole))
-            if labels:
-                sinks.append(LabelMaps(out / "labels"))
-            if window:
-                sinks.append(Window(colors, stop.set))
-            for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
-                signal.signal(signal_, lambda *_: stop.set())
-            record = segment_stream(
-                runner,
-                Capture(source, live=live, fps=None if live else fps),
-                sinks,
-                lossless=whole,
-                limits=Limits(frames, seconds),
-                stop=stop,
-                status=say,
-            )
+        assert target is not None
+        live = (target.isdecimal() or "://" in target) and not Path(target).exists()
+        rate = fps or (None if live else frame_rate(Path(target))) or 30.0
+        source = (
+            partial(camera, int(target) if target.isdecimal() else target)
+            if live
+            else partial(footage, Path(target), Span(fps=rate))
+        )
+        stop = threading.Event()
+        colors = runner.spec.label_space.colors()
+        whole = not live and fps is None
+        sinks: list[Sink] = []
+        if video:
+            sinks.append(OverlayVideo(out / "overlay.mkv", rate, colors, whole))
+        if labels:
+            sinks.append(LabelMaps(out / "labels"))
+        if window:
+            sinks.append(Window(colors, stop.set))
+        for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
+            signal.signal(signal_, lambda *_: stop.set())
+        record = segment_stream(
+            runner,
+            Capture(source, live=live, fps=None if live else fps),
+            sinks,
+            lossless=whole,
+            limits=Limits(frames, seconds),
+            stop=stop,
+            status=say,
+        )
     record["model"] = {"file": str(model), "sha256": checksum}
     record["source"] = without_passwords(target)
     path = out / "run.json"

@@ -12,6 +12,8 @@ from rich.console import Console
 from edgeuda.errors import ConfigError, DeviceError, printable, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgeuda.labels import LabelSpace
     from edgeuda.training.recipe import Recipe
 
@@ -24,6 +26,23 @@ def wrote(*paths: Path, then: str | None = None) -> None:
         console.print(f"wrote {printable(str(path))}", soft_wrap=True, markup=False)
     if then:
         console.print(f"next: {printable(then)}", soft_wrap=True, markup=False)
+
+
+def require_inputs(models: Iterable[Path] = (), data: Iterable[Path | None] = ()) -> None:
+    """Refuse checkpoints and data that are not there, before torch takes its seconds to load.
+
+    Raises:
+        ModelError: See `edgeuda.records.identity.model_file`.
+        DataError: See `edgeuda.data.images.list_images`.
+    """
+    from edgeuda.data.images import list_images
+    from edgeuda.records.identity import model_file
+
+    for model in models:
+        model_file(model)
+    for folder in data:
+        if folder is not None and not folder.exists():
+            list_images(folder)  # says what was expected
 
 
 def space_or_none(name: str | None) -> LabelSpace | None:
@@ -44,6 +63,9 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 def resolved_recipe(name: str, overrides: list[str] | None, seed: int | None) -> Recipe:
     """Load a recipe with its overrides; ``--seed`` wins over both."""
+    from edgeuda.training.recipe_files import read_tables
+
+    read_tables(name)  # says that there is none before torch is loaded
     for package in ("torch", "lightning_fabric", "kornia", "pydantic", "safetensors", "tomli_w"):
         require(package, "train")
     from edgeuda.training.recipe import load_recipe

@@ -10,7 +10,14 @@ import typer
 
 from cli import options
 from cli.verbs.export import Head
-from cli.verbs.shared import console, milliseconds, parse_size, space_or_none, wrote
+from cli.verbs.shared import (
+    console,
+    milliseconds,
+    parse_size,
+    require_inputs,
+    space_or_none,
+    wrote,
+)
 from edgeuda.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -73,10 +80,7 @@ def tradeoff(
     threads: options.Threads = None,
 ) -> None:
     """Make, score and time variants on the same images; name the one to take, and why."""
-    require("torch", "train")
-    from calibration.api import sweep
     from edgeuda.decision import Budget
-    from engines.report.words import said_of
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -87,6 +91,11 @@ def tradeoff(
     if len(names) != len(model):
         msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
         raise ConfigError(msg)
+    require_inputs(model, (target, data))
+    require("torch", "train")
+    from calibration.api import sweep
+    from engines.report.words import said_of
+
     record = sweep(
         model, target, out, names=names, data=data, stored=space_or_none(label_space),
         ignore_unmapped=ignore_unmapped,

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import choose_device, resolved_recipe, space_or_none, wrote
+from cli.verbs.shared import (
+    choose_device,
+    require_inputs,
+    resolved_recipe,
+    space_or_none,
+    wrote,
+)
 
 
 def train(
@@ -33,6 +39,7 @@ def train(
     device: options.TrainDevice = "auto",
 ) -> None:
     """Train a network on labelled source images (stage 0)."""
+    require_inputs(data=(*source, target))
     choose_device(device)
     settings = resolved_recipe(recipe, overrides, seed)
     from edgeuda.training.pipeline import Options, train_source

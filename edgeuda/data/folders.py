@@ -1,12 +1,13 @@
-"""Folders of frames and of labelled images: what is in them, and whether it can be trusted."""
+"""Folders of labelled images: what is in them, and whether it can be trusted."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,16 +21,13 @@ from edgeuda.data.images import Image, LabelMap, is_turned, list_images, read_im
 from edgeuda.data.label_files import read_ids
 from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
 from edgeuda.data.lists import is_list, read_list
-from edgeuda.data.treatment import applied_to, as_shown, is_raw, labels_as_shown, treatment_of
+from edgeuda.data.treatment import applied_to, as_shown, labels_as_shown
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of, stamp
 from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
 from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
-
-MAX_BAD_SHARE = 0.05
-"""Share of unreadable frames above which a target folder is refused."""
 
 MAX_IGNORED = 0.95
 """Share of ignored pixels above which labels are taken for misread; a look at a few files."""
@@ -141,8 +139,9 @@ def labelled_folder(
     Args:
         root: The folder of images of a data set in `edgeuda.data.layouts`; the
             folder with both; the two sub-folders may be nested alike (``images/train``, ...). The
-            images may lie elsewhere if ``dataset.json`` says where under ``images``. Or a list of
-            pairs, see `edgeuda.data.lists`.
+            images may lie elsewhere if ``dataset.json`` says where under ``images``, and those that
+            it names under ``skipped`` are left out: whoever labelled them could not read them. Or a
+            list of pairs, see `edgeuda.data.lists`.
         space: Label space wanted; that of the files if not given.
         stored: Label space of the files; by default the one in the folder's ``dataset.json``, else
             ``space``. What is said here wins over what the folder looks like.
@@ -178,7 +177,8 @@ def labelled_folder(
             f"a known data set, found neither. Known are: {layouts}"
         )
         raise DataError(msg)
-    images = list_images(image_root)
+    skipped = {image_root / name for name in record.get("skipped", ())}
+    images = [path for path in list_images(image_root) if path not in skipped]
     if record:
         named = record["label_space"]
         own = label_space(named) if isinstance(named, str) else LabelSpace.from_record(named)
@@ -386,72 +386,36 @@ def labelled_subset(folder: LabelledFolder, wanted: int | str, seed: int) -> Lab
     return replace(folder, pairs=tuple(pairs))
 
 
-def readable_frames(
-    folder: Path, geometry: CameraGeometry | None = None, *, learnt: bool = False
-) -> list[Path]:
-    """Return the images of a folder of unlabelled footage that can be decoded, sorted.
-
-    Each file is decoded once. Damaged ones are skipped with a warning and counted.
-
-    Args:
-        folder: See `list_images`.
-        geometry: Of the model that the frames are for: frames that were treated otherwise are
-            refused now. What `edgeuda.data.treatment.read_frame` does to raw ones is done there.
-        learnt: Whether a network learns from them, whose spec will say how they were treated. Else
-            what the spec does not say is warned of.
-
-    Raises:
-        DataError: If there is no image, more than 5 % are damaged, or one does not fit the
-            geometry, see `edgeuda.data.treatment.is_raw`.
-    """
-    paths = list_images(folder)
-
-    def defect(path: Path) -> str | None:
-        try:
-            image = read_image(path)
-        except DataError as err:
-            return str(err)
-        if geometry is not None:
-            is_raw(path, (image.shape[1], image.shape[0]), geometry)
-        return None
-
-    defects = parallel(defect, paths)
-    bad = [text for text in defects if text is not None]
-    for text in bad:
-        logger.warning("Skipped: %s", text)
-    if len(bad) > MAX_BAD_SHARE * len(paths):
-        msg = (
-            f"{folder}: expected at most {MAX_BAD_SHARE:.0%} unreadable images, "
-            f"found {len(bad)} of {len(paths)}, the first: {bad[0]}"
-        )
-        raise DataError(msg)
-    if bad:
-        logger.warning("%s: skipped %d of %d images", folder, len(bad), len(paths))
-    if not learnt:
-        _say_untold(folder, paths, geometry)
-    return [path for path, text in zip(paths, defects, strict=True) if text is None]
-
-
-def _say_untold(folder: Path, frames: Sequence[Path], geometry: CameraGeometry | None) -> None:
-    """Warn of frames that were changed in a way that a model knows nothing of."""
-    one_each = {path.parent: path for path in frames}.values()
-    for treatment in dict.fromkeys(map(treatment_of, one_each)):
-        changes = () if treatment is None else treatment.changes
-        unknown = [text for text in changes if geometry is None or text == "masked"]
-        if unknown:
-            logger.warning(
-                "%s: these frames were %s by `edgeuda data frames`, and the model's spec says "
-                "nothing of it: `run`, `bench` and `predict` will take the vehicle's frames "
-                "without. A model that is adapted to cropped or undistorted frames knows; else "
-                "keep frames as the camera gives them",
-                folder, " and ".join(unknown),
-            )  # fmt: skip
-
-
 def parallel(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """Map over items with threads (decoding releases the interpreter lock), in order."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=_threads()) as pool:
         return list(pool.map(function, items))
+
+
+def ahead(function: Callable[[S], T], items: Iterable[S], count: int | None = None) -> Iterator[T]:
+    """Map over items with threads as `parallel` does, but no further than results are taken.
+
+    Args:
+        function: Called in threads.
+        items: Its arguments.
+        count: Results that are made before they are asked for; by default twice the threads.
+    """
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(max_workers=_threads()) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > (count or 2 * _threads()):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
 
 
 def class_counts(labels: Iterable[LabelMap], classes: int) -> npt.NDArray[np.int64]:

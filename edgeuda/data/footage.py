@@ -6,15 +6,11 @@ thread.
 
 from __future__ import annotations
 
-import heapq
 import logging
-import os
 import queue
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +19,7 @@ import numpy as np
 
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, read_image
 from edgeuda.data.lists import is_list, read_list
-from edgeuda.data.walk import names_under
+from edgeuda.data.walk import sorted_names
 from edgeuda.errors import DataError
 from edgeuda.files import short_name
 
@@ -32,8 +28,6 @@ logger = logging.getLogger(__name__)
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"}
 )
-SORTED_AT_ONCE = 100_000
-"""Names of a folder that are sorted in memory; longer listings are merged from files."""
 AHEAD = 4
 """Frames that are read before they are asked for."""
 
@@ -150,7 +144,7 @@ def _files(source: Path) -> Iterator[Path]:
             yield from _files(Path(entry))
     elif source.is_dir():
         found = False
-        for name in sorted_names(source):
+        for name in sorted_names(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
             found = True
             yield source / name
         if not found:
@@ -164,37 +158,6 @@ def _files(source: Path) -> Iterator[Path]:
             f"{source}: expected a folder, a video, an image or a list of them, found none of these"
         )
         raise DataError(msg)
-
-
-def sorted_names(folder: Path) -> Iterator[str]:
-    """Yield the images and videos under a folder, relative to it, sorted, in bounded memory.
-
-    Listings beyond `SORTED_AT_ONCE` names are sorted in parts on disk and merged.
-    """
-    names = names_under(folder, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    first = sorted(islice(names, SORTED_AT_ONCE))
-    if len(first) < SORTED_AT_ONCE:
-        yield from first
-        return
-    with tempfile.TemporaryDirectory() as parts:
-        files: list[Path] = []
-        part = first
-        while part:
-            path = Path(parts) / f"{len(files):06d}"
-            # Names may hold anything but a slash and a zero byte.
-            path.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in part))
-            files.append(path)
-            part = sorted(islice(names, SORTED_AT_ONCE))
-        del first, part
-        yield from heapq.merge(*map(_names_in, files))
-
-
-def _names_in(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        rest = b""
-        while block := file.read(1 << 16):
-            *names, rest = (rest + block).split(b"\0")
-            yield from map(os.fsdecode, names)
 
 
 def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from edgeuda.data.lists import is_list, read_list
-from edgeuda.data.walk import names_under
+from edgeuda.data.walk import Files, by_folder, sorted_names
 from edgeuda.errors import DataError
 from edgeuda.files import write_atomic
 from edgeuda.labels import IGNORE
@@ -260,7 +260,25 @@ def is_turned(path: Path) -> bool:
         return False
 
 
-def list_images(folder: Path) -> list[Path]:
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of what `read_image` returns, by the file's header alone.
+
+    Raises:
+        DataError: If the file is missing or its beginning is not that of an image.
+    """
+    try:
+        with Pillow.open(path) as image:
+            width, height = image.size
+            # Of a PNG without, Pillow would decode the pixels to look behind them.
+            told = image.format != "PNG" or "exif" in image.info
+            turned = told and int(image.getexif().get(ORIENTATION, 1)) >= 5
+            return (height, width) if turned else (width, height)
+    except (OSError, SyntaxError, ValueError) as err:
+        msg = f"{path}: expected an image, found a file whose header cannot be read ({err})"
+        raise DataError(msg) from err
+
+
+def list_images(folder: Path) -> Files:
     """Return the image files under a folder (or its ``images`` folder, if it has one), sorted.
 
     A ``.txt`` or ``.csv`` file lists them itself, see `edgeuda.data.lists`.
@@ -269,7 +287,7 @@ def list_images(folder: Path) -> list[Path]:
         DataError: If there is no such folder, or no image in it.
     """
     if is_list(folder):
-        return [entry[0] for entry in read_list(folder, columns=1)]
+        return Files(Path(), (str(entry[0]) for entry in read_list(folder, columns=1)))
     root = folder / "images" if (folder / "images").is_dir() else folder
     if not root.is_dir():
         if folder.is_file():
@@ -280,7 +298,7 @@ def list_images(folder: Path) -> list[Path]:
             raise DataError(msg)
         msg = f"{folder}: expected a folder of images, found no such folder"
         raise DataError(msg)
-    found = sorted(root / name for name in names_under(root, IMAGE_SUFFIXES))
+    found = Files(root, sorted_names(root, IMAGE_SUFFIXES, by_folder))
     if not found:
         msg = f"{root}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none"
         raise DataError(msg)

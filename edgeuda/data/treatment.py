@@ -107,9 +107,7 @@ def geometry_of(frames: Sequence[Path]) -> CameraGeometry | None:
     Raises:
         DataError: If frames of several folders were treated differently.
     """
-    found: dict[Path, Treatment | None] = {}
-    for frame in frames:
-        found.setdefault(frame.parent, treatment_of(frame))
+    found = {folder: treatment_of(frame) for folder, frame in _one_each(frames).items()}
     first, *others = found.items()
     one = None if first[1] is None else first[1].geometry
     for folder, treatment in others:
@@ -122,6 +120,14 @@ def geometry_of(frames: Sequence[Path]) -> CameraGeometry | None:
             )
             raise DataError(msg)
     return one
+
+
+def _one_each(frames: Sequence[Path]) -> dict[Path, Path]:
+    """Return the first frame of each folder."""
+    found: dict[Path, Path] = {}
+    for frame in frames:
+        found.setdefault(frame.parent, frame)
+    return found
 
 
 def say_learnt(frames: Sequence[Path], geometry: CameraGeometry | None) -> None:
@@ -137,8 +143,7 @@ def say_learnt(frames: Sequence[Path], geometry: CameraGeometry | None) -> None:
             "treated alike wherever the model is used",
             geometry.describe(),
         )
-    one_each = {frame.parent: frame for frame in frames}.values()
-    for treatment in dict.fromkeys(map(treatment_of, one_each)):
+    for treatment in dict.fromkeys(map(treatment_of, _one_each(frames).values())):
         if treatment is not None and not treatment.told:
             logger.warning(
                 "%s: these frames were %s, and the record does not say how exactly, or it differs "

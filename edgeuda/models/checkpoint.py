@@ -23,9 +23,9 @@ from edgeuda.models.deeplab import (
 )
 from edgeuda.models.fcn import FCN8s
 from edgeuda.models.network import Network
+from edgeuda.records.identity import model_file
 from edgeuda.spec import ModelSpec
 
-MODEL_FILE = "model.safetensors"
 ARCHITECTURES: dict[str, type[Network]] = {
     "bisenet": BiSeNet,
     "bisenet-paper-gate": BiSeNetPaperGate,
@@ -65,19 +65,6 @@ def save_model(model: nn.Module, spec: ModelSpec, path: Path) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata = {"edgeuda.spec": spec.to_json()}
     write_atomic(path, lambda name: save_file(state, name, metadata))
-
-
-def model_file(path: Path) -> Path:
-    """Return the weights file that a path names: itself, or ``model.safetensors`` in a run folder.
-
-    Raises:
-        ModelError: If there is none.
-    """
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        msg = f"{path}: expected a model file or a run folder with {MODEL_FILE}, found neither"
-        raise ModelError(msg)
-    return file
 
 
 def require_finite(state: Mapping[str, Tensor], origin: str) -> None:

@@ -10,9 +10,10 @@ from torch import nn
 from edgeuda.accuracy.evaluation import DEPLOYED, Evaluation
 from edgeuda.accuracy.scoring import Subject, score
 from edgeuda.data.folders import LabelledFolder
-from edgeuda.models.checkpoint import load_model, model_file
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.fused import fused
 from edgeuda.models.predictor import Predictor, ScorePredictor, TestTime
+from edgeuda.records.identity import model_file
 
 
 def subject_of(

@@ -151,6 +151,7 @@ class CalibrationRecord:
         quantizer: Whose placement and ranges these are.
         assignment: How layers were chosen to stay float, see `Assignment`.
         geometry: What was done to the calibration frames, see `edgeuda.data.treatment.noted`.
+        skipped: Files among those looked at that could not be read.
     """
 
     target: Target
@@ -175,6 +176,7 @@ class CalibrationRecord:
     folders: dict[str, int] = field(default_factory=dict)
     quantizer: Quantizer = "edgeuda"
     geometry: dict[str, Any] | None = None
+    skipped: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -182,6 +184,8 @@ class CalibrationRecord:
         record["preprocessing"] = self.preprocessing.to_record()
         if self.geometry is None:
             del record["geometry"]
+        if not self.skipped:
+            del record["skipped"]
         if self.acceptance is not None:
             record["acceptance"] = self.acceptance.to_record()
         return record
@@ -220,6 +224,7 @@ class CalibrationRecord:
                 acceptance=None if accepted is None else Acceptance.from_record(accepted),
                 transforms=tuple(record.pop("transforms", ())),
                 convergence=tuple(record.pop("convergence", ())),
+                skipped=tuple(record.pop("skipped", ())),
                 preprocessing=Preprocessing.from_record(size),
                 frames=tuple(Frame(**frame) for frame in record.pop("frames")),
                 ranges={name: Range(*limits) for name, limits in record.pop("ranges").items()},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeuda.errors import DataError
+from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256
 from edgeuda.records import schemas
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = schemas.IDENTITY
 RUN_SCHEMA = schemas.RUN
 RUN_FILE = "run.json"
+MODEL_FILE = "model.safetensors"
+"""The result of a run, in its folder."""
 Role = Literal["source", "adapted"]
 """Trained on labelled source images only, or changed by at least one stage of an adaptation."""
 
@@ -26,6 +28,19 @@ _WITHIN = re.compile(r"(?:(?P<stage>[^/]+)/(?:round\d+/)?)?model\.safetensors")
 _DEPTH = 3
 _OTHERS = "large-"
 """Folders of networks that only teach begin with this."""
+
+
+def model_file(path: Path) -> Path:
+    """Return the weights file that a path names: itself, or ``model.safetensors`` in a run folder.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        msg = f"{path}: expected a model file or a run folder with {MODEL_FILE}, found neither"
+        raise ModelError(msg)
+    return file
 
 
 @dataclass(frozen=True)

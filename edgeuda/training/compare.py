@@ -7,10 +7,11 @@ import logging
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
+from itertools import chain as joined
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,18 @@ from edgeuda.data.folders import (
     LabelledFolder,
     labelled_folder,
     labelled_frames,
-    readable_frames,
     tells_space,
 )
+from edgeuda.data.frames import frame_folder
 from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError, TrainingError, did_you_mean
 from edgeuda.files import read_json, sha256_of, write_atomic, write_json
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.subject import score_checkpoint
 from edgeuda.records import schemas
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.procedures import require_runnable
@@ -199,8 +201,9 @@ def compare(
         return labelled_folder(root, sources.space, own, ignore_unmapped=track.ignore_unmapped)
 
     variants = [v for v in variants if track.oracle is not None or not v.oracle]
-    frames = readable_frames(track.target, learnt=True)
+    frames = frame_folder(track.target, learnt=True)
     adapted = load_domains(sources, frames, first.model.input)
+    frames.keep(out)
     data = replace(index(track.data), geometry=adapted.geometry)
     if any(METHODS[stage].needs_labelled for stage in stages):
         few = labelled_frames(track.labelled or track.target, sources.space, track.stored)
@@ -245,7 +248,10 @@ def compare(
             if said:
                 notes[variant.name][str(seed)] = said
             report(f"seed {seed}, {variant.name}: {100 * found.miou:.1f}")
-    record = _record(variants, seeds, scores, failures, costs, signals, data)
+    frames.keep(out)  # once more: what other ranks met
+    record = {
+        **_record(variants, seeds, scores, failures, costs, signals, data), **frames.noted()
+    }  # fmt: skip
     for method in record["methods"]:
         method["reliability"] = trusted[method["name"]]
         method["remarks"] = notes[method["name"]]
@@ -256,7 +262,10 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     """Run a method's stages where they are not complete; returns their folders."""
     fabric = make_fabric(recipe.precision)
     spec = domains.spec(recipe)
-    frames = domains.target.identity() if domains.target is not None else []
+
+    def frames() -> Iterable[str]:  # perhaps a million
+        return () if domains.target is None else domains.target.identity()
+
     common = [
         spec.to_json(),
         recipe.geometry.model_dump_json(),
@@ -266,15 +275,8 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         *domains.source.identity(),
     ]
     styled = recipe.source.style != "none"
-    key = sha256_of(
-        [
-            *common,
-            recipe.source.model_dump_json(),
-            recipe.model.pretrained,
-            str(recipe.model.freeze),
-            *(frames * styled),
-        ]
-    )
+    own = recipe.source.model_dump_json(), recipe.model.pretrained, str(recipe.model.freeze)
+    key = sha256_of(joined(common, own, frames() if styled else ()))
     chain = [out / f"source-{key[:12]}"]
     if not (chain[0] / MODEL_FILE).exists():
         chain[0].mkdir(parents=True, exist_ok=True)
@@ -285,9 +287,8 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         settings = recipe.section(stage).model_dump_json(), recipe.monitor.model_dump_json()
         few = domains.labelled if METHODS[stage].needs_labelled else None
         drawn_from = [] if few is None else [str(pair.image) for pair in few.pairs]
-        key = sha256_of(
-            [*common, key, stage, *settings, *frames, *drawn_from, *networks_sha256(recipe, stage)]
-        )
+        networks = networks_sha256(recipe, stage)
+        key = sha256_of(joined(common, (key, stage, *settings), frames(), drawn_from, networks))
         chain.append(out / f"{stage}-{key[:12]}")
         run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
     return chain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
+from edgeuda.data.frames import FrameFolder
 from edgeuda.data.sources import Sources
 from edgeuda.data.treatment import geometry_of, say_learnt
 from edgeuda.errors import ConfigError, DataError
@@ -80,7 +81,7 @@ class Domains:
 
 
 def load_domains(
-    source: Sources | LabelledFolder, frames: Sequence[Path] | None, size: tuple[int, int]
+    source: Sources | LabelledFolder, frames: FrameFolder | None, size: tuple[int, int]
 ) -> Domains:
     """Decode both domains at network size and count the source's classes."""
     folders = source.folders if isinstance(source, Sources) else (source,)
@@ -105,8 +106,8 @@ def load_domains(
         )
     geometry = None
     if frames is not None:
-        geometry = geometry_of(frames)
-        say_learnt(frames, geometry)
+        geometry = geometry_of(frames.one_each)
+        say_learnt(frames.one_each, geometry)
     return Domains(images, target, source.space, counts, geometry=geometry)
 
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from edgeuda.data.folders import LabelledFolder, parallel
+from edgeuda.data.folders import LabelledFolder, ahead, parallel
+from edgeuda.data.frames import FrameFolder
 from edgeuda.data.images import (
     Image,
     LabelMap,
@@ -28,11 +31,14 @@ from edgeuda.data.images import (
     resize_image,
     resize_label,
 )
+from edgeuda.errors import DataError
 from edgeuda.files import stamp
 from edgeuda.methods.base import Batch
 
 CACHE_BYTES = 2 << 30
 """Images are kept decoded, at network size, if a domain fits in this."""
+LOOKED_AT = 64
+"""Frames of a larger target that are looked at before anything learns from it."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +53,38 @@ class Views:
 class Images:
     """A domain's images at network size, decoded once if they fit in memory.
 
+    In the place of a frame that cannot be read stands the next one that can.
+
+    Attributes:
+        names: Names of the files.
+        footage: The frames, of which some may turn out to be broken; None where none may.
+
     Args:
         data: A labelled folder, or the files of unlabelled frames.
         size: Rows and columns of what `__getitem__` returns.
     """
 
+    names: Sequence[str]
+    footage: FrameFolder | None = None
+
     def __init__(self, data: LabelledFolder | Sequence[Path], size: tuple[int, int]) -> None:
         self._data = data
         self._size = size
-        self.names = tuple(
-            str(item.image if not isinstance(item, Path) else item)
-            for item in (data.pairs if isinstance(data, LabelledFolder) else data)
-        )
-        labelled = isinstance(data, LabelledFolder)
-        fits = len(self.names) * size[0] * size[1] * (4 if labelled else 3) <= CACHE_BYTES
-        self._cache = parallel(self._read, range(len(self.names))) if fits else None
+        if isinstance(data, LabelledFolder):
+            self.names, channels = tuple(str(pair.image) for pair in data.pairs), 4
+        else:
+            self.names, channels = _Names(data), 3
+        fits = len(self.names) * size[0] * size[1] * channels <= CACHE_BYTES
+        self._cache = None
+        if isinstance(data, FrameFolder):
+            self.footage = data
+            if not (fits or data.whole):
+                data.sample(LOOKED_AT)
+            data.whole = True
+        if fits:
+            self._cache = parallel(self._read, range(len(self.names)))
+            if self.footage is not None:
+                self.footage.judge()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,20 +96,25 @@ class Images:
         if isinstance(self._data, LabelledFolder):
             image, label = self._data.read(index)
             return resize_image(image, *self._size), resize_label(label, *self._size)
+        if isinstance(self._data, FrameFolder):
+            frame = self._data.read(index)
+            assert frame is not None
+            return resize_image(frame, *self._size), None
         return resize_image(read_image(self._data[index]), *self._size), None
 
     def resized(self, size: tuple[int, int]) -> Images:
         """Return the same images at another size."""
         return self if size == self._size else Images(self._data, size)
 
-    def identity(self) -> list[str]:
-        """Return what tells these images and their labels from others."""
-        return [*self.names, self.stamp]
+    def identity(self) -> Iterator[str]:
+        """Yield what tells these images and their labels from others."""
+        yield from self.names
+        yield self.stamp
 
     @cached_property
     def stamp(self) -> str:
         """Checksum of the files, see `edgeuda.files.stamp`."""
-        if isinstance(self._data, LabelledFolder):
+        if isinstance(self._data, LabelledFolder | FrameFolder):
             return self._data.stamp
         return stamp(self._data)
 
@@ -96,10 +124,29 @@ class Images:
 
     def labels(self) -> Iterator[LabelMap]:
         """Yield the label maps of a labelled domain."""
-        for index in range(len(self)):
-            label = self[index][1]
+        for _, label in ahead(self.__getitem__, range(len(self))):
             if label is not None:
                 yield label
+
+
+class _Names(Sequence[str]):
+    """The names of many files, made when they are asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        found = self._files[index]
+        return str(found) if isinstance(found, Path) else [str(path) for path in found]
 
 
 class Joined(Images):
@@ -127,9 +174,11 @@ class Joined(Images):
         """Return the same images at another size."""
         return Joined([part.resized(size) for part in self.parts], self.weights)
 
-    def identity(self) -> list[str]:
-        """Return the names and how often each part is drawn."""
-        return [*self.names, *(part.stamp for part in self.parts), *map(str, self.weights)]
+    def identity(self) -> Iterator[str]:
+        """Yield the names and how often each part is drawn."""
+        yield from self.names
+        yield from (part.stamp for part in self.parts)
+        yield from map(str, self.weights)
 
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
         """Return the images at places of the stream."""
@@ -156,6 +205,7 @@ class Chosen(Images):
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
         self.names = tuple(images.names[index] for index in indices)
         self._images, self._indices = images, indices
+        self.footage = images.footage
         self._cache = None
 
     @cached_property
@@ -181,6 +231,7 @@ class PseudoLabelled(Images):
 
     def __init__(self, frames: Images, folder: Path) -> None:
         self.names, self._frames, self._folder = frames.names, frames, folder
+        self.footage = frames.footage
         self._cache = None
 
     def _read(self, index: int) -> tuple[Image, LabelMap | None]:
@@ -203,6 +254,7 @@ class SoftLabelled(Images):
 
     def __init__(self, frames: Images, folder: Path, classes: int) -> None:
         self.names, self._frames, self._folder = frames.names, frames, folder
+        self.footage = frames.footage
         self._classes = classes
         self._cache = None
 
@@ -225,6 +277,7 @@ class LabelledBy(Images):
 
     def __init__(self, images: Images, labels: Sequence[Path]) -> None:
         self.names, self._frames, self._labels = images.names, images, labels
+        self.footage = images.footage
         self._cache = None
 
     def _read(self, index: int) -> tuple[Image, LabelMap | None]:
@@ -353,7 +406,8 @@ def _permutation(count: int, seed: int, domain: int, epoch: int) -> npt.NDArray[
 
 
 Domain = tuple[Tensor, Tensor | None]
-Arrays = tuple[tuple[Domain, ...], tuple[str, ...]]
+Arrays = tuple[tuple[Domain, ...], tuple[str, ...], tuple[tuple[int, str], ...]]
+"""Tensors by domain, names of the images, and frames that turned out to be broken, with reasons."""
 Augment = Callable[[Image, LabelMap | None, np.random.Generator], tuple[Image, LabelMap | None]]
 
 
@@ -406,7 +460,25 @@ class StepData(Dataset[Arrays]):
         first = (item * self.ranks + self.rank) * self.batch
         return range(first, first + self.batch)
 
+    @property
+    def footage(self) -> FrameFolder | None:
+        """Frames of which some may turn out to be broken."""
+        return next((one.footage for one in self.domains if one.footage is not None), None)
+
     def __getitem__(self, item: int) -> Arrays:
+        footage = self.footage
+        if footage is None:
+            return *self._batch(item), ()
+        known = len(footage.broken)
+        try:
+            domains, names = self._batch(item)
+        except DataError:
+            if not footage.quiet or not footage.too_many:
+                raise
+            domains, names = (), ()  # whoever asked says what is wrong
+        return domains, names, tuple(islice(footage.broken.items(), known, None))
+
+    def _batch(self, item: int) -> tuple[tuple[Domain, ...], tuple[str, ...]]:
         domains: list[Domain] = []
         names: list[str] = []
         positions = self.positions(item)
@@ -437,14 +509,19 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
         batch_size=None,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        worker_init_fn=_quiet,
     )
-
+    footage = data.footage
     soft = "target" in data.roles and isinstance(data.domains[1], SoftLabelled)
 
     def label(planes: Tensor | None) -> Tensor | None:
         return None if planes is None else planes.to(device, torch.int64, non_blocking=True)
 
-    for item, (domains, names) in zip(items, loader, strict=True):
+    for item, (domains, names, broken) in zip(items, loader, strict=True):
+        if broken and footage is not None:
+            for index, why in broken:
+                footage.note(index, why)
+            footage.judge(say=False)
         (source, source_label), *rest = domains
         others = dict(zip(data.roles[1:], rest, strict=True))
         known = label(source_label)
@@ -478,6 +555,14 @@ def batches(data: StepData, start: int, device: torch.device, workers: int = 0) 
             crop=data.crop,
             labelled=labelled,
         )
+
+
+def _quiet(_worker: int) -> None:
+    """Let a process that loads images tell the one that asked of broken frames."""
+    info = get_worker_info()
+    data = None if info is None else info.dataset
+    if isinstance(data, StepData) and data.footage is not None:
+        data.footage.quiet = True
 
 
 def to_unit(images: Tensor, device: torch.device) -> Tensor:

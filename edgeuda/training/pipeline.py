@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,8 @@ import torch
 from lightning_fabric import Fabric
 
 from edgeuda import __version__
-from edgeuda.data.folders import labelled_frames, readable_frames
+from edgeuda.data.folders import labelled_frames
+from edgeuda.data.frames import FrameFolder, frame_folder
 from edgeuda.data.sources import Sources, open_sources
 from edgeuda.data.treatment import geometry_of
 from edgeuda.errors import ConfigError, ModelError, OutputExistsError
@@ -29,15 +31,14 @@ from edgeuda.files import (
     require_absent,
     sha256,
     sha256_of,
-    stamp,
     write_json,
     write_text,
 )
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.records import schemas
-from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
+from edgeuda.records.identity import MODEL_FILE, RUN_FILE, RUN_SCHEMA, descent, model_file
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
@@ -106,14 +107,17 @@ def train_source(
     )  # fmt: skip
     frames = None
     if target and recipe.source.style != "none":
-        frames = readable_frames(target, learnt=True)
-    spec = recipe.spec(sources.space, geometry_of(frames) if frames else None)
-    digest = sha256_of([recipe.digest(), spec.to_json(), *_names(sources, target, frames or ())])
+        frames = frame_folder(target, learnt=True)
+    spec = recipe.spec(sources.space, geometry_of(frames.one_each) if frames else None)
+    identity = chain([recipe.digest(), spec.to_json()], _identity(sources, frames))
+    digest = sha256_of(identity)
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
     domains = load_domains(sources, frames, recipe.model.input)
     with _opened(options.out, recipe, digest, "train", _recorded(sources), fabric):
+        if frames is not None:
+            frames.keep(options.out)
         run_source(recipe, domains, Job(options.out, digest, fabric, options.workers))
     return options.out / MODEL_FILE
 
@@ -141,7 +145,7 @@ def adapt(
         stored: Label space of the source folder's files, see `train_source`.
 
     Raises:
-        EdgeudaError: See `load_model`, `labelled_folder`, `readable_frames` and `fit`.
+        EdgeudaError: See `load_model`, `labelled_folder`, `frame_folder` and `fit`.
     """
     require_runnable(recipe.stages)
     model, spec = load_model(init)
@@ -150,14 +154,14 @@ def adapt(
         source, spec.label_space, stored,
         weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
     )  # fmt: skip
-    frames = readable_frames(target, learnt=True)
-    spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=geometry_of(frames)))
+    frames = frame_folder(target, learnt=True)
+    camera = geometry_of(frames.one_each)
+    spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=camera))
     networks = [found for stage in recipe.stages for found in networks_sha256(recipe, stage)]
     networks.append(sha256(model_file(init)))
-    camera = spec.preprocessing.geometry
     if camera is not None:
         networks.append(json.dumps(camera.to_record()))
-    digest = sha256_of([recipe.digest(), *networks, *_names(sources, target, frames)])
+    digest = sha256_of(chain([recipe.digest(), *networks], _identity(sources, frames)))
     fabric = make_fabric(recipe.precision)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
@@ -173,11 +177,14 @@ def adapt(
     }
     made = {"stages": list(recipe.stages), "descent": descent(model_file(init))}
     with _opened(options.out, recipe, digest, "adapt", data, fabric, made):
+        frames.keep(options.out)
         for stage in recipe.stages:
             job = Job(options.out / stage, digest, fabric, options.workers)
             run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
-        write_json(options.out / ADAPTATION_FILE, adaptation_record(recipe, options.out, domains))
+        frames.keep(options.out)  # once more: what the other ranks met
+        record = adaptation_record(recipe, options.out, domains)
+        write_json(options.out / ADAPTATION_FILE, {**record, **frames.noted()})
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
@@ -220,12 +227,11 @@ def _recorded(sources: Sources) -> dict[str, Any]:
     return {"source": paths, "source_weights": list(sources.weights)}
 
 
-def _names(sources: Sources, target: Path | None, frames: Sequence[Path]) -> list[str]:
-    """Return names in their folders and what is in the files: a moved data set is the same."""
-    if target is None or not frames:
-        return sources.identity()
-    names = [str(f.relative_to(target) if f.is_relative_to(target) else f) for f in frames]
-    return [*sources.identity(), *names, stamp(frames)]
+def _identity(sources: Sources, frames: FrameFolder | None) -> Iterator[str]:
+    """Yield names in their folders and what is in the files: a moved data set is the same."""
+    yield from sources.identity()
+    if frames is not None:
+        yield from frames.identity()
 
 
 def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:

@@ -28,9 +28,10 @@ from edgeuda.methods.lse import (
     select_images,
 )
 from edgeuda.methods.teacher import Teacher
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.records import schemas
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import (
     Domains,
@@ -115,7 +116,7 @@ def _hiast_round(
             model_sha256=sha256(start),
             seed=stream(recipe, "hiast", number),
             device=job.fabric.device,
-            sizes=None if size == recipe.model.input else [recipe.model.input] * len(target),
+            size=None if size == recipe.model.input else recipe.model.input,
         )
     job.fabric.barrier()
     labels = PseudoLabels.read(folder)

@@ -22,12 +22,13 @@ from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import SPACES, LabelSpace, label_space
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.custom import CustomNetwork, Heads, register_network
 from edgeuda.models.fused import fused
 from edgeuda.models.network import Network
 from edgeuda.models.predictor import Predictor, TestTime
 from edgeuda.models.subject import subject_of
+from edgeuda.records.identity import MODEL_FILE, model_file
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 from edgeuda.training.pipeline import ADAPTATION_FILE, Options, train_source
 from edgeuda.training.pipeline import adapt as run_adaptation

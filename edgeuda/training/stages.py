@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from edgeuda.methods.base import Method
 from edgeuda.methods.registry import METHODS
 from edgeuda.methods.settings import Optimisation, Section, StageSettings
 from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
-from edgeuda.models.checkpoint import MODEL_FILE, build, load_model, model_file, save_model
+from edgeuda.models.checkpoint import build, load_model, save_model
 from edgeuda.models.network import Network
+from edgeuda.records.identity import MODEL_FILE, model_file
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import (
@@ -300,15 +302,14 @@ def _large(recipe: Recipe, section: LargeSettings, domains: Domains, job: Job) -
     assert target is not None
     size = recipe.model.input
     domains = replace(domains, source=domains.source.resized(size), target=target.resized(size))
-    frames = target.identity() if recipe.source.style != "none" or section.adabn else []
-    key = sha256_of(
-        [
-            "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),
-            recipe.source.model_dump_json(),
-            recipe.geometry.model_dump_json(), recipe.precision, str(recipe.class_weights),
-            str(recipe.seed), *domains.source.identity(), *frames,
-        ]
+    own = (
+        "large", spec.to_json(), recipe.model.pretrained, str(recipe.model.freeze),
+        recipe.source.model_dump_json(),
+        recipe.geometry.model_dump_json(), recipe.precision, str(recipe.class_weights),
+        str(recipe.seed),
     )  # fmt: skip
+    frames = target.identity() if recipe.source.style != "none" or section.adabn else ()
+    key = sha256_of(chain(own, domains.source.identity(), frames))
     folder = job.folder.parent / f"large-{key[:12]}"
     at = replace(job, folder=folder / "source", digest=key)
     if not (at.folder / MODEL_FILE).exists():

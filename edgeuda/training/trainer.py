@@ -33,8 +33,9 @@ from edgeuda.interrupts import stop_requests
 from edgeuda.methods.base import Losses, Method
 from edgeuda.methods.schedules import decayed
 from edgeuda.methods.settings import Optimisation
-from edgeuda.models.checkpoint import MODEL_FILE, save_model
+from edgeuda.models.checkpoint import save_model
 from edgeuda.models.network import Network
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import StepData, batches
 from edgeuda.training.watch import Watch

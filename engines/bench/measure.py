@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.folders import spread
+from edgeuda.data.frames import FrameFolder
 from edgeuda.data.treatment import applied_to, treatment_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import now_utc, sha256, write_json, write_npz
@@ -78,7 +79,8 @@ def bench(
 
     Args:
         models: ONNX files or engines; the first is the baseline of the ratios.
-        frames: Image files; at most `MAX_FRAMES`, evenly chosen, are decoded before the run.
+        frames: Image files, or a folder of which some may be broken; at most `MAX_FRAMES`, evenly
+            chosen, are decoded before the run.
         out: Where to write the record as JSON, with all samples beside it, see `samples_path`.
         load: The load pattern; None is a closed loop of 700 samples.
         threads: Threads of one operator; None takes every usable core.
@@ -108,7 +110,10 @@ def bench(
     if not frames:
         msg = "Expected at least one frame to run the models on, found none"
         raise DataError(msg)
-    shots = [read_shot(path) for path in spread(frames, MAX_FRAMES)]
+    footage = frames if isinstance(frames, FrameFolder) else None
+    chosen = spread(frames, MAX_FRAMES) if footage is None else footage.sample(MAX_FRAMES)
+    shots = [read_shot(path) for path in chosen]
+    broken = [] if footage is None else [f"Skipped: {why}" for why in footage.broken.values()]
     machine = identity()
     threads = threads or usable_cores()
     created = now_utc()
@@ -191,7 +196,7 @@ def bench(
         _ratios(latencies, state.series) if load.arrival == "closed loop" else (),
         _noise(latencies),
         vitals.to_record(),
-        (*_warnings(method, latencies, vitals), *_unlike(shots, facts)),
+        (*_warnings(method, latencies, vitals), *_unlike(shots, facts), *broken),
         None if out is None else _write_samples(samples_path(out), state.series, vitals),
     )
     if out is not None:

@@ -18,8 +18,9 @@ from cli.app import app
 from edgeuda.data import treatment
 from edgeuda.data.camera import CameraGeometry, Lens
 from edgeuda.data.curation import Curation, curate
-from edgeuda.data.folders import labelled_folder, readable_frames
+from edgeuda.data.folders import labelled_folder
 from edgeuda.data.footage import Span, footage
+from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import list_images, read_image, read_label, write_image, write_label
 from edgeuda.data.lists import write_list
 from edgeuda.data.treatment import as_shown, geometry_of, read_frame
@@ -315,7 +316,7 @@ def test_a_mask_does_not_travel_and_that_is_said(drive, tmp_path, caplog):
     treatment.say_learnt(paths, geometry_of(paths))
     assert "A mask does not travel with the model" in caplog.text
     caplog.clear()
-    readable_frames(tmp_path / "out", CameraGeometry(RAW, crop=CROP))
+    frame_folder(tmp_path / "out", CameraGeometry(RAW, crop=CROP))
     assert "these frames were masked by `edgeuda data frames`" in caplog.text
 
 
@@ -510,16 +511,16 @@ def test_frames_treated_otherwise_are_refused(drive, tmp_path):
 def test_frames_of_another_size_are_refused(drive, tmp_path):
     write_image(tmp_path / "wide" / "a.png", random_frames(1, 96, 320)[0])
     with pytest.raises(DataError, match=r"a\.png: expected a frame of 160x96.*found 320x96.*adapt"):
-        readable_frames(tmp_path / "wide", GEOMETRY)
+        frame_folder(tmp_path / "wide", GEOMETRY)
     # Of the treated size, and nothing says whether they are: two ways to be wrong.
     shutil.copytree(drive / "treated" / "images", tmp_path / "bare")
     with pytest.raises(DataError, match=r"found 140x80.*keep the frames\.json"):
-        readable_frames(tmp_path / "bare", GEOMETRY)
+        frame_folder(tmp_path / "bare", GEOMETRY)
     square = CameraGeometry(RAW, crop=(0, 0, 80, 48))
     image = random_frames(1, 48, 80)[0]
     write_image(tmp_path / "small" / "a.png", image)
     with pytest.raises(DataError, match=r"if it is raw, extract it by `edgeuda data frames`"):
-        readable_frames(tmp_path / "small", square)
+        frame_folder(tmp_path / "small", square)
     curate(tmp_path / "small", tmp_path / "told", Span(), Curation(), ".png")
     assert read_frame(list_images(tmp_path / "told")[0], square).shape == (24, 40, 3)
     assert as_shown(image, Path("camera0"), square).shape == (24, 40, 3)  # a camera is raw

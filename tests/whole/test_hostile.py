@@ -27,7 +27,7 @@ from edgeuda.errors import (
 )
 from edgeuda.files import LOCK_FILE, alone, read_json, stamp, write_atomic, write_json, write_text
 from edgeuda.labels import SPACES
-from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, train_source
 from edgeuda.training.recipe import load_recipe

@@ -15,8 +15,8 @@ from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, write_json
 from edgeuda.labels import SPACES
 from edgeuda.methods.registry import METHODS
-from edgeuda.models.checkpoint import MODEL_FILE, save_model
-from edgeuda.records.identity import Identity, descent, identity_of
+from edgeuda.models.checkpoint import save_model
+from edgeuda.records.identity import MODEL_FILE, Identity, descent, identity_of
 from edgeuda.street import write_dataset
 from edgeuda.training import pipeline
 from edgeuda.training.pipeline import Options, adapt, train_source

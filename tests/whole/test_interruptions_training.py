@@ -4,7 +4,7 @@ import pytest
 
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
-from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.compare import Track, compare, load_plan
 from edgeuda.training.pipeline import Options, adapt, train_source

@@ -112,5 +112,5 @@ def test_the_demo_ends_as_if_it_had_not_been_killed(tmp_path, monkeypatch):
         verb.demo(out, "small", tiny, resume=True, images=16, samples=33)
 
     chosen = {"choice", "keeps_deadline", "accurate_enough"}
-    drawn = ("report.*", "tradeoff/results/frames-*", *MEASURED)
+    drawn = ("report.*", "first-look/report.*", "tradeoff/results/frames-*", *MEASURED)
     require_same(work, tmp_path, 5, TIMED | chosen, drawn)

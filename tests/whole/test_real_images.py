@@ -2,7 +2,8 @@
 
 import pytest
 
-from edgeuda.data.folders import labelled_folder, readable_frames, spread
+from edgeuda.data.folders import labelled_folder
+from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import read_image
 from edgeuda.errors import DataError
 from edgeuda.labels import SPACES
@@ -29,7 +30,7 @@ def test_camvid_labels_are_not_those_of_carla():
 
 
 def test_export_agrees_with_torch_on_camera_frames(tmp_path):
-    paths = spread(readable_frames(SHARED / "camvid" / "images" / "val"), 6)
+    paths = frame_folder(SHARED / "camvid" / "images" / "val").sample(6)
     frames = [read_image(path) for path in paths]
     record = export_onnx(random_network(), SPEC, tmp_path / "model.onnx", frames=frames)
     assert record.frames == 6

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeuda.data.folders import class_counts, labelled_folder, readable_frames, spread
+from edgeuda.data.folders import class_counts, labelled_folder, spread
+from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import (
     read_image,
     read_label,
@@ -83,7 +84,7 @@ def test_unknown_label_space_and_missing_folders(folder, tmp_path):
         labelled_folder(tmp_path / "nowhere", CAMVID)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="found none"):
-        readable_frames(tmp_path / "empty")
+        frame_folder(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -155,14 +156,14 @@ def test_few_bad_frames_are_skipped_and_counted(tmp_path, caplog):
         write_image(tmp_path / f"{index:02}.png", image(index))
     (tmp_path / "07.png").write_bytes(b"broken")
     with caplog.at_level(logging.WARNING):
-        frames = readable_frames(tmp_path)
+        frames = frame_folder(tmp_path).sample(40)
     assert len(frames) == 39
     assert "07.png" in caplog.text
     assert "skipped 1 of 40" in caplog.text
     for index in range(2):
         (tmp_path / f"{index:02}.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"at most 5%.*3 of 40.*00\.png"):
-        readable_frames(tmp_path)
+        frame_folder(tmp_path).sample(40)
 
 
 def test_nearest_resize_of_labels_takes_pixel_centres():

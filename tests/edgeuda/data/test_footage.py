@@ -12,12 +12,16 @@ import pytest
 
 from edgeuda.data import curation as curation_module
 from edgeuda.data import footage as module
+from edgeuda.data import walk
 from edgeuda.data.curation import Curation, Lens, Preparation, curate, parse_crop
-from edgeuda.data.folders import readable_frames
-from edgeuda.data.footage import Span, camera, footage, read_ahead, sorted_names
-from edgeuda.data.images import list_images, read_image, write_image
+from edgeuda.data.footage import VIDEO_SUFFIXES, Span, camera, footage, read_ahead
+from edgeuda.data.frames import frame_folder
+from edgeuda.data.images import IMAGE_SUFFIXES, list_images, read_image, write_image
+from edgeuda.data.walk import sorted_names
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import write_text
+
+SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 def picture(value, height=48, width=64):
@@ -134,7 +138,7 @@ class TestReading:
         folder(tmp_path / "in", 3)
         for name, settings in (("plain", Curation()), ("cut", Curation(crop=(4, 2, 50, 40)))):
             curate(tmp_path / "in", tmp_path / name, Span(), settings)
-            assert len(readable_frames(tmp_path / name)) == 3
+            assert len(frame_folder(tmp_path / name)) == 3
         assert "plain" not in caplog.text
         assert "cut: these frames were cropped by `edgeuda data frames`" in caplog.text
 
@@ -146,7 +150,7 @@ class TestReading:
         wanted = ["000.png", "other/deep/000.png", "other/deep/001.png"]
         found = list_images(tmp_path / "drive")
         assert [str(path.relative_to(tmp_path / "drive")) for path in found] == wanted
-        assert list(sorted_names(tmp_path / "drive")) == wanted
+        assert list(sorted_names(tmp_path / "drive", SUFFIXES)) == wanted
         assert len(names(footage(tmp_path / "drive"))) == 3
         assert "back: leads back to a folder above it" in caplog.text
 
@@ -213,16 +217,31 @@ class TestNames:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).touch()
         (tmp_path / os.fsdecode(b"raw\xff\n.png")).touch()  # what Linux allows
-        whole = list(sorted_names(tmp_path))
+        whole = list(sorted_names(tmp_path, SUFFIXES))
         assert len(whole) == 7
         assert whole == sorted(whole)
-        monkeypatch.setattr(module, "SORTED_AT_ONCE", 2)
-        assert list(sorted_names(tmp_path)) == whole
+        of_folders = [tmp_path / name for name in whole]
+        assert list(list_images(tmp_path)) == sorted(of_folders)
+        monkeypatch.setattr(walk, "SORTED_AT_ONCE", 2)
+        assert list(sorted_names(tmp_path, SUFFIXES)) == whole
+        assert list(list_images(tmp_path)) == sorted(of_folders)
+        found = list_images(tmp_path)
+        assert [found.name(place) for place in found.leaders] == [
+            "a.png",
+            "b/1.png",
+            "c d/ü.bmp",
+            "x/y/z.jpeg",
+        ]
 
     def test_as_many_names_as_fit_at_once(self, tmp_path, monkeypatch):
         folder(tmp_path, 4)
-        monkeypatch.setattr(module, "SORTED_AT_ONCE", 4)
-        assert list(sorted_names(tmp_path)) == ["000.png", "001.png", "002.png", "003.png"]
+        monkeypatch.setattr(walk, "SORTED_AT_ONCE", 4)
+        assert list(sorted_names(tmp_path, SUFFIXES)) == [
+            "000.png",
+            "001.png",
+            "002.png",
+            "003.png",
+        ]
 
 
 class TestReadingAhead:

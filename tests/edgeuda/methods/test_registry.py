@@ -15,9 +15,9 @@ from edgeuda.methods.entropy import EntropySettings
 from edgeuda.methods.losses import cross_entropy_map
 from edgeuda.methods.registry import METHODS, MethodType, forget_method, register_method
 from edgeuda.methods.settings import Optimisation, StageSettings, Weight
-from edgeuda.models.checkpoint import MODEL_FILE
 from edgeuda.models.network import upsample
 from edgeuda.models.predictor import normalise
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import ADAPTATION_FILE, RECIPE_FILE, Options, adapt, train_source
 from edgeuda.training.procedures import procedure

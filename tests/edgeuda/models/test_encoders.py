@@ -25,9 +25,10 @@ from edgeuda.methods.supervised import Supervised
 from edgeuda.methods.tufl import Tufl
 from edgeuda.models import encoders
 from edgeuda.models.bisenet import BiSeNet
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.fused import fused
 from edgeuda.models.timm_library import timm
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import IMAGENET_MEAN, ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, adapt, train_source

@@ -12,7 +12,8 @@ from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import Options, adapt, train_source
 from edgeuda.training.recipe import load_recipe

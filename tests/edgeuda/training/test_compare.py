@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
-from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training import compare as module
 from edgeuda.training.compare import Track, built_in_plans, compare, load_plan, markdown

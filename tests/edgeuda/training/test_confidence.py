@@ -18,9 +18,10 @@ from edgeuda.methods.mixing import MixSettings, mix
 from edgeuda.methods.supervised import Supervised
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.bisenet import BiSeNet
-from edgeuda.models.checkpoint import MODEL_FILE, load_model, save_model
+from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Logits
 from edgeuda.models.reliability import KEPT, fit_temperature, reliability
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.confidence import RELIABILITY_FILE, temperature_of

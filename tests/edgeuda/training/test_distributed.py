@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from edgeuda.labels import SPACES
-from edgeuda.models.checkpoint import MODEL_FILE
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.trainer import CHECKPOINT_FILE, read_log
 from places import ROOT

@@ -16,8 +16,9 @@ from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
 from edgeuda.methods.settings import Optimisation
 from edgeuda.models.bisenet import BiSeNet
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.fcn import FCN8s
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.loader import (
     ClassCrops,

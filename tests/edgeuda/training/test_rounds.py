@@ -18,8 +18,9 @@ from edgeuda.methods.hiast import Hiast
 from edgeuda.methods.lse import Lse
 from edgeuda.methods.selection import SelectorSettings
 from edgeuda.methods.teacher import Teacher
-from edgeuda.models.checkpoint import MODEL_FILE, load_model
+from edgeuda.models.checkpoint import load_model
 from edgeuda.models.predictor import normalise
+from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
