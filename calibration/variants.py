@@ -21,7 +21,7 @@ from engines.onnx.metadata import Head, Precision
 from engines.onnx.session import Device
 
 PLAN = schemas.TRADEOFF_PLAN
-Backend = Literal["cpu", "cuda", "tensorrt", "engine"]
+Backend = Literal["cpu", "openvino", "cuda", "tensorrt", "engine"]
 Export = Callable[[Path, tuple[int, int], Head], None]
 """Writes a network's FP32 graph: file, input size, head."""
 
@@ -181,7 +181,7 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
             write_half(fp32, list(what.calibration)[:8], path, threads=what.threads)
     if variant.precision == "int8":
         target: Literal["ort-x86", "tensorrt"] = (
-            "ort-x86" if variant.backend == "cpu" else "tensorrt"
+            "ort-x86" if variant.backend in ("cpu", "openvino") else "tensorrt"
         )
         path = models / f"{variant.stem}-{target}.onnx"
         if not path.exists():

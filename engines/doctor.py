@@ -21,13 +21,14 @@ from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
 from engines.cuda.extra import extra_here, jetson_release
 from engines.machine.hardware import drive_release
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import Provider, open_session
 from engines.tensorrt.library import load_tensorrt
 
 SCHEMA = schemas.DOCTOR
 Status = Literal["ok", "absent", "broken", "note"]
 _TASKS = {
     "run on the CPU": ("onnxruntime",),
+    "run on the CPU with OpenVINO": ("openvino",),
     "calibrate INT8": ("onnxruntime", "onnx"),
     "run on the GPU with ONNX Runtime": ("driver", "onnxruntime cuda"),
     "build TensorRT engines": ("onnx", "driver", "tensorrt"),
@@ -70,6 +71,7 @@ def examine(root: Path = Path("/")) -> list[Check]:
         *(_power(root)),
         _onnxruntime(),
         *_providers(),
+        _package("openvino", "pip install 'edgeuda[openvino]'", "another runtime for CPUs"),
     ]
     checks += [
         _package("onnx", "pip install 'edgeuda[build]'"),
@@ -186,7 +188,7 @@ def _providers() -> list[Check]:
     except Exception:  # said by `_onnxruntime`
         return []
     found = []
-    devices: tuple[tuple[Device, str], ...] = (
+    devices: tuple[tuple[Provider, str], ...] = (
         ("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
     )  # fmt: skip
     for device, provider in devices:

@@ -29,6 +29,7 @@ class Backend(str, Enum):
     """What runs a variant."""
 
     cpu = "cpu"
+    openvino = "openvino"
     cuda = "cuda"
     tensorrt = "tensorrt"
     engine = "engine"
