@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from runner_contract import RunnerContract
-from tiny_models import exported, random_frames, write_frames
 from typer.testing import CliRunner
 
 from calibration import calibrate
@@ -12,6 +10,8 @@ from edgeuda.errors import ConfigError, DependencyError
 from edgeuda.files import read_json
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
+from runner_contract import RunnerContract
+from tiny_models import exported, random_frames, write_frames
 
 pytest.importorskip("openvino")
 
@@ -32,7 +32,7 @@ def models(tmp_path_factory):
 
 
 def test_it_computes_what_onnx_runtime_computes(models):
-    frames, *paths = models
+    _, *paths = models
     images = np.stack(random_frames(4, 64, 128, seed=9))
     for path, least in zip(paths, (0.999, 0.95), strict=True):
         with OnnxRunner(path, 1) as ours, open_runner(path, 1, "openvino") as theirs:
