@@ -16,7 +16,7 @@ from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import labels_of, scores_of
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import Provider, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,7 @@ class Observer:
         self,
         model: onnx.ModelProto,
         threads: int | None = None,
-        device: Device = "cpu",
+        device: Provider = "cpu",
         optimize: bool = True,
     ) -> None:
         onnx = require("onnx", "quantize")

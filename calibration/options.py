@@ -9,7 +9,7 @@ from calibration import rules
 from calibration.placement import POLICIES, Policy
 from edgeuda.errors import ConfigError
 from edgeuda.records.calibration import Limits, Quantizer, RuleName, Target
-from engines.onnx.session import Device
+from engines.onnx.session import Provider
 
 DEFAULT_RULE: RuleName = "percentile"
 
@@ -54,7 +54,7 @@ class Options:
     sensitivity_frames: int = 16
     limits: Limits = field(default_factory=Limits)
     threads: int | None = None
-    device: Device = "cpu"
+    device: Provider = "cpu"
     quantizer: Quantizer = "edgeuda"
 
     def __post_init__(self) -> None:

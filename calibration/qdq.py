@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from calibration.kept_float import hide_relu
 from calibration.placement import Placement, Policy
-from calibration.prologue import widen_constants
+from calibration.prologue import space_to_depth, widen_constants
 from edgeuda.errors import require
 from edgeuda.records.calibration import Range
 from engines.onnx.graphs import drop_unread
@@ -46,6 +46,7 @@ def insert_qdq(
     onnx = require("onnx", "quantize")
     quantized = hide_relu(model, placement) if policy.hide_float else copy.deepcopy(model)
     if policy.channels_last:
+        space_to_depth(quantized, placement.convs)
         widen_constants(quantized)
     graph = quantized.graph
     constants = constants_of(quantized)

@@ -21,7 +21,10 @@ from engines.onnx.metadata import Head, Precision
 from engines.onnx.session import Device
 
 PLAN = schemas.TRADEOFF_PLAN
-Backend = Literal["cpu", "cuda", "tensorrt", "engine"]
+Backend = Literal["cpu", "openvino", "cuda", "tensorrt", "engine"]
+ALIKE: tuple[Head, ...] = ("labels", "scores")
+"""Heads of which the labels are the same."""
+ON_CPU: tuple[Backend, ...] = ("cpu", "openvino")
 Export = Callable[[Path, tuple[int, int], Head], None]
 """Writes a network's FP32 graph: file, input size, head."""
 
@@ -56,12 +59,13 @@ class Variant:
     precision: Precision
     head: Head
     backend: Backend
+    says_head: bool = False
 
     @property
     def name(self) -> str:
         """What tables call it."""
         rows, columns = self.size
-        extra = [self.head] * (self.head != "labels") + [self.backend] * (self.backend != "cpu")
+        extra = [self.head] * self.says_head + [self.backend] * (self.backend != "cpu")
         return " ".join([self.network, f"{rows}x{columns}", self.precision.upper(), *extra])
 
     @property
@@ -118,7 +122,14 @@ class Sweep:
             ConfigError: If it is empty, or names are ambiguous, or there are too many.
         """
         found = [
-            Variant(network.name, size, precision, head, backend)
+            Variant(
+                network.name,
+                size,
+                precision,
+                head,
+                backend,
+                says_head=len(self.heads) > 1 or head not in ALIKE,
+            )
             for network in self.networks
             for size in (self.sizes or (network.size,))
             for head, backend, precision in itertools.product(
@@ -183,7 +194,7 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
             write_half(fp32, list(what.calibration)[:8], path, threads=what.threads)
     if variant.precision == "int8":
         target: Literal["ort-x86", "tensorrt"] = (
-            "ort-x86" if variant.backend == "cpu" else "tensorrt"
+            "ort-x86" if variant.backend in ON_CPU else "tensorrt"
         )
         path = models / f"{variant.stem}-{target}.onnx"
         if not path.exists():

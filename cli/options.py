@@ -79,7 +79,7 @@ Name = Annotated[
 ]
 
 
-class DeviceName(str, Enum):
+class ProviderName(str, Enum):
     """Where ONNX Runtime runs."""
 
     cpu = "cpu"
@@ -87,8 +87,22 @@ class DeviceName(str, Enum):
     tensorrt = "tensorrt"
 
 
+class DeviceName(str, Enum):
+    """Where ONNX files run."""
+
+    cpu = "cpu"
+    openvino = "openvino"
+    cuda = "cuda"
+    tensorrt = "tensorrt"
+
+
 RunDevice = Annotated[
-    DeviceName, typer.Option("--device", help="Where ONNX files run; an .engine runs on its GPU.")
+    DeviceName,
+    typer.Option(
+        "--device",
+        help="Where ONNX files run: cpu, cuda or tensorrt with ONNX Runtime, or openvino, which is "
+        "the CPU with OpenVINO. An .engine runs on its GPU.",
+    ),
 ]
 Graphs = Annotated[
     bool, typer.Option(help="Replay CUDA graphs with an .engine; without, copies are told apart.")

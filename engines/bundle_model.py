@@ -15,6 +15,7 @@ from engines.trust import required_keys
 
 _BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {
     "cpu": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
+    "openvino": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
     "cuda": (("fp16", None), ("fp32", None), ("int8", "tensorrt")),
     "tensorrt": (("int8", "tensorrt"), ("fp16", None), ("fp32", None)),
 }

@@ -32,7 +32,7 @@ from engines.machine.hardware import identity
 from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
 from engines.onnx.metadata import Head
-from engines.onnx.session import Device
+from engines.onnx.session import Provider
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Runner
 from engines.tensorrt.builder import BuildOptions, strongly_typed
@@ -245,14 +245,14 @@ def _as_asked(runner: Runner) -> None:
 def _onnxruntime(check: _Check, forms: Forms, frames: Sequence[Path]) -> None:
     head = next(iter(forms))[0]
 
-    def provider(device: Device, arithmetic: str) -> dict[str, Any]:
+    def provider(device: Provider, arithmetic: str) -> dict[str, Any]:
         reference = _reference(forms, head, arithmetic)
         with OnnxRunner(forms[head, arithmetic], device=device) as runner:
             # Single nodes that run elsewhere are listed, and no failure.
             found = _agreement(runner, reference, frames, LEAST[arithmetic])
             return {**found, **_times(runner, frames)}
 
-    devices: tuple[Device, ...] = ("cuda", "tensorrt")
+    devices: tuple[Provider, ...] = ("cuda", "tensorrt")
     for device in devices:
         for arithmetic in ("fp32", "int8"):
             name = f"onnxruntime {device} {arithmetic}"

@@ -25,7 +25,7 @@ from engines.onnx.metadata import (
     spec_of,
 )
 from engines.onnx.placement import placed_session
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import Provider, open_session
 from engines.runner import Images, Labels, check_images
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class OnnxRunner:
         DeviceError: If the device would not be used.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
+    def __init__(self, path: Path, threads: int | None = None, device: Provider = "cpu") -> None:
         self.fallbacks: list[str] = []
         self.execution: dict[str, str] = {}
         if device == "cpu":
@@ -66,7 +66,7 @@ class OnnxRunner:
         self.parts: dict[str, int] = {}
 
     def _on_device(
-        self, path: Path, threads: int | None, device: Device, metadata: dict[str, str]
+        self, path: Path, threads: int | None, device: Provider, metadata: dict[str, str]
     ) -> Any:
         opened = partial(
             open_session, path, threads=threads, device=device,

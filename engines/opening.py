@@ -8,6 +8,7 @@ from edgeuda.errors import ConfigError
 from engines.bundle_model import model_file
 from engines.onnx.session import Device
 from engines.onnxruntime_runner import OnnxRunner
+from engines.openvino_runner import OpenVinoRunner
 from engines.runner import Runner
 
 ENGINE = ".engine"
@@ -21,13 +22,14 @@ def open_runner(
     graphs: bool = True,
     trusted: bool = False,
 ) -> Runner:
-    """Open an ONNX file with ONNX Runtime, or an engine with the TensorRT that built it.
+    """Open an ONNX file with ONNX Runtime or OpenVINO, or an engine with its TensorRT.
 
     Args:
         model: ``.onnx``, ``.edgeuda``, of which the best model for the device is taken, or
             ``.engine`` as `edgeuda build` wrote it.
         threads: As in `OnnxRunner`; engines have none.
-        device: As in `OnnxRunner`; an engine runs on the GPU.
+        device: As in `OnnxRunner`, or ``openvino``: the CPU, by OpenVINO. An engine runs on the
+            GPU.
         graphs: As in `TensorRTRunner`; ONNX files have none.
         trusted: Whether this process has made the file or checked its signature.
 
@@ -40,8 +42,10 @@ def open_runner(
         with model_file(model, device) as file:
             return open_runner(file, threads, device, graphs=graphs, trusted=True)
     if model.suffix != ENGINE:
+        if device == "openvino":
+            return OpenVinoRunner(model, threads)
         return OnnxRunner(model, threads, device)
-    if device == "tensorrt":
+    if device in ("tensorrt", "openvino"):
         msg = f"{model}: is an engine already; --device is for ONNX files"
         raise ConfigError(msg)
     from engines.tensorrt.runner import TensorRTRunner

@@ -145,8 +145,8 @@ def calibrate(
         typer.Option(help="Whose placement and ranges; modelopt has to be installed by hand."),
     ] = Quantizer.edgeuda,
     device: Annotated[
-        options.DeviceName, typer.Option(help="Where ranges are collected.")
-    ] = options.DeviceName.cpu,
+        options.ProviderName, typer.Option(help="Where ranges are collected.")
+    ] = options.ProviderName.cpu,
     threads: options.Threads = None,
 ) -> None:
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.

@@ -36,6 +36,7 @@ class Backend(str, Enum):
     """What runs a variant."""
 
     cpu = "cpu"
+    openvino = "openvino"
     cuda = "cuda"
     tensorrt = "tensorrt"
     engine = "engine"
@@ -62,7 +63,13 @@ def tradeoff(
     precision: Annotated[
         list[PrecisionName] | None, typer.Option(help="Repeatable; by default fp32 and int8.")
     ] = None,
-    head: Annotated[list[Head] | None, typer.Option(help="Repeatable; by default labels.")] = None,
+    head: Annotated[
+        list[Head] | None,
+        typer.Option(
+            help="What the graphs return; repeatable. By default scores for a BiSeNet on a CPU, "
+            "else labels, which are the same."
+        ),
+    ] = None,
     backend: Annotated[
         list[Backend] | None, typer.Option(help="Repeatable; by default cpu.")
     ] = None,
@@ -101,7 +108,7 @@ def tradeoff(
         ignore_unmapped=ignore_unmapped,
         sizes=[parse_size("--size", text) for text in size or ()],
         precisions=[one.value for one in precision or (PrecisionName.fp32, PrecisionName.int8)],
-        heads=[one.value for one in head or (Head.labels,)],
+        heads=[one.value for one in head or ()],
         backends=[one.value for one in backend or (Backend.cpu,)],
         budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
         say=lambda text: console.print(text, markup=False),

@@ -15,8 +15,11 @@ from typing import Any, Literal
 from edgeuda.errors import DependencyError, DeviceError, ModelError, require
 from engines.onnx.graphs import require_whole
 
-Device = Literal["cpu", "cuda", "tensorrt"]
-_PROVIDERS: dict[Device, tuple[str, ...]] = {
+Provider = Literal["cpu", "cuda", "tensorrt"]
+"""Where ONNX Runtime can run."""
+Device = Literal[Provider, "openvino"]
+"""Where an ONNX file can run: on one of those, or on the CPU with OpenVINO."""
+_PROVIDERS: dict[Provider, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -39,7 +42,7 @@ def open_session(
     *,
     threads: int | None = None,
     optimize: bool = True,
-    device: Device = "cpu",
+    device: Provider = "cpu",
     optimized: Path | None = None,
     profile: Path | None = None,
     int8: bool = False,
@@ -159,7 +162,7 @@ def _engines() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="edgeuda-engines-")
 
 
-def _not_used(ort: Any, origin: str, device: Device, why: str) -> str:
+def _not_used(ort: Any, origin: str, device: Provider, why: str) -> str:
     """Say why a device would not be used, by the library that cannot be loaded if that is it."""
     folder = Path(ort.__file__).parent / "capi"
     for provider in _PROVIDERS[device]:

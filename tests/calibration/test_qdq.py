@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import onnx
 import onnx.helper as oh
@@ -6,7 +8,7 @@ from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 
 from calibration.placement import ORT_X86, POLICIES, TENSORRT
-from calibration.prologue import widen_constants
+from calibration.prologue import space_to_depth, widen_constants
 from calibration.qdq import activation_scale, insert_qdq
 from calibration.ranges import collect
 from calibration.rules import maximum
@@ -83,6 +85,9 @@ def test_activation_scales_represent_zero_and_the_range(limits):
 
 def test_weights_are_within_half_a_step_per_output_channel(model, policy, built):
     placement, quantized = built
+    model = copy.deepcopy(model)
+    if policy.channels_last:
+        assert space_to_depth(model, placement.convs)
     constants = {t.name: to_array(t) for t in model.graph.initializer}
     convs = [n for n in model.graph.node if n.output[0] in placement.convs]
     assert len(convs) == 30

@@ -366,13 +366,30 @@ def test_sweeps_that_make_no_sense(what):
 def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
     made, _ = what
     both = [
-        variants.Variant("c", (64, 128), "int8", "labels", backend) for backend in ("cpu", "cuda")
+        variants.Variant("c", (64, 128), "int8", "labels", backend)
+        for backend in ("cpu", "openvino", "cuda")
     ]
     files = [variants.make(variant, made, tmp_path) for variant in both]
     assert [f.name for f in files] == [
-        "c-64x128-labels-int8-ort-x86.onnx", "c-64x128-labels-int8-tensorrt.onnx",
+        *["c-64x128-labels-int8-ort-x86.onnx"] * 2, "c-64x128-labels-int8-tensorrt.onnx",
     ]  # fmt: skip
     assert len(list(tmp_path.rglob("*.ranges.npz"))) == 1
+
+
+def test_two_runtimes_of_a_cpu_are_measured_side_by_side(what, tmp_path):
+    pytest.importorskip("openvino")
+    made, _ = what
+    made = replace(
+        made, networks=made.networks[1:], sizes=[(64, 128)], backends=["cpu", "openvino"]
+    )
+    record = sweep(made, tmp_path / "sweep", Budget(1000))
+    assert [row["name"] for row in record["variants"]] == [
+        "c 64x128 FP32", "c 64x128 INT8", "c 64x128 FP32 openvino", "c 64x128 INT8 openvino",
+    ]  # fmt: skip
+    assert len(list((tmp_path / "sweep/models").glob("*.onnx"))) == 2
+    fp32 = [row["accuracy"]["value"] for row in record["variants"] if row["precision"] == "fp32"]
+    assert fp32[0] == pytest.approx(fp32[1], abs=1e-3)
+    assert record["choice"]["name"] in {row["name"] for row in record["variants"]}
 
 
 @pytest.mark.parametrize("version", quick_first(["8.6.1", "10.3.0", "10.16.1.11"], ["10.3.0"]))

@@ -183,3 +183,17 @@ def test_the_smallest_model_is_one():
         None, {"x": np.ones(1, np.float32)}
     )
     assert output.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("avx2 avx512_vnni", "multiplies INT8 in 32 bits"),
+        ("avx2", "there is no VNNI"),
+        ("none of interest", "there is no VNNI"),
+    ],
+)
+def test_what_int8_gains_is_said_of_the_processor(flags, said):
+    machine = {"cpu": "A", "cores_usable": "2", "cpu_flags": flags, "architecture": "x86_64"}
+    assert said in doctor._processor(machine).found
+    assert said not in doctor._processor(machine | {"architecture": "aarch64"}).found

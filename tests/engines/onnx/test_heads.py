@@ -1,5 +1,6 @@
 """Smaller heads say what the large ones do."""
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -46,6 +47,28 @@ def test_argmax_of_enlarged_scores(shape):
     assert wrong.mean() < 1e-3
     first, second = full.topk(min(2, len(full)), 0).values[[0, -1]].numpy()
     assert (first - second)[wrong].max(initial=0) < 1e-5  # ties, broken by rounding
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 8])
+def test_regions_are_enlarged_as_noise_is(factor):
+    """Cells whose corners agree are filled; the result is that of enlarging everything."""
+    rng = np.random.default_rng(1)
+    coarse = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    scores = np.stack([cv2.resize(one, (32, 16)) for one in coarse])
+    size = (factor * 16, factor * 32)
+    full = functional.interpolate(
+        torch.from_numpy(scores)[None], size, mode="bilinear", align_corners=False
+    )[0]
+    found = upsample_argmax(scores, *size)
+    wrong = found != full.argmax(0).numpy()
+    first, second = full.topk(2, 0).values.numpy()
+    assert (first - second)[wrong].max(initial=0) < 1e-5
+    assert set(np.unique(found)) == {0, 1, 2}
+
+
+def test_a_class_may_win_between_corners_that_it_does_not_win():
+    scores = np.float32([[[10, 0]], [[9, 9]], [[0, 10]]])
+    assert upsample_argmax(scores, 8, 16)[0].tolist() == [0] * 5 + [1] * 6 + [2] * 5
 
 
 def test_every_head_of_one_output():
