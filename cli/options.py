@@ -25,10 +25,18 @@ SourceWeights = Annotated[
     ),
 ]  # fmt: skip
 Target = Annotated[
-    Path, typer.Option("--target", help="Folder of target frames; labels are never read.")
+    Path,
+    typer.Option(
+        "--target",
+        help="Folder of target frames, a video, an MCAP file or a ROS bag; labels are never read.",
+    ),
 ]
 Footage = Annotated[
-    Path, typer.Option("--target", help="Folder or list of frames, a video, or a camera's number.")
+    Path,
+    typer.Option(
+        "--target",
+        help="Folder or list of frames, a video, an MCAP file or ROS bag, or a camera's number.",
+    ),
 ]
 Data = Annotated[Path, typer.Option("--data", help="Folder of labelled images to score on.")]
 RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]

@@ -26,7 +26,12 @@ class Format(str, Enum):
 @app.command()
 def frames(
     footage: Annotated[
-        Path, typer.Option("--footage", help="Folder, video, image, or a .txt or .csv list of any.")
+        Path,
+        typer.Option(
+            "--footage",
+            help="Folder, video, image, MCAP file or ROS bag (drive.mcap, or one topic of it: "
+            "drive.mcap:/camera/image_raw), or a .txt or .csv list of any.",
+        ),
     ],
     out: options.Out,
     rate: Annotated[
@@ -44,7 +49,11 @@ def frames(
         Path | None, typer.Option(help="Image of the (cropped) size: black is painted grey.")
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(help="OpenCV calibration file to undistort by.")
+        Path | None,
+        typer.Option(
+            help="OpenCV calibration file to undistort by, or the word recording for the one that "
+            "the recording holds."
+        ),
     ] = None,
     suffix: Annotated[Format, typer.Option("--format", help="Of the frames.")] = Format.jpg,
     resume: options.Resume = False,

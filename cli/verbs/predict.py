@@ -85,11 +85,11 @@ def _frames(
 
     Files that cannot be read are added to ``skipped``.
     """
-    from edgeuda.data.footage import VIDEO_SUFFIXES, Frame, camera, footage
+    from edgeuda.data.footage import Frame, camera, footage, is_moving
     from edgeuda.data.frames import frame_folder
 
     live = str(target).isdecimal() and not target.exists()
-    if live or target.suffix.lower() in VIDEO_SUFFIXES:
+    if live or is_moving(target):
         moving = camera(int(str(target))) if live else footage(target)
         yield from islice(track(moving, "predict"), count)
         return

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import write_text
 from edgeuda.labels import IGNORE
 
 ASPECT = 0.01
@@ -88,6 +89,17 @@ class Lens:
         except ConfigError as err:
             msg = f"{path}: {err}"
             raise DataError(msg) from err
+
+    def write(self, path: Path) -> None:
+        """Write the file that `read` reads."""
+        storage = cv2.FileStorage(".yaml", cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY)
+        storage.write("camera_matrix", np.array(self.matrix, np.float64).reshape(3, 3))
+        storage.write("distortion_coefficients", np.array(self.distortion, np.float64))
+        storage.write("distortion_model", "equidistant" if self.fisheye else "plumb_bob")
+        if self.size is not None:
+            storage.write("image_width", self.size[0])
+            storage.write("image_height", self.size[1])
+        write_text(path, storage.releaseAndGetString())
 
     def maps(
         self, rows: int, columns: int, origin: Path, *, exact: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,9 +17,20 @@ import numpy.typing as npt
 from edgeuda.data.camera import CameraGeometry, Lens, alike, crop_fits
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
+from edgeuda.data.recordings import lens_of, recording_of
 from edgeuda.data.treatment import treatment_of
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.files import alone, is_empty, read_json, sha256, stamp, write_atomic, write_json
+from edgeuda.files import (
+    alone,
+    is_empty,
+    read_json,
+    sha256,
+    sha256_of,
+    short_name,
+    stamp,
+    write_atomic,
+    write_json,
+)
 from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
@@ -36,6 +48,13 @@ FILL = 127
 UNTOLD: dict[str, Any] = {"raw": None}
 """In the place of a geometry: nobody knows any more what was done to a frame."""
 
+FROM_RECORDING = "recording"
+"""In the place of a calibration file: the one that a recording holds."""
+CAMERA_FILE = "camera.yaml"
+"""Beside the frames of a recording: the calibration that it holds."""
+CACHE_VARIABLE = "EDGEUDA_CACHE"
+"""Environment variable: folder for what is written once and used again."""
+
 Thumbnail = npt.NDArray[np.uint8]
 
 
@@ -44,7 +63,8 @@ class Curation:
     """What is done to each frame, in this order: undistort, crop, mask; then compare.
 
     Attributes:
-        calibration: OpenCV calibration file (YAML, XML or JSON) to undistort by, or None.
+        calibration: OpenCV calibration file (YAML, XML or JSON) to undistort by, `FROM_RECORDING`
+            for the one that a recording holds, or None.
         crop: Left, top, width and height in pixels, or None.
         mask: Image of the cropped size, or None: what is black in it is painted grey.
         distinct: Mean difference in grey levels to the last kept frame below which a frame is a
@@ -107,7 +127,7 @@ def curate(
     """
     settings = {
         "source": str(source.resolve()),
-        **({"source_sha256": stamp([source])} if source.is_file() else {}),
+        **({"source_sha256": stamp(files)} if (files := _files_of(source)) else {}),
         "span": asdict(span),
         "curation": asdict(curation),
         "files": {
@@ -120,7 +140,7 @@ def curate(
     progress = _begin(out, settings, resume)
     if (out / INDEX_FILE).exists():
         return progress
-    prepare = Preparation(curation)
+    prepare = Preparation(_with_camera(curation, source, out))
     last = _from_hex(progress.thumbnail)
     with alone(out), (out / LINES_FILE).open("a", encoding="utf-8") as lines:
         for frame in footage(source, span, progress.seen):
@@ -154,6 +174,56 @@ def curate(
     write_json(out / INDEX_FILE, record)
     (out / PROGRESS_FILE).unlink(missing_ok=True)
     return progress
+
+
+def extracted(source: Path) -> Path:
+    """Return a folder with every frame of a video or recording, for whoever reads in any order.
+
+    It is written once, as JPEG, to ``EDGEUDA_CACHE`` or the user's cache; an interrupted call goes
+    on.
+
+    Raises:
+        DataError: If the video or recording cannot be read.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "edgeuda")
+    key = sha256_of([str(source.resolve()), stamp(_files_of(source))])
+    stem = short_name(Path(str(source).split(":/")[0]).stem)
+    out = cache / "frames" / f"{stem}-{key[:12]}"
+    if not (out / INDEX_FILE).exists():
+        logger.warning("%s: its frames are written to %s, once", source, out)
+    curate(source, out, Span(), Curation(distinct=0.0), resume=True)
+    return out / "images"
+
+
+def _files_of(source: Path) -> list[Path]:
+    """Return the files that footage in one piece lies in; none of a folder or list of frames."""
+    recording = recording_of(source)
+    if recording is None:
+        return [source] if source.is_file() else []
+    inside = sorted(recording.path.iterdir()) if recording.path.is_dir() else [recording.path]
+    return [path for path in inside if path.is_file()]
+
+
+def _with_camera(curation: Curation, source: Path, out: Path) -> Curation:
+    """Write the calibration that a recording holds, and put it where it is asked for.
+
+    Raises:
+        DataError: If it is asked for and there is none.
+    """
+    recording = recording_of(source)
+    lens = None if recording is None else lens_of(recording)
+    if lens is not None:
+        lens.write(out / CAMERA_FILE)
+    if curation.calibration != FROM_RECORDING:
+        return curation
+    if lens is None:
+        msg = (
+            f"{source}: expected a recording with a calibration (CameraInfo) to undistort by, "
+            "found none. Give an OpenCV calibration file"
+        )
+        raise DataError(msg)
+    return replace(curation, calibration=str(out / CAMERA_FILE))
 
 
 class Preparation:

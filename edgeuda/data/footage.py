@@ -1,4 +1,4 @@
-"""Frames of her vehicle, one after the other: folders, videos, lists of either, a camera.
+"""Frames of her vehicle, one after the other: folders, videos, recordings, lists, a camera.
 
 Nothing is held but a few frames: names of a folder are sorted on disk, images are read ahead in a
 thread.
@@ -19,6 +19,13 @@ import numpy as np
 
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, read_image
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.recordings import (
+    RECORDING_SUFFIXES,
+    Recording,
+    read_recording,
+    recorded_rate,
+    recording_of,
+)
 from edgeuda.data.walk import sorted_names
 from edgeuda.errors import DataError
 from edgeuda.files import short_name
@@ -91,7 +98,8 @@ def footage(source: Path, span: Span | None = None, skip: int = 0) -> Iterator[F
     """Read footage frame by frame, ahead in a thread.
 
     Args:
-        source: A folder of images, an image, a video, or a list (``.txt``, ``.csv``) of any.
+        source: A folder of images, an image, a video, a recording with or without a topic (see
+            `edgeuda.data.recordings`), or a list (``.txt``, ``.csv``) of any.
         span: Which frames; all by default.
         skip: Wanted frames to leave out from the beginning, without decoding images.
 
@@ -108,9 +116,11 @@ def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
     number, taken, readable, videos = 0, 0, 0, 0
     last: float | None = None
     for path in _files(source):
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if is_moving(path):
             videos += 1
-            for frame in read_video(path, span):
+            recording = recording_of(path)
+            moving = read_video(path, span) if recording is None else _recorded(recording, span)
+            for frame in moving:
                 taken += 1
                 readable += 1
                 if taken > skip:  # videos of two folders may share a name
@@ -138,24 +148,47 @@ def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
         raise DataError(msg)
 
 
+def is_moving(path: Path) -> bool:
+    """Whether a path is a video or a recording."""
+    return path.suffix.lower() in VIDEO_SUFFIXES or recording_of(path) is not None
+
+
+def _recorded(recording: Recording, span: Span) -> Iterator[Frame]:
+    last: float | None = None
+
+    def wanted(seconds: float) -> bool:
+        nonlocal last
+        if not span.wants(seconds, last):
+            return False
+        last = seconds
+        return True
+
+    origin = Path(str(recording))
+    for shot in read_recording(recording, wanted):
+        yield Frame(origin, shot.name, shot.index, shot.seconds, shot.image)
+
+
 def _files(source: Path) -> Iterator[Path]:
-    if is_list(source):
+    if recording_of(source) is not None:
+        yield source
+    elif is_list(source):
         for (entry,) in read_list(source, columns=1):
             yield from _files(Path(entry))
     elif source.is_dir():
         found = False
-        for name in sorted_names(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+        for name in sorted_names(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES | RECORDING_SUFFIXES):
             found = True
             yield source / name
         if not found:
-            known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-            msg = f"{source}: expected images or videos ({known}), found none"
+            known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES | RECORDING_SUFFIXES))
+            msg = f"{source}: expected images, videos or recordings ({known}), found none"
             raise DataError(msg)
     elif source.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
         yield source
     else:
         msg = (
-            f"{source}: expected a folder, a video, an image or a list of them, found none of these"
+            f"{source}: expected a folder, a video, a recording, an image or a list of them, found "
+            "none of these"
         )
         raise DataError(msg)
 
@@ -209,7 +242,10 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
 
 
 def frame_rate(path: Path) -> float | None:
-    """Return a video's frames per second; None if it is no video, or does not say."""
+    """Return the frames per second of a video or recording; None if it is none, or unknown."""
+    recording = recording_of(path)
+    if recording is not None:
+        return recorded_rate(recording)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
     capture = cv2.VideoCapture(str(path))

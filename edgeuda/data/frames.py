@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, overload
 
 from edgeuda.data.camera import CameraGeometry
+from edgeuda.data.curation import extracted
 from edgeuda.data.folders import ahead, parallel, spread
+from edgeuda.data.footage import is_moving
 from edgeuda.data.images import Image, image_size, list_images, read_image
 from edgeuda.data.treatment import is_raw, treatment_of
 from edgeuda.errors import DataError
@@ -41,7 +43,8 @@ def frame_folder(
     """List unlabelled footage; of each folder in it, the record and one frame's header are read.
 
     Args:
-        folder: See `list_images`.
+        folder: See `list_images`; or a video or recording, whose frames are extracted first, see
+            `edgeuda.data.curation.extracted`.
         geometry: Of the model that the frames are for: frames that were treated otherwise are
             refused, see `FrameFolder`.
         learnt: Whether a network learns from them, whose spec will say how they were treated. Else
@@ -51,6 +54,8 @@ def frame_folder(
         DataError: If there is no image, or the first one of a folder does not fit the geometry, see
             `edgeuda.data.treatment.is_raw`.
     """
+    if is_moving(folder):
+        folder = extracted(folder)
     found = FrameFolder(folder, geometry)
     if not learnt:
         _say_untold(folder, found.one_each, geometry)

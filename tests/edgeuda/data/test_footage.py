@@ -181,7 +181,7 @@ class TestReading:
         with pytest.raises(DataError, match="expected frames that can be read"):
             list(footage(tmp_path / "f"))
         (tmp_path / "empty").mkdir()
-        with pytest.raises(DataError, match="expected images or videos"):
+        with pytest.raises(DataError, match="expected images, videos or recordings"):
             list(footage(tmp_path / "empty"))
         with pytest.raises(DataError, match=r"notes\.md: expected a folder, a video"):
             list(footage(tmp_path / "notes.md"))
