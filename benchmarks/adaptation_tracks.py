@@ -184,7 +184,7 @@ def main() -> None:
         variants, folders, seeds, out, report=lambda line: print(line, flush=True),
         keep=out / "networks",
     )  # fmt: skip
-    record |= {
+    whole = record.to_record() | {
         "track": arguments.track,
         "split": arguments.split,
         **({"streets": arguments.streets} if arguments.track.startswith("streets") else {}),
@@ -194,7 +194,7 @@ def main() -> None:
         "versions": {"edgeuda": __version__, "torch": torch.__version__},
         "machine": identity(),
     }
-    write_json(out / "comparison.json", record)
+    write_json(out / "comparison.json", whole)
     write_text(out / "comparison.svg", comparison(record))
     print(markdown(record))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from calibration import frame_choice
 from calibration.half_precision import LEAST_AGREEMENT, write_half
@@ -22,10 +21,10 @@ from calibration.tradeoff import sweep as run_sweep
 from calibration.variants import Backend, Network, Sweep
 from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames, spread
 from edgeuda.data.treatment import read_frame
-from edgeuda.decision import Budget
 from edgeuda.errors import ConfigError
 from edgeuda.labels import LabelSpace, label_space
 from edgeuda.records.calibration import CalibrationRecord, Target
+from edgeuda.records.tradeoff import Budget, TradeoffRecord
 from edgeuda.spec import ModelSpec
 from engines.bench.load import Load
 from engines.onnx.metadata import Head, Precision, read_spec
@@ -186,7 +185,7 @@ def sweep(
     repeats: int = 3,
     threads: int | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> TradeoffRecord:
     """Make, score and time deployable variants on the same images; name the one to take.
 
     Args:
@@ -218,7 +217,7 @@ def sweep(
         >>> import calibration
         >>> record = calibration.sweep(["adapted"], "frames", "sweep", data="labelled", frames=4,
         ...                            samples=33, repeats=1)
-        >>> len(record["variants"])
+        >>> len(record.variants)
         2
     """
     from engines.onnx_export import exporter

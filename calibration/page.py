@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from calibration.source import load_fp32
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
 from edgeuda.records import schemas
-from edgeuda.records.calibration import Acceptance, CalibrationRecord, Range
+from edgeuda.records.calibration import Acceptance, Assignment, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding
 from engines.report.page import Page, write_page
@@ -93,16 +92,16 @@ def _verdicts(record: CalibrationRecord, found: Acceptance) -> list[Finding]:
             )
         )
     if record.assignment is not None:
-        kept_float = record.assignment["kept_float"]
+        kept_float = record.assignment.kept_float
         verdicts.append(
             Finding(
                 "Mixed precision",
-                "good" if record.assignment["met"] else "bad",
+                "good" if record.assignment.met else "bad",
                 ("Float stay: " + ", ".join(kept_float))
                 if kept_float
                 else "No block has to stay float",
-                f"Budget: {100 * record.assignment['max_drop']:g} points of "
-                f"{record.assignment['measure']}.",
+                f"Budget: {100 * record.assignment.max_drop:g} points of "
+                f"{record.assignment.measure}.",
             )
         )
     return verdicts
@@ -160,9 +159,9 @@ def _classes(found: Acceptance) -> Section:
     rows = [
         [
             name,
-            f"{100 * entry['share']:.2f}",
-            DASH if entry["iou"] is None else f"{100 * entry['iou']:.1f}",
-            entry["became"] or DASH,
+            f"{100 * entry.share:.2f}",
+            DASH if entry.iou is None else f"{100 * entry.iou:.1f}",
+            entry.became or DASH,
         ]
         for name, entry in found.classes.items()
     ]
@@ -170,30 +169,30 @@ def _classes(found: Acceptance) -> Section:
     return Section("classes", "Classes", grids=[Grid("FP32 against INT8", columns, rows)])
 
 
-def _sensitivity(assignment: dict[str, Any]) -> Section:
-    kept = set(assignment["kept_float"])
+def _sensitivity(assignment: Assignment) -> Section:
+    kept = set(assignment.kept_float)
     rows = [
         [
-            effect["group"],
-            "float" if effect["group"] in kept else "INT8",
-            str(len(effect["convs"])),
-            f"{100 * effect['share']:.1f}",
-            f"{100 * effect['disagreement']:.2f}",
-            f"{effect['divergence']:.5f}",
+            effect.group,
+            "float" if effect.group in kept else "INT8",
+            str(len(effect.convs)),
+            f"{100 * effect.share:.1f}",
+            f"{100 * effect.disagreement:.2f}",
+            f"{effect.divergence:.5f}",
         ]
-        for effect in assignment["effects"]
+        for effect in assignment.effects
     ]
     columns = [
         "block", "chosen", "convolutions", "% of multiplications", "% of pixels changed",
         "divergence, nats",
     ]  # fmt: skip
-    curve = [(100 * step["int8_share"], 100 * step["drop"]) for step in assignment["curve"]]
+    curve = [(100 * step.int8_share, 100 * step.drop) for step in assignment.curve]
     text = [
         "Each block was quantized alone. Blocks return to float in this order, the most divergence "
         "per multiplication first, until the budget is kept."
     ]
     svg = plots.drop_curve(
-        curve, 100 * assignment["max_drop"], assignment["measure"], "Drop against INT8 share"
+        curve, 100 * assignment.max_drop, assignment.measure, "Drop against INT8 share"
     )
     return Section(
         "sensitivity",

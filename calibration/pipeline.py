@@ -20,12 +20,12 @@ from calibration.options import Options, Report
 from calibration.placement import Placement
 from calibration.qdq import insert_qdq
 from calibration.range_file import Origin, RangeFile
-from calibration.sensitivity import Assignment, assign, effects_of
+from calibration.sensitivity import assign, effects_of
 from calibration.source import miou, origin_of
 from calibration.tensorrt_cache import CalibrationCache, read_cache
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, ModelError
-from edgeuda.records.calibration import Range, RecordedRule
+from edgeuda.records.calibration import Assignment, Range, RecordedRule
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import scores_of
 from engines.onnx.index import GraphIndex, index

@@ -138,7 +138,7 @@ def calibrate(
             "fp32": fp32_miou,
             "int8": miou(quantized, labelled, spec, options.threads),
         },
-        assignment=None if made.assignment is None else made.assignment.to_record(),
+        assignment=made.assignment,
         quantizer=options.quantizer,
         folders=dict(Counter(map(_folder, frames))),
         geometry=applied_to(frames, spec.preprocessing.geometry).get("geometry"),

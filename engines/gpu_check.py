@@ -424,5 +424,5 @@ def _soak(
     if vitals.throttled:
         msg = f"clocks were throttled within {seconds:.0f} s"
         raise DeviceError(msg)
-    state = vitals.to_record()
+    state = asdict(vitals.summary())
     return {"engine": names[0], "frames": count, "seconds": seconds, "state": state}

@@ -62,7 +62,7 @@ def adapt(
             "target images. Add it to stages"
         )
         raise ConfigError(msg)
-    from edgeuda.files import read_json
+    from edgeuda.records.adaptation import AdaptationRecord
     from edgeuda.training.pipeline import ADAPTATION_FILE, Options
     from edgeuda.training.pipeline import adapt as run
 
@@ -74,9 +74,8 @@ def adapt(
         Options(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
         space_or_none(label_space),
     )
-    for stage in read_json(out / ADAPTATION_FILE)["stages"]:
-        for remark in stage["remarks"]:
-            typer.echo(f"{stage['name']}: {remark}")
+    for remark in AdaptationRecord.read(out / ADAPTATION_FILE).said():
+        typer.echo(remark)
     wrote(
         adapted,
         out / ADAPTATION_FILE,

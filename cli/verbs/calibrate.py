@@ -248,10 +248,10 @@ def _say(record: CalibrationRecord) -> None:
         )
     )
     if record.assignment is not None:
-        kept = record.assignment["kept_float"]
+        kept = record.assignment.kept_float
         console.print(
-            f"within a drop of {100 * record.assignment['max_drop']:g} points "
-            f"({record.assignment['measure']}): "
+            f"within a drop of {100 * record.assignment.max_drop:g} points "
+            f"({record.assignment.measure}): "
             + (f"{', '.join(kept)} stay float" if kept else "every block is INT8")
         )
     if record.convergence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, resolved_recipe, space_or_none, wrote
-from edgeuda.files import write_json, write_text
+from edgeuda.files import write_text
 
 
 def compare(
@@ -44,11 +45,11 @@ def compare(
         source_weights=tuple(source_weight or ()),
     )  # fmt: skip
     record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
-    record["machine"] = identity()
+    record = replace(record, machine=identity())
     record_file, text_file, plot_file = (
         out / f"comparison.{suffix}" for suffix in ("json", "md", "svg")
     )
-    write_json(record_file, record)
+    record.write(record_file)
     write_text(text_file, markdown(record))
     write_text(plot_file, comparison(record))
     console.print(table(record))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 from cli import options
 from cli.verbs.shared import console, refuse_together, wrote
 from edgeuda.errors import ConfigError, DataError, OutputError, without_passwords
-from edgeuda.files import require_absent, sha256, write_json
+from edgeuda.files import require_absent, sha256
 
 if TYPE_CHECKING:
     from engines.live.sinks import Sink
@@ -67,6 +68,7 @@ def run(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
             ("--fps", fps), ("--frames", frames), ("--seconds", seconds),
         )  # fmt: skip
+    from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
     from engines.opening import open_runner
 
@@ -114,24 +116,17 @@ def run(
                 stop=stop,
                 status=say,
             )
-    record["model"] = {"file": str(model), "sha256": checksum}
-    record["source"] = without_passwords(target)
-    path = out / "run.json"
-    write_json(path, record)
-    counted, memory = record["frames"], record["resident_mb"]
-    tail = list(record["latency_ms"]["percentiles"].items())
-    say(
-        f"{counted['segmented']} of {counted['received']} frames, {counted['dropped']} dropped, "
-        + (f"{counted['missed']} missed, " if counted["missed"] else "")
-        + f"{record['reconnects']} reconnects; "
-        + ", ".join(f"p{name} {value:.1f} ms" for name, value in tail[:1] + tail[1:][-1:])
-        + f"; resident memory {memory['start']:.0f} to {memory['end']:.0f} MB"
+    record = replace(
+        record, model=ModelFile(str(model), checksum), source=without_passwords(target)
     )
+    path = out / "run.json"
+    record.write(path)
+    say(str(record))
     written = [path for path in (out / "overlay.mkv", out / "labels") if path.exists()]
     wrote(path, *written)
-    if record["error"] is not None:
-        raise DataError(record["error"])
-    failed = [f"{name}: {one['error']}" for name, one in record["sinks"].items() if one["error"]]
+    if record.error is not None:
+        raise DataError(record.error)
+    failed = [f"{name}: {one.error}" for name, one in record.sinks.items() if one.error]
     if failed:
         msg = f"The network went on to the end, but not all was written. {'; '.join(failed)}"
         raise OutputError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,8 @@ from edgeuda.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from edgeuda.records.tradeoff import TradeoffRecord
 
 
 class PrecisionName(str, Enum):
@@ -75,7 +77,7 @@ def tradeoff(
     """Make, score and time variants on the same images; name the one to take, and why."""
     require("torch", "train")
     from calibration.api import sweep
-    from edgeuda.decision import Budget
+    from edgeuda.records.tradeoff import Budget
     from engines.report.words import said_of
 
     if min_miou is not None and 0 < min_miou <= 1:
@@ -105,22 +107,20 @@ def tradeoff(
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
-def _table(record: dict[str, Any]) -> Table:
+def _table(record: TradeoffRecord) -> Table:
     from rich.table import Table
 
-    from edgeuda.decision import standing
-
-    tail = record["tail"]
+    tail = record.tail
     table = Table(title="Trade-off")
-    for column in ("variant", f"{record['measure']} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
+    for column in ("variant", f"{record.measure} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
         table.add_column(column, justify="left" if column in ("variant", "verdict") else "right")
-    for row in record["variants"]:
-        estimate, total = row["accuracy"], row["total_ms"]
-        where = standing(row, record["choice"]["name"])
+    for row in record.variants:
+        estimate, total = row.accuracy, row.total_ms
+        where = row.standing(record.taken)
         table.add_row(
-            row["name"],
-            f"{100 * estimate['value']:.1f} "
-            rf"\[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]",
+            row.name,
+            f"{100 * estimate.value:.1f} "
+            rf"\[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
             f"{total['50']:.2f}", f"{total[tail]:.2f}", "" if where == "dominated" else where,
         )  # fmt: skip
     return table

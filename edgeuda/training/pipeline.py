@@ -36,7 +36,13 @@ from edgeuda.files import (
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
-from edgeuda.records import schemas
+from edgeuda.records.adaptation import (
+    AdaptationRecord,
+    MeasuredNetwork,
+    StageCurve,
+    StageRecord,
+)
+from edgeuda.records.form import parse
 from edgeuda.records.identity import RUN_FILE, RUN_SCHEMA, descent
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
@@ -177,7 +183,7 @@ def adapt(
             job = Job(options.out / stage, digest, fabric, options.workers)
             run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
-        write_json(options.out / ADAPTATION_FILE, adaptation_record(recipe, options.out, domains))
+        adaptation_record(recipe, options.out, domains).write(options.out / ADAPTATION_FILE)
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
@@ -320,37 +326,30 @@ def _write_identity(
     )
 
 
-def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, Any]:
+def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> AdaptationRecord:
     """Return the stages of an adaptation with their curves and label-free signals."""
     stages = []
     for stage in recipe.stages:
         log = read_log(out / stage)
-        curve = {
-            name: [line[key] for line in log]
-            for name, key in (
-                ("step", "step"),
-                ("loss", "loss"),
-                ("keep", "keep"),
-                ("threshold", "thresholds"),
-            )
-            if log and key in log[0]
-        }
+        first = log[0] if log else {}
+        signals = read_signals(out / stage)
         stages.append(
-            {
-                "name": METHODS[stage].label,
-                "method": METHODS[stage].title,
-                "steps": log[-1]["step"] if log else recipe.section(stage).length,
-                "seconds": log[-1]["seconds"] if log else None,
-                "seed": recipe.seed,
-                "recipe_sha256": recipe.digest(),
-                "curve": curve,
-                "signals": read_signals(out / stage),
-                "remarks": remarks(stage, log, read_signals(out / stage)),
-            }
+            StageRecord(
+                name=METHODS[stage].label,
+                method=METHODS[stage].title,
+                steps=log[-1]["step"] if log else recipe.section(stage).length,
+                seconds=log[-1]["seconds"] if log else None,
+                seed=recipe.seed,
+                recipe_sha256=recipe.digest(),
+                curve=StageCurve(
+                    [line["step"] for line in log],
+                    *(
+                        [line[key] for line in log] if key in first else None
+                        for key in ("loss", "keep", "thresholds")
+                    ),
+                ),
+                signals=[parse(MeasuredNetwork, line, str(out / stage)) for line in signals],
+                remarks=remarks(stage, log, signals),
+            )
         )
-    return {
-        "schema": schemas.ADAPTATION,
-        "classes": list(domains.space.classes),
-        "source_shares": domains.frequencies.tolist(),
-        "stages": stages,
-    }
+    return AdaptationRecord(stages, list(domains.space.classes), domains.frequencies.tolist())

@@ -20,7 +20,7 @@ from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.accuracy.scoring import score
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
-from edgeuda.files import read_json, sha256
+from edgeuda.files import sha256
 from edgeuda.labels import SPACES, LabelSpace, label_space
 from edgeuda.models.checkpoint import MODEL_FILE, load_model, model_file, save_model
 from edgeuda.models.custom import CustomNetwork, Heads, register_network
@@ -28,6 +28,7 @@ from edgeuda.models.fused import fused
 from edgeuda.models.network import Network
 from edgeuda.models.predictor import Predictor, TestTime
 from edgeuda.models.subject import subject_of
+from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 from edgeuda.training.pipeline import ADAPTATION_FILE, Options, train_source
 from edgeuda.training.pipeline import adapt as run_adaptation
@@ -117,8 +118,7 @@ class Run:
         path = self.folder / ADAPTATION_FILE
         if not path.exists():
             return []
-        stages = read_json(path)["stages"]
-        return [f"{stage['name']}: {text}" for stage in stages for text in stage["remarks"]]
+        return AdaptationRecord.read(path).said()
 
     def to_json(self) -> str:
         """Return folder, checksum, remarks and log as JSON."""

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from edgeuda.data.folders import spread
 from edgeuda.data.treatment import applied_to, treatment_of
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import now_utc, sha256, write_json, write_npz
+from edgeuda.files import now_utc, sha256, write_npz
 from edgeuda.records.bench import (
     BenchRecord,
     Deadline,
     Method,
     ModelLatency,
     Ratio,
+    SamplesFile,
     samples_path,
 )
 from edgeuda.records.percentiles import (
@@ -190,12 +191,12 @@ def bench(
         latencies,
         _ratios(latencies, state.series) if load.arrival == "closed loop" else (),
         _noise(latencies),
-        vitals.to_record(),
+        vitals.summary(),
         (*_warnings(method, latencies, vitals), *_unlike(shots, facts)),
         None if out is None else _write_samples(samples_path(out), state.series, vitals),
     )
     if out is not None:
-        write_json(out, record.to_record())
+        record.write(out)
     return record
 
 
@@ -369,7 +370,7 @@ def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) ->
     return found
 
 
-def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict[str, str]:
+def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> SamplesFile:
     columns = {
         f"{index}.{name}": values
         for index, one in enumerate(series)
@@ -377,4 +378,4 @@ def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict
     }
     columns |= {f"state.{name}": values for name, values in vitals.arrays().items()}
     write_npz(path, columns)
-    return {"file": path.name, "sha256": sha256(path)}
+    return SamplesFile(path.name, sha256(path))

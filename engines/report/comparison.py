@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from edgeuda.records.comparison import ComparedMethod, OverSeeds
 from engines.report import plots
 from engines.report.parts import Grid, Section
 from engines.report.records import Records
@@ -28,38 +28,37 @@ def comparisons(records: Records) -> Section | None:
     ]
     grids = []
     for name, record in records.comparisons:
-        seeds = ", ".join(map(str, record["seeds"]))
-        place = f"{name}, {record['images']} images"
+        seeds = ", ".join(map(str, record.seeds))
+        place = f"{name}, {record.images} images"
         columns = ["method", "trains on", "mIoU, %", "gain, points", "above in", f"seeds {seeds}"]
-        rows = [_method(method) for method in record["methods"]]
+        rows = [_method(method) for method in record.methods]
         grids.append(Grid(f"Methods compared: {place}", columns, rows))
         classes = [
-            [method["name"], *(_mean(method["iou"][found]) for found in record["classes"])]
-            for method in record["methods"]
+            [method.name, *(_mean(method.iou[found]) for found in record.classes)]
+            for method in record.methods
         ]
         grids.append(
-            Grid(f"IoU per class, mean over the seeds: {place}", ["method", *record["classes"]],
+            Grid(f"IoU per class, mean over the seeds: {place}", ["method", *record.classes],
                  classes)
         )  # fmt: skip
     return Section("comparison", "Methods compared", text, svgs=svgs, grids=grids)
 
 
-def _method(method: dict[str, Any]) -> list[str]:
-    gains = [float(value) for value in method["gain"]["runs"] if value is not None]
+def _method(method: ComparedMethod) -> list[str]:
+    gains = method.gain.known
     above = sum(value > 0 for value in gains)
     return [
-        str(method["name"]), str(method["trains_on"]), _spread(method["miou"]),
-        _spread(method["gain"], sign=True),
+        method.name, method.trains_on, _spread(method.miou), _spread(method.gain, sign=True),
         f"{above} of {len(gains)}" if any(gains) else DASH,
-        ", ".join("failed" if v is None else f"{v:.1f}" for v in method["miou"]["runs"]),
+        ", ".join("failed" if v is None else f"{v:.1f}" for v in method.miou.runs),
     ]  # fmt: skip
 
 
-def _spread(values: dict[str, Any], *, sign: bool = False) -> str:
-    if values["mean"] is None:
+def _spread(values: OverSeeds, *, sign: bool = False) -> str:
+    if values.mean is None:
         return DASH
-    mean = signed(float(values["mean"])) if sign else f"{values['mean']:.1f}"
-    return mean if values["stdev"] is None else f"{mean} ± {values['stdev']:.1f}"
+    mean = signed(values.mean) if sign else f"{values.mean:.1f}"
+    return mean if values.stdev is None else f"{mean} ± {values.stdev:.1f}"
 
 
 def _mean(values: Sequence[float | None]) -> str:

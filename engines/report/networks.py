@@ -6,12 +6,12 @@ project itself wrote are read (`engines.report.old_records`). All else is stated
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.records.identity import Identity, Role
+from edgeuda.records.tradeoff import VariantRow
 from engines.report.old_records import TITLES, title_of
 
 TRUTH = "ground truth"
@@ -70,11 +70,10 @@ def network_of(e: Evaluation) -> Network:
     return Network(e.name, e.identity, e.identity.network if e.identity else checkpoint)
 
 
-def network_of_row(row: Mapping[str, Any]) -> Network:
-    """Return the network of a trade-off's variant; raises as `Identity.from_record` does."""
-    known = row.get("identity")  # records of before do not have it
-    identity = None if known is None else Identity.from_record(known, str(row["name"]))
-    return Network(str(row["network"]), identity, identity.network if identity else None)
+def network_of_row(row: VariantRow) -> Network:
+    """Return the network of a trade-off's variant."""
+    known = row.identity
+    return Network(row.network, known, known.network if known else None)
 
 
 def pairs_of(networks: Sequence[Network]) -> list[tuple[int, int]]:

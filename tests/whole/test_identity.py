@@ -16,6 +16,7 @@ from edgeuda.files import read_json, sha256, write_json
 from edgeuda.labels import SPACES
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import MODEL_FILE, save_model
+from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import Identity, descent, identity_of
 from edgeuda.street import write_dataset
 from edgeuda.training import pipeline
@@ -56,7 +57,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run_source", run)
         patch.setattr(pipeline, "run_stage", stage)
-        patch.setattr(pipeline, "adaptation_record", lambda *_: {"schema": "edgeuda.adaptation/1"})
+        patch.setattr(pipeline, "adaptation_record", lambda *_: AdaptationRecord([]))
         train_source(recipe, root / "source", None, Options(root / "run"))
         domains = root / "source", root / "target"
         adapt(recipe, root / "run", *domains, Options(root / "adapted"))

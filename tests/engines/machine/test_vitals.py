@@ -287,11 +287,11 @@ def test_the_monitor_reads_all_probes_on_one_axis_and_survives_a_broken_one():
     assert len({len(values) for values in columns.values()}) == 1
     assert (np.diff(columns["time_s"]) > 0).all()
     assert np.isnan(columns["power.x"]).all()
-    record = state.to_record()
-    assert record["channels"]["temperature.a"]["start"] == 40
-    assert "power.x" not in record["channels"]
-    assert set(record["not_available"]) == {"clock", "throttling", "load"}
-    assert (record["throttled"], record["other_load_cores"]) == (None, None)
+    found = state.summary()
+    assert found.channels["temperature.a"].start == 40
+    assert "power.x" not in found.channels
+    assert set(found.not_available) == {"clock", "throttling", "load"}
+    assert (found.throttled, found.other_load_cores) == (None, None)
 
 
 def readings(**channels):
