@@ -18,16 +18,17 @@ from calibration.pipeline import Cache
 from calibration.quantize import calibrate as quantize
 from calibration.source import load_fp32
 from calibration.tradeoff import sweep as run_sweep
-from calibration.variants import Backend, Network, Sweep
+from calibration.variants import Network, Sweep
 from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames, spread
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import ConfigError
 from edgeuda.labels import LabelSpace, label_space
-from edgeuda.records.calibration import CalibrationRecord, Target
+from edgeuda.records.calibration import CalibrationRecord
+from edgeuda.records.names import FrameRule, Head, Precision, RuntimeName, SweepRuntime
 from edgeuda.records.tradeoff import Budget, TradeoffRecord
 from edgeuda.spec import ModelSpec
 from engines.bench.load import Load
-from engines.onnx.metadata import Head, Precision, read_spec
+from engines.onnx.metadata import read_spec
 
 AnyPath = str | Path
 
@@ -37,10 +38,10 @@ def calibrate(
     target: AnyPath,
     out: AnyPath,
     *,
-    runtime: Target = "ort-x86",
+    runtime: RuntimeName = "ort-x86",
     options: Options | None = None,
     frames: int = 128,
-    choose: frame_choice.Choice = "uniform",
+    choose: FrameRule = "uniform",
     on: Sequence[AnyPath] = (),
     data: AnyPath | None = None,
     stored: str | LabelSpace | None = None,
@@ -104,7 +105,7 @@ def calibrate(
 
 
 def chosen_frames(
-    choose: frame_choice.Choice,
+    choose: FrameRule,
     model: Path,
     pool: Sequence[Path],
     count: int,
@@ -178,7 +179,7 @@ def sweep(
     sizes: Sequence[tuple[int, int]] = (),
     precisions: Sequence[Precision] = ("fp32", "int8"),
     heads: Sequence[Head] = ("labels",),
-    backends: Sequence[Backend] = ("cpu",),
+    runtimes: Sequence[SweepRuntime] = ("cpu",),
     budget: Budget | None = None,
     frames: int = 128,
     samples: int = 700,
@@ -199,7 +200,7 @@ def sweep(
         sizes: Rows and columns of inputs; by default each network's own.
         precisions: Arithmetics.
         heads: What the graphs return.
-        backends: Where they run.
+        runtimes: Where they run.
         budget: Largest latency and least mIoU; None is none.
         frames: Frames to calibrate on.
         samples: Frames timed per variant.
@@ -251,7 +252,7 @@ def sweep(
         for title, one in zip(titles, loaded, strict=True)
     ]  # fmt: skip
     what = Sweep(
-        networks, list(sizes), list(precisions), list(heads), list(backends),
+        networks, list(sizes), list(precisions), list(heads), list(runtimes),
         calibration=spread(footage, frames),
         frames=spread(footage, 32),
         labelled=_labelled(data, first, stored, ignore_unmapped),

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from calibration.frames import FrameFiles
 from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
+from edgeuda.records.names import DeviceName
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import labels_of, scores_of
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +60,7 @@ class Observer:
         self,
         model: onnx.ModelProto,
         threads: int | None = None,
-        device: Device = "cpu",
+        device: DeviceName = "cpu",
         optimize: bool = True,
     ) -> None:
         onnx = require("onnx", "quantize")

@@ -59,7 +59,7 @@ def build_calibration_page(
         _layers(record),
     ]
     page = Page(
-        f"INT8 of {record.model} for {record.target}",
+        f"INT8 of {record.model} for {record.runtime}",
         f"Ranges by rule {record.rule} from {len(record.frames)} frames; judged on "
         f"{len(found.frames)} target frames, without labels.",
         _verdicts(record, found),

@@ -111,7 +111,7 @@ def calibrate(
         trial.write_bytes(quantized.SerializeToString())
         runs = compiled(trial)
     record = CalibrationRecord(
-        target=options.target,
+        runtime=options.runtime,
         rule=made.rule,
         percentile=made.percentile,
         model=model.name,
@@ -153,7 +153,7 @@ def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
     onnx = require("onnx", "quantize")
     note = {
         "schema": schemas.QUANTIZATION,
-        "policy": record.target,
+        "runtime": record.runtime,
         "rule": record.rule,
         "percentile": record.percentile,
         "calibration_sha256": sha256(record_path(out)),

@@ -17,7 +17,7 @@ from calibration.ranges import BINS, Histogram, Progress, chunks, collect
 from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_npz
 from edgeuda.records import schemas
-from engines.onnx.session import Device
+from edgeuda.records.names import DeviceName
 
 if TYPE_CHECKING:
     import onnx
@@ -144,7 +144,7 @@ class RangeFile:
         frames: Frames,
         *,
         threads: int | None = None,
-        device: Device = "cpu",
+        device: DeviceName = "cpu",
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[str, Histogram]:
         """Return the histograms of ``tensors``, collecting only those that the file lacks.

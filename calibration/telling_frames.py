@@ -16,8 +16,8 @@ from edgeuda.data.images import Image, LabelMap, read_image, write_image, write_
 from edgeuda.data.treatment import as_shown
 from edgeuda.files import sha256, sha256_of
 from edgeuda.labels import LabelSpace
+from edgeuda.records.names import DeviceName
 from edgeuda.records.predictions import ModelFile, PredictedFrame, PredictionsRecord
-from engines.onnx.session import Device
 from engines.opening import open_runner
 from engines.runner import segment
 
@@ -39,7 +39,7 @@ def telling_frames(images: npt.NDArray[np.int64]) -> dict[int, str]:
 
 
 def draw_frames(
-    shown: Sequence[tuple[str, Path, Device]],
+    shown: Sequence[tuple[str, Path, DeviceName]],
     images: npt.NDArray[np.int64],
     what: Sweep,
     out: Path,

@@ -150,7 +150,7 @@ def read_cache(path: Path, origin: Origin, *, same_frames: bool, unchecked: bool
             return content
         msg = (
             f"{path}: does not say which model and frames it was made from "
-            f"({identity_path(path).name} is missing). If you know, use --unchecked-cache"
+            f"({identity_path(path).name} is missing). If you know, use `unchecked_cache`"
         )
         raise DataError(msg)
     record = read_json(identity_path(path), SCHEMA)

@@ -53,7 +53,7 @@ def tensorrt_calibrator(
     if not hasattr(trt, name):
         msg = (
             f"TensorRT {getattr(trt, '__version__', '')} has no {name}: calibrators were removed "
-            "in 11. Build the engine from a Q/DQ model: edgeuda calibrate --backend tensorrt"
+            "in 11. Build the engine from a Q/DQ model: edgeuda calibrate --runtime tensorrt"
         )
         raise DependencyError(msg)
     if len(frames) < batch:

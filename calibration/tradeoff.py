@@ -93,7 +93,7 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
     path = out / ".plan.json"
     if not path.exists():
         if out.exists() and not is_empty(out):
-            msg = f"{out}: holds other files; choose another --out"
+            msg = f"{out}: holds other files; choose another `out`"
             raise OutputExistsError(msg)
         write_json(path, plan)
         return
@@ -105,7 +105,7 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
     if changed:
         msg = (
             f"{out}: holds a sweep with other {', '.join(changed)}; nothing was overwritten. "
-            "Choose another --out"
+            "Choose another `out`"
         )
         raise OutputExistsError(msg)
 
@@ -114,7 +114,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
     """Return a variant's scores, counted unless an earlier sweep has."""
     path = files[variant]
     checksum = sha256(path)
-    record_path = out / "results" / f"{variant.stem}-{variant.backend}.json"
+    record_path = out / "results" / f"{variant.stem}-{variant.runtime}.json"
     counts_path = record_path.with_suffix(".images.npz")
     if counts_path.exists():
         with np.load(counts_path, allow_pickle=False) as saved:
@@ -254,7 +254,7 @@ def _record(
     candidates = [
         Candidate(
             v.name, v.precision, v.network, latency[v]["50"], latency[v][tail], accuracy[v],
-            f"{v.size[0]}x{v.size[1]} {v.head} {v.backend}",
+            f"{v.size[0]}x{v.size[1]} {v.head} {v.runtime}",
             measured[v.name].stages["total"].interval,
         )
         for v in files

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shlex
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+
+from edgeuda.records.names import DeviceName
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Source = Annotated[
     list[Path],
@@ -79,14 +85,6 @@ Name = Annotated[
 ]
 
 
-class DeviceName(str, Enum):
-    """Where ONNX Runtime runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-
-
 RunDevice = Annotated[
     DeviceName, typer.Option("--device", help="Where ONNX files run; an .engine runs on its GPU.")
 ]
@@ -98,6 +96,70 @@ Graphs = Annotated[
 TrainDevice = Annotated[
     str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, or a GPU: cuda:1.")
 ]
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """Return what lets an option take these values and no others."""
+
+    def parse(value: str) -> str:
+        if value not in names:
+            msg = f"expected one of {', '.join(names)}, found {value!r}"
+            raise typer.BadParameter(msg)
+        return value
+
+    return parse
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return how help shows these values."""
+    return f"[{'|'.join(names)}]"
+
+
+def several(kind: Any, text: str, **more: Any) -> Any:
+    """Return a repeatable option that takes the values of a type of `edgeuda.records.names`.
+
+    Args:
+        kind: The type.
+        text: Its help.
+        more: Further arguments of ``typer.Option``.
+    """
+    names = get_args(kind)
+    return typer.Option(parser=one_of(names), metavar=shown(names), help=text, **more)
+
+
+def renamed(option: str) -> Any:
+    """Return an option that is still taken under its name of before, which help does not show."""
+    return typer.Option(option, hidden=True)
+
+
+def now(option: str, value: T, before: str, old: T | None) -> T:
+    """Return an option's value, also where it was given under its name of before; that is said."""
+    if old is None or old == []:
+        return value
+    logger.warning("%s is called %s now; write that instead", before, option)
+    return old
+
+
+PARAMETERS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "batch", "calibrate", "calibration", "crop", "device", "dla_core", "half",
+        "ignore_unmapped", "label_space", "member", "out", "public_key", "resume", "runtime",
+        "skip", "target", "unchecked_cache", "weights_key", "window",
+    )
+} | {"source_weights": "--source-weight"}  # fmt: skip
+"""What functions call their parameters, and the command line its options."""
+_SETTING = re.compile(r"`([a-z]\w*(?:\.\w+)*=[^`]*)`")
+_PARAMETER = re.compile(rf"`({'|'.join(PARAMETERS)})`")
+
+
+def as_options(text: str) -> str:
+    """Return a message that names parameters of functions with the options that stand for them.
+
+    Functions name parameters and settings of recipes in backticks: ``choose another `out` ``.
+    """
+    text = _SETTING.sub(r"--set \1", text)
+    return _PARAMETER.sub(lambda found: PARAMETERS[found[1]], text)
 
 
 def repeated(option: str, values: Sequence[object] | None) -> str:

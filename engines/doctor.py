@@ -17,11 +17,12 @@ from edgeuda import __version__
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
 from edgeuda.files import text_of
 from edgeuda.records import schemas
+from edgeuda.records.names import DeviceName, LibraryName
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
 from engines.cuda.extra import extra_here, jetson_release
 from engines.machine.hardware import drive_release
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import open_session
 from engines.tensorrt.library import load_tensorrt
 
 SCHEMA = schemas.DOCTOR
@@ -186,7 +187,7 @@ def _providers() -> list[Check]:
     except Exception:  # said by `_onnxruntime`
         return []
     found = []
-    devices: tuple[tuple[Device, str], ...] = (
+    devices: tuple[tuple[DeviceName, str], ...] = (
         ("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
     )  # fmt: skip
     for device, provider in devices:
@@ -249,7 +250,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tensorrt(name: Literal["tensorrt", "tensorrt_rtx"]) -> Check:
+def _tensorrt(name: LibraryName) -> Check:
     """Import and probe, and construct nothing: that is what crashes without a driver."""
     load: Callable[[], Any] = lambda: load_tensorrt(name, device=name == "tensorrt")  # noqa: E731
     try:

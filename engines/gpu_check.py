@@ -23,6 +23,7 @@ from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
 from edgeuda.records import schemas
+from edgeuda.records.names import DeviceName, Head, LibraryName
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
@@ -31,13 +32,11 @@ from engines.doctor import to_record as doctor_record
 from engines.machine.hardware import identity
 from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
-from engines.onnx.metadata import Head
-from engines.onnx.session import Device
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Runner
 from engines.tensorrt.builder import BuildOptions, strongly_typed
 from engines.tensorrt.cache import Engine, cached_engine
-from engines.tensorrt.library import Library, LibraryName, load_tensorrt
+from engines.tensorrt.library import Library, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
 
 SCHEMA = schemas.GPU_CHECK
@@ -173,7 +172,7 @@ def require_passed(record: Mapping[str, Any]) -> None:
     if named["not installed"]:
         msg = (
             f"Not installed: {', '.join(named['not installed'])}. Install them, or say which are "
-            "not wanted: --skip NAME"
+            "not wanted: `skip` NAME"
         )
         raise DependencyError(msg)
 
@@ -245,14 +244,14 @@ def _as_asked(runner: Runner) -> None:
 def _onnxruntime(check: _Check, forms: Forms, frames: Sequence[Path]) -> None:
     head = next(iter(forms))[0]
 
-    def provider(device: Device, arithmetic: str) -> dict[str, Any]:
+    def provider(device: DeviceName, arithmetic: str) -> dict[str, Any]:
         reference = _reference(forms, head, arithmetic)
         with OnnxRunner(forms[head, arithmetic], device=device) as runner:
             # Single nodes that run elsewhere are listed, and no failure.
             found = _agreement(runner, reference, frames, LEAST[arithmetic])
             return {**found, **_times(runner, frames)}
 
-    devices: tuple[Device, ...] = ("cuda", "tensorrt")
+    devices: tuple[DeviceName, ...] = ("cuda", "tensorrt")
     for device in devices:
         for arithmetic in ("fp32", "int8"):
             name = f"onnxruntime {device} {arithmetic}"

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgeuda.errors import DeviceError, require
+from edgeuda.records.names import DeviceName, Head, Precision
 from engines.onnx.heads import labels_of
 from engines.onnx.metadata import (
     HALF_KEY,
     QUANTIZATION_KEY,
-    Head,
-    Precision,
     export_of,
     identity_in,
     made_from,
@@ -25,7 +24,7 @@ from engines.onnx.metadata import (
     spec_of,
 )
 from engines.onnx.placement import placed_session
-from engines.onnx.session import Device, open_session
+from engines.onnx.session import open_session
 from engines.runner import Images, Labels, check_images
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class OnnxRunner:
         DeviceError: If the device would not be used.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
+    def __init__(self, path: Path, threads: int | None = None, device: DeviceName = "cpu") -> None:
         self.fallbacks: list[str] = []
         self.execution: dict[str, str] = {}
         if device == "cpu":
@@ -66,7 +65,7 @@ class OnnxRunner:
         self.parts: dict[str, int] = {}
 
     def _on_device(
-        self, path: Path, threads: int | None, device: Device, metadata: dict[str, str]
+        self, path: Path, threads: int | None, device: DeviceName, metadata: dict[str, str]
     ) -> Any:
         opened = partial(
             open_session, path, threads=threads, device=device,
@@ -80,7 +79,7 @@ class OnnxRunner:
         if not nodes.get(wanted):
             msg = (
                 f"{path}: none of its nodes runs on {wanted}: {shares or 'none is known'}. Use "
-                "another --device"
+                "another `device`"
             )
             raise DeviceError(msg)
         cuda = getattr(require("onnxruntime", "cpu"), "cuda_version", "")

@@ -10,7 +10,7 @@ from typing import Any
 from edgeuda.errors import BundleError
 from engines.bundle import Role, write_bundle
 from engines.onnx.graphs import load_graph, metadata_of
-from engines.onnx.metadata import export_of, policy_of, precision_of, spec_of
+from engines.onnx.metadata import export_of, precision_of, runtime_of, spec_of
 
 BESIDE: tuple[tuple[str, Role], ...] = (
     (".calibration.json", "calibration"),
@@ -54,7 +54,7 @@ def pack(
             "precision": precision_of(metadata),
             "head": exported.head,
             "opset": exported.opset,
-            "for": policy_of(metadata),
+            "for": runtime_of(metadata),
         }
         files.append(("model", path, about))
         for suffix, role in BESIDE:

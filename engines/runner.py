@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
 from edgeuda.errors import DataError
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
-from engines.onnx.metadata import Head, Precision
 
 Images = npt.NDArray[np.uint8]
 """``[N, H, W, 3]`` uint8 RGB at the network's input size."""

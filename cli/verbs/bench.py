@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from rich.progress import Progress
 from cli import options
 from cli.verbs.shared import console, milliseconds, refuse_together, wrote
 from edgeuda.files import require_absent
+from edgeuda.records.names import Arrival, PresetName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,29 +20,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgeuda.records.bench import BenchRecord
-    from engines.bench.load import Arrival as Pattern
 
 
-class Arrival(str, Enum):
-    """How frames come."""
-
-    closed = "closed"
-    rate = "rate"
-    offline = "offline"
-
-
-class PresetName(str, Enum):
-    """Rules of others."""
-
-    mlperf_singlestream = "mlperf-singlestream"
-    mlperf_constantstream = "mlperf-constantstream"
-
-
-ARRIVALS: dict[Arrival, Pattern] = {
-    Arrival.closed: "closed loop",
-    Arrival.rate: "frame rate",
-    Arrival.offline: "offline",
+ARRIVALS: dict[str, Arrival] = {
+    "closed": "closed loop",
+    "rate": "frame rate",
+    "offline": "offline",
 }
+"""What load patterns are called on the command line."""
 
 
 def bench(
@@ -60,10 +45,12 @@ def bench(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Shortest duration.")] = None,
     arrival: Annotated[
-        Arrival | None,
+        str | None,
         typer.Option(
+            parser=options.one_of(ARRIVALS),
+            metavar=options.shown(ARRIVALS),
             help="How frames come: back to back, models taking turns (closed, the default), at a "
-            "camera's --fps (rate), or in batches for throughput (offline)."
+            "camera's --fps (rate), or in batches for throughput (offline).",
         ),
     ] = None,
     fps: Annotated[
@@ -93,7 +80,7 @@ def bench(
     ] = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
 ) -> None:
     """Measure latency and, beside it, power, clocks and temperature."""
     require_absent(out)
@@ -106,14 +93,14 @@ def bench(
 
     if preset is not None:
         refuse_together(
-            f"--preset {preset.value}", ("--arrival", arrival), ("--fps", fps),
+            f"--preset {preset}", ("--arrival", arrival), ("--fps", fps),
             ("--cameras", cameras), ("--drop", drop), ("--batch", batch),
         )  # fmt: skip
-        load = rules_of(preset.value)
+        load = rules_of(preset)
     else:
-        if arrival not in (None, Arrival.rate):
-            refuse_together(f"--arrival {arrival.value}", ("--fps", fps))
-        pattern = arrival or (Arrival.closed if fps is None else Arrival.rate)
+        if arrival not in (None, "rate"):
+            refuse_together(f"--arrival {arrival}", ("--fps", fps))
+        pattern = arrival or ("closed" if fps is None else "rate")
         load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras or 1, drop=drop, batch=batch or 1)
     if samples is not None:
         load = replace(load, samples=samples)
@@ -127,7 +114,7 @@ def bench(
     with Progress(transient=True) as bar:
         task = bar.add_task("bench", total=None)
         record = run(
-            model, frames, out, load=load, threads=threads, device=device.value, names=name,
+            model, frames, out, load=load, threads=threads, device=device, names=name,
             repeats=repeats, deadline_ms=limit, graphs=graphs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +10,15 @@ import typer
 from cli import options
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ConfigError
-
-
-class LibraryChoice(str, Enum):
-    """Which TensorRT."""
-
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
+from edgeuda.records.names import LibraryName
 
 
 def build(
     model: options.OnnxModel,
     out: Annotated[Path, typer.Option("--out", help="Folder of engines; built ones are reused.")],
     library: Annotated[
-        LibraryChoice, typer.Option(help="TensorRT of the machine, or TensorRT-RTX.")
-    ] = LibraryChoice.tensorrt,
+        LibraryName, typer.Option(help="TensorRT of the machine, or TensorRT-RTX.")
+    ] = "tensorrt",
     batch: Annotated[str, typer.Option(help="Batch: one number, or smallest,usual,largest.")] = "1",
     half: Annotated[
         bool, typer.Option("--half", help="FP16 by flag, before TensorRT 10.12.")
@@ -78,7 +71,7 @@ def build(
         timing_cache=timing_cache,
         compute_capabilities=tuple(compute_capability or ()),
     )
-    trt = load_tensorrt(library.value, device=not compute_capability)
+    trt = load_tensorrt(library, device=not compute_capability)
     with model_file(model, "tensorrt") as file:
         if calibrate is None:
             engine = cached_engine(trt, file, settings, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,53 +12,22 @@ from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
 from edgeuda.errors import ConfigError, ParityError
 from edgeuda.files import require_absent
+from edgeuda.records.names import DeviceName, FrameRule, QuantizerName, RuleName, RuntimeName
 
 if TYPE_CHECKING:
     from edgeuda.records.calibration import CalibrationRecord
-
-
-class Backend(str, Enum):
-    """Runtime that will run the model."""
-
-    ort_x86 = "ort-x86"
-    tensorrt = "tensorrt"
-
-
-class Rule(str, Enum):
-    """How a tensor's range follows from its values."""
-
-    max = "max"
-    percentile = "percentile"
-    frame_percentile = "frame-percentile"
-    mse = "mse"
-    entropy = "entropy"
-
-
-class Quantizer(str, Enum):
-    """What places Q/DQ pairs and collects ranges."""
-
-    edgeuda = "edgeuda"
-    modelopt = "modelopt"
-
-
-class Choose(str, Enum):
-    """Which frames ranges are collected on."""
-
-    uniform = "uniform"
-    diverse = "diverse"
-    classes = "classes"
 
 
 def calibrate(
     model: options.OnnxModel,
     target: options.Target,
     out: options.Out,
-    backend: Annotated[
-        Backend, typer.Option(help="Runtime the INT8 model is for.")
-    ] = Backend.ort_x86,
+    runtime: Annotated[
+        RuntimeName, typer.Option(help="Runtime the INT8 model is for.")
+    ] = "ort-x86",
     rule: Annotated[
-        Rule, typer.Option(help="How a range follows from the values.")
-    ] = Rule.percentile,
+        RuleName, typer.Option(help="How a range follows from the values.")
+    ] = "percentile",
     percentile: Annotated[
         float | None,
         typer.Option(
@@ -68,9 +36,9 @@ def calibrate(
     ] = None,
     frames: options.Frames = 128,
     choose: Annotated[
-        Choose,
+        FrameRule,
         typer.Option(help="Evenly over time, by colour and layout, or by predicted classes."),
-    ] = Choose.uniform,
+    ] = "uniform",
     on: Annotated[
         list[Path] | None,
         typer.Option(
@@ -141,13 +109,12 @@ def calibrate(
         int, typer.Option(help="TensorRT's version for --write-cache: 8601 is 8.6.1.")
     ] = 8601,
     quantizer: Annotated[
-        Quantizer,
+        QuantizerName,
         typer.Option(help="Whose placement and ranges; modelopt has to be installed by hand."),
-    ] = Quantizer.edgeuda,
-    device: Annotated[
-        options.DeviceName, typer.Option(help="Where ranges are collected.")
-    ] = options.DeviceName.cpu,
+    ] = "edgeuda",
+    device: Annotated[DeviceName, typer.Option(help="Where ranges are collected.")] = "cpu",
     threads: options.Threads = None,
+    backend: Annotated[RuntimeName | None, options.renamed("--backend")] = None,
 ) -> None:
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.
 
@@ -169,8 +136,8 @@ def calibrate(
     if write_cache is not None:
         require_absent(write_cache)
     settings = Options(
-        target=backend.value,
-        rule=rule.value,
+        runtime=options.now("--runtime", runtime, "--backend", backend),
+        rule=rule,
         percentile=percentile,
         equalize=equalize,
         correct_biases=correct_biases,
@@ -180,8 +147,8 @@ def calibrate(
         whole_curve=page is not None,
         limits=Limits(min_agreement / 100, min_class_agreement / 100),
         threads=threads,
-        device=device.value,
-        quantizer=quantizer.value,
+        device=device,
+        quantizer=quantizer,
     )
     with Progress(
         TextColumn("{task.description}"),
@@ -196,7 +163,7 @@ def calibrate(
             bar.update(task, description=what, completed=done, total=total)
 
         record = run(
-            model, target, out, options=settings, frames=frames, choose=choose.value,
+            model, target, out, options=settings, frames=frames, choose=choose,
             on=on or (), data=data, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, finetune=finetune, seed=seed, ranges=ranges,
             cache=None if cache is None else Cache(cache, unchecked_cache), report=report,
@@ -243,7 +210,7 @@ def _say(record: CalibrationRecord) -> None:
         "INT8"
         + (
             f"; ONNX Runtime runs {record.int8_convs} of {record.convs} in integers here"
-            if record.target == "ort-x86"
+            if record.runtime == "ort-x86"
             else ""
         )
     )

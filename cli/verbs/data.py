@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,6 @@ from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import require_absent
 
 app = typer.Typer(no_args_is_help=True, help="Extract frames, check, split and render data.")
-
-
-class Format(str, Enum):
-    """Format of extracted frames."""
-
-    jpg = "jpg"
-    png = "png"
 
 
 @app.command()
@@ -46,7 +38,9 @@ def frames(
     calibration: Annotated[
         Path | None, typer.Option(help="OpenCV calibration file to undistort by.")
     ] = None,
-    suffix: Annotated[Format, typer.Option("--format", help="Of the frames.")] = Format.jpg,
+    suffix: Annotated[
+        Literal["jpg", "png"], typer.Option("--format", help="Of the frames.")
+    ] = "jpg",
     resume: options.Resume = False,
 ) -> None:
     """Write the distinct frames of footage to a folder that every verb takes as target."""
@@ -70,7 +64,7 @@ def frames(
                 bar.update(task, description=f"{now.seen} frames, {now.kept} kept")
 
         span = Span(start, end, rate, fps)
-        found = curate(footage, out, span, curation, f".{suffix.value}", resume, report)
+        found = curate(footage, out, span, curation, f".{suffix}", resume, report)
     console.print(
         f"{found.seen} frames: kept {found.kept}, left out {found.duplicates} near-duplicates"
     )

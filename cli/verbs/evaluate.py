@@ -48,7 +48,7 @@ def evaluate(
         bool, typer.Option("--csv", help="Write CSV beside --out: per class and per image.")
     ] = False,
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
@@ -71,13 +71,13 @@ def evaluate(
             )
             raise ConfigError(msg)
         scored = score_exported(
-            model, data, title, threads=threads, device=device.value, graphs=graphs, stored=stored,
+            model, data, title, threads=threads, device=device, graphs=graphs, stored=stored,
             ignore_unmapped=ignore_unmapped, boundary=boundary,
         )  # fmt: skip
     else:
-        if device is not options.DeviceName.cpu:
+        if device != "cpu":
             msg = (
-                f"{model}: a checkpoint is scored on the CPU, found --device {device.value}. "
+                f"{model}: a checkpoint is scored on the CPU, found --device {device}. "
                 "Export it, or leave --device out"
             )
             raise ConfigError(msg)

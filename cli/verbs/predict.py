@@ -29,7 +29,7 @@ def predict(
     name: options.Name = None,
     frames: options.Frames = 1_000_000,
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
 ) -> None:
     """Segment frames with an exported model: label maps, overlays, and an index of both."""
@@ -41,7 +41,7 @@ def predict(
 
     entries = []
     applied = 0
-    opened = open_runner(model, threads, device.value, graphs=graphs)
+    opened = open_runner(model, threads, device, graphs=graphs)
     with opened as runner, suppress(KeyboardInterrupt):  # a camera has no end
         space, geometry = runner.spec.label_space, runner.spec.preprocessing.geometry
         colors = space.colors()

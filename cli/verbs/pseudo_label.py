@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from cli import options
 from cli.verbs.shared import wrote
 from edgeuda.errors import require
+from edgeuda.records.names import Selector
 
 
 def pseudo_label(
@@ -16,7 +17,7 @@ def pseudo_label(
     target: options.Target,
     out: options.Out,
     selector: Annotated[
-        Literal["instance-adaptive", "class-balanced", "constant", "all"],
+        Selector,
         typer.Option(help="Which pixels get a label; the others are 255."),
     ] = "instance-adaptive",
     keep: Annotated[

@@ -55,7 +55,7 @@ def run(
     ] = None,
     ros2_labels: Annotated[str, typer.Option(help="Topic of label images.")] = "/edgeuda/labels",
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
 ) -> None:
     """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
@@ -73,9 +73,9 @@ def run(
     from engines.opening import open_runner
 
     say = partial(console.print, markup=False, soft_wrap=True)
-    with model_file(model, device.value, member, public_key) as file:
+    with model_file(model, device, member, public_key) as file:
         checksum = sha256(file)
-        with open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner:
+        with open_runner(file, threads, device, graphs=graphs, trusted=True) as runner:
             if ros2 is not None:
                 from engines.live.ros2 import spin
 

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cli import options
-from cli.verbs.export import Head
 from cli.verbs.shared import console, milliseconds, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
+from edgeuda.records.names import Head, Precision, SweepRuntime
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from edgeuda.records.tradeoff import TradeoffRecord
-
-
-class PrecisionName(str, Enum):
-    """Arithmetic of a variant."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Backend(str, Enum):
-    """What runs a variant."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    engine = "engine"
 
 
 def tradeoff(
@@ -55,11 +37,14 @@ def tradeoff(
         typer.Option(help="Input size, 512x1024; repeatable. By default the network's own."),
     ] = None,
     precision: Annotated[
-        list[PrecisionName] | None, typer.Option(help="Repeatable; by default fp32 and int8.")
+        list[str] | None,
+        options.several(Precision, "Repeatable; by default fp32 and int8."),
     ] = None,
-    head: Annotated[list[Head] | None, typer.Option(help="Repeatable; by default labels.")] = None,
-    backend: Annotated[
-        list[Backend] | None, typer.Option(help="Repeatable; by default cpu.")
+    head: Annotated[
+        list[str] | None, options.several(Head, "Repeatable; by default labels.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, options.several(SweepRuntime, "Repeatable; by default cpu.")
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Largest latency, 33ms, at the highest percentile measured.")
@@ -73,6 +58,7 @@ def tradeoff(
     ] = 700,
     repeats: Annotated[int, typer.Option(min=1, help="Repeated runs.")] = 3,
     threads: options.Threads = None,
+    backend: Annotated[list[str] | None, options.renamed("--backend")] = None,
 ) -> None:
     """Make, score and time variants on the same images; name the one to take, and why."""
     require("torch", "train")
@@ -89,13 +75,14 @@ def tradeoff(
     if len(names) != len(model):
         msg = f"--name: expected {len(model)} names, one for each --model, found {len(names)}"
         raise ConfigError(msg)
+    chosen = options.now("--runtime", runtime, "--backend", backend)
     record = sweep(
         model, target, out, names=names, data=data, stored=space_or_none(label_space),
         ignore_unmapped=ignore_unmapped,
         sizes=[parse_size("--size", text) for text in size or ()],
-        precisions=[one.value for one in precision or (PrecisionName.fp32, PrecisionName.int8)],
-        heads=[one.value for one in head or (Head.labels,)],
-        backends=[one.value for one in backend or (Backend.cpu,)],
+        precisions=cast("list[Precision]", precision or ["fp32", "int8"]),
+        heads=cast("list[Head]", head or ["labels"]),
+        runtimes=cast("list[SweepRuntime]", chosen or ["cpu"]),
         budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
         say=lambda text: console.print(text, markup=False),
     )  # fmt: skip

@@ -22,6 +22,7 @@ from edgeuda.data.treatment import applied_to
 from edgeuda.files import sha256
 from edgeuda.labels import LabelSpace
 from edgeuda.records.identity import Identity, identity_of
+from edgeuda.records.names import Precision
 from edgeuda.spec import ModelSpec
 
 
@@ -45,7 +46,7 @@ class Subject:
     spec: ModelSpec
     file: Path
     kind: Literal["checkpoint", "onnx"]
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     protocol: str = DEPLOYED
     passes: Callable[[], list[dict[str, Any]]] | None = None
     identity: Identity | None = None

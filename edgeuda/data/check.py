@@ -360,7 +360,7 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
     ]
     if any("lightness" not in name for name in ordered):
         advice.append(
-            "where a stage trains on source images, --set stage1.style=colour (likewise "
+            "where a stage trains on source images, `stage1.style=colour` (likewise "
             "source.style and stage2.style) gives them the target's colours"
         )
     advice.append("leave source.augment on, which varies both while the source network trains")

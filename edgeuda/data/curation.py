@@ -264,7 +264,7 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
     found = done if done.exists() else started if started.exists() else None
     if found is None or not resume:
         if out.exists() and (found is not None or not is_empty(out)):
-            msg = f"{out}: exists. Choose another --out, or continue it with --resume"
+            msg = f"{out}: exists. Choose another `out`, or continue it with `resume`"
             raise OutputExistsError(msg)
         progress = Progress()
         _save(out, settings, progress)

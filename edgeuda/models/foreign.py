@@ -177,7 +177,7 @@ def _chosen(
         prefix = names.get(weights_key.rstrip("."))
         if prefix is None:
             msg = (
-                f"{path}: --weights-key {weights_key}: holds no network there, but at "
+                f"{path}: `weights_key` {weights_key}: holds no network there, but at "
                 f"{', '.join(names)}"
             )
             raise ModelError(msg)
@@ -185,7 +185,7 @@ def _chosen(
     if len(found) > 1:
         msg = (
             f"{path}: holds {len(found)} networks, at {', '.join(names)}: one is probably a moving "
-            "average of the other. Say which is wanted with --weights-key"
+            "average of the other. Say which is wanted with `weights_key`"
         )
         raise ModelError(msg)
     return next(iter(found.items()))
@@ -231,7 +231,7 @@ def import_checkpoint(
     if len(space) != classes:
         msg = (
             f"{path}: has {classes} classes, label space {space.name!r} has {len(space)}. "
-            "Give the one it was trained on with --label-space"
+            "Give the one it was trained on as `label_space`"
         )
         raise ModelError(msg)
     pre = Preprocessing(*size, origin.mean, origin.std)

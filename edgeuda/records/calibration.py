@@ -8,14 +8,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from edgeuda.records import schemas
 from edgeuda.records.form import OMIT, Record, entries
+from edgeuda.records.names import QuantizerName, RuleName, RuntimeName
 from edgeuda.spec import Preprocessing
 
-Target = Literal["ort-x86", "tensorrt"]
-"""The runtime that a graph is quantized for."""
-Quantizer = Literal["edgeuda", "modelopt"]
-"""Whose placement and ranges."""
-RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
-"""How a range is taken from a histogram, see `calibration.rules`."""
 RecordedRule = RuleName | Literal["tensorrt-cache"]
 
 
@@ -188,7 +183,7 @@ class CalibrationRecord(Record):
     """Everything that determined a quantized model, and what came of it.
 
     Attributes:
-        target: The runtime the model is for.
+        runtime: What the model is for.
         rule: How ranges were taken from the histograms, or ``tensorrt-cache``: they were read.
         percentile: The rule's percentage; None for rules without one.
         model: File name of the FP32 model.
@@ -215,9 +210,10 @@ class CalibrationRecord(Record):
     """
 
     SCHEMA: ClassVar[str] = schemas.CALIBRATION
+    OLDER: ClassVar[tuple[str, ...]] = (schemas.CALIBRATION_1,)
     AGAIN: ClassVar[str] = "Calibrate again with `edgeuda calibrate`"
 
-    target: Target
+    runtime: RuntimeName
     rule: RecordedRule
     percentile: float | None
     model: str
@@ -237,8 +233,15 @@ class CalibrationRecord(Record):
     scores: dict[str, float] | None = None
     assignment: Assignment | None = None
     folders: dict[str, int] = field(default_factory=dict)
-    quantizer: Quantizer = "edgeuda"
+    quantizer: QuantizerName = "edgeuda"
     geometry: dict[str, Any] | None = field(default=None, metadata={OMIT: True})
+
+    @classmethod
+    def modern(cls, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a record of version 1 with its runtime's name of today."""
+        if record["schema"] != schemas.CALIBRATION_1:
+            return record
+        return {**record, "runtime": record["target"]}
 
     def __str__(self) -> str:
         verdict = "not judged"
@@ -246,7 +249,7 @@ class CalibrationRecord(Record):
             verdict = "accepted" if self.acceptance.accepted else "not accepted"
         placed = sum(layer.int8 for layer in self.layers)
         return (
-            f"{self.model} for {self.target}: {placed} of {len(self.layers)} convolutions INT8, "
+            f"{self.model} for {self.runtime}: {placed} of {len(self.layers)} convolutions INT8, "
             f"{self.agreement:.2%} of the pixels keep their class, {verdict}"
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from edgeuda.records import schemas
-from edgeuda.records.form import OMIT, Record
+from edgeuda.records.form import OMIT, SPELT, Record
 from edgeuda.records.identity import Identity
 
 Interval = tuple[float, float]
@@ -227,7 +227,7 @@ class VariantRow:
         size: Rows and columns of its input.
         precision: Arithmetic of its graph.
         head: What its graph returns.
-        backend: What ran it.
+        runtime: What ran it.
         width: Width multiplier of its channels.
         file: Name of its file.
         sha256: Checksum of its file.
@@ -250,7 +250,7 @@ class VariantRow:
     size: tuple[int, int]
     precision: str
     head: str
-    backend: str
+    runtime: str = field(metadata={SPELT: "backend"})
     width: float
     file: str
     sha256: str

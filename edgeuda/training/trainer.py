@@ -182,7 +182,7 @@ def fit(
                 msg = (
                     f"{run.title}: stopped by {' '.join(stop) or 'another rank'} after step {done} "
                     f"of {optimisation.steps}; the state is in {run.folder / CHECKPOINT_FILE}. "
-                    "Continue with --resume"
+                    "Continue with `resume`"
                 )
                 raise Interrupted(msg)
     model.eval()
@@ -326,7 +326,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         what = str(err).splitlines()[0] if str(err) else type(err).__name__
         msg = (
             f"{path}: expected a checkpoint, found a file that cannot be read as one ({what}). "
-            "Remove it, and --resume begins this stage again"
+            "Remove it, and `resume` begins this stage again"
         )
         raise ModelError(msg) from err
     return dict(state)
@@ -341,7 +341,7 @@ def _read_checkpoint(run: Run) -> dict[str, Any] | None:
     if state["digest"] != run.digest:
         msg = (
             f"{path}: belongs to another recipe, seed or data. Resume with the settings it was "
-            "started with (recipe.toml beside it), or choose another --out"
+            "started with (recipe.toml beside it), or choose another `out`"
         )
         raise ModelError(msg)
     return state
@@ -366,7 +366,7 @@ def _restore(
             msg = (
                 f"{run.folder / CHECKPOINT_FILE}: does not fit this network and method "
                 f"({str(err).splitlines()[0]}). It may be of another version of EdgeUDA; remove "
-                "it, and --resume begins this stage again"
+                "it, and `resume` begins this stage again"
             )
             raise ModelError(msg) from err
         start = int(state["step"])

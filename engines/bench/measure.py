@@ -26,6 +26,7 @@ from edgeuda.records.bench import (
     SamplesFile,
     samples_path,
 )
+from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import (
     drift,
     percentile_interval,
@@ -47,7 +48,7 @@ from engines.bench.load import (
 )
 from engines.machine.hardware import identity
 from engines.machine.vitals import OTHER_LOAD, Monitor, Vitals, energy_per_frame
-from engines.onnx.session import Device, usable_cores
+from engines.onnx.session import usable_cores
 from engines.opening import open_runner
 from engines.runner import Runner
 
@@ -62,7 +63,7 @@ def bench(
     *,
     load: Load | None = None,
     threads: int | None = None,
-    device: Device | Sequence[Device] = "cpu",
+    device: DeviceName | Sequence[DeviceName] = "cpu",
     repeats: int = 3,
     deadline_ms: float | None = None,
     warmup_seconds: float = 2.0,
@@ -113,7 +114,7 @@ def bench(
     machine = identity()
     threads = threads or usable_cores()
     created = now_utc()
-    devices: list[Device] = [device] * len(models) if isinstance(device, str) else list(device)
+    devices: list[DeviceName] = [device] * len(models) if isinstance(device, str) else list(device)
     placed = list(zip(models, devices, strict=True))
     turns = [placed] if load.arrival == "closed loop" else [[one] for one in placed]
     share = _share(load, repeats)

@@ -112,7 +112,7 @@ def _gain(rows: Sequence[VariantRow]) -> list[Finding]:
     forms: dict[tuple[object, ...], list[VariantRow]] = {}
     for row in rows:
         if row.precision == "fp32":
-            forms.setdefault((row.head, row.size, row.backend), []).append(row)
+            forms.setdefault((row.head, row.size, row.runtime), []).append(row)
     alike = []
     for group in forms.values():
         ordered = sorted(group, key=lambda row: network_of_row(row).order)
@@ -233,7 +233,7 @@ def _sweep_grid(record: TradeoffRecord) -> Grid:
         }
         rows.append(
             [
-                row.name, f"{row.width:g}", row.precision, row.head, row.backend,
+                row.name, f"{row.width:g}", row.precision, row.head, row.runtime,
                 f"{100 * accuracy.value:.1f} "
                 f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
                 _percent(row.boundary_miou), _percent(row.agreement_with_fp32),

@@ -309,7 +309,7 @@ def _calibration(records: Records) -> Section | None:
         (name.removesuffix(".calibration.json"), record) for name, record in records.calibrations
     ]
     columns = [
-        "model", "for", "rule", "ranges from", "agreement, %", "worst frame, %",
+        "model", "runtime", "rule", "ranges from", "agreement, %", "worst frame, %",
         "confidence, points", "mIoU, points", "convolutions in INT8", "verdict",
     ]  # fmt: skip
     rows = [_calibration_row(name, record) for name, record in named]
@@ -370,7 +370,7 @@ def _calibration_row(name: str, record: CalibrationRecord) -> list[str]:
     found, scores, layers = record.acceptance, record.scores, record.layers
     return [
         name,
-        record.target,
+        record.runtime,
         record.rule,
         ", ".join(f"{count} of {folder}" for folder, count in record.folders.items())
         or str(len(record.frames)),

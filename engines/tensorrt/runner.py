@@ -14,10 +14,10 @@ import numpy.typing as npt
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import read_json
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
 from engines.cuda.device import Device, open_device
 from engines.onnx.heads import labels_of
-from engines.onnx.metadata import Head, Precision
 from engines.runner import Images, Labels, check_images
 from engines.tensorrt.builder import SCHEMA, engine_precision
 from engines.tensorrt.cache import load_plan, record_path

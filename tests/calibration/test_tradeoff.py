@@ -368,7 +368,7 @@ def test_sweeps_that_make_no_sense(what):
 def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
     made, _ = what
     both = [
-        variants.Variant("c", (64, 128), "int8", "labels", backend) for backend in ("cpu", "cuda")
+        variants.Variant("c", (64, 128), "int8", "labels", runtime) for runtime in ("cpu", "cuda")
     ]
     files = [variants.make(variant, made, tmp_path) for variant in both]
     assert [f.name for f in files] == [
@@ -383,7 +383,7 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
     made, _ = what
     made = replace(
         made, networks=made.networks[1:], sizes=[(64, 128)], precisions=["fp32", "fp16", "int8"],
-        backends=["engine"], load=Load(samples=11),
+        runtimes=["engine"], load=Load(samples=11),
     )  # fmt: skip
     device = tensorrt_modules.HostDevice()
     numbers = tuple(int(n) for n in version.split(".")[:3])

@@ -103,7 +103,7 @@ def write_bench(path: Path, record: dict[str, Any], **columns: Any) -> None:
 
 def calibration(**fields: Any) -> dict[str, Any]:
     return {
-        "schema": "edgeuda.calibration/1", "target": "ort-x86", "rule": "percentile",
+        "schema": "edgeuda.calibration/2", "runtime": "ort-x86", "rule": "percentile",
         "percentile": 99.99, "model": "a.onnx", "model_sha256": STAGE2,
         "preprocessing": Preprocessing(64, 96).to_record(), "agreement": 0.98,
         "frames": [{"name": f"{i}.png", "sha256": ""} for i in range(20)],

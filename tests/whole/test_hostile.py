@@ -34,7 +34,7 @@ from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import CHECKPOINT_FILE
 from engines.bundle import open_bundle
 from engines.live.sinks import OverlayVideo, Result
-from engines.onnx.metadata import QUANTIZATION_KEY, policy_of
+from engines.onnx.metadata import QUANTIZATION_KEY, runtime_of
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
@@ -263,11 +263,13 @@ class TestRecords:
             with pytest.raises(DataError, match=rf"{name}\.json: expected a JSON record"):
                 read_json(tmp_path / f"{name}.json")
 
-    @pytest.mark.parametrize("text", ["{}", "null", "[]", "x", '"policy"'])
+    @pytest.mark.parametrize("text", ["{}", "null", "[]", "x", '"runtime"'])
     def test_damaged_quantization_metadata(self, text):
         with pytest.raises(ModelError, match=r"edgeuda\.quantization.*is damaged"):
-            policy_of({QUANTIZATION_KEY: text})
-        assert policy_of({QUANTIZATION_KEY: json.dumps({"policy": "x"})}) == "x"
+            runtime_of({QUANTIZATION_KEY: text})
+        assert runtime_of({QUANTIZATION_KEY: json.dumps({"runtime": "x"})}) == "x"
+        old = {"schema": "edgeuda.quantization/1", "policy": "x"}
+        assert runtime_of({QUANTIZATION_KEY: json.dumps(old)}) == "x"
 
 
 class TestTerminal:

@@ -111,7 +111,7 @@ def test_results_print_convert_and_plot(work):
     assert timed.plot().axes
     quantized = calibration.CalibrationRecord.read(work / "int8.onnx.calibration.json")
     assert "of the pixels keep their class" in str(quantized)
-    assert '"schema": "edgeuda.calibration/1"' in quantized.to_json()
+    assert '"schema": "edgeuda.calibration/2"' in quantized.to_json()
     if importlib.util.find_spec("pandas") is None:
         with pytest.raises(edgeuda.EdgeudaError, match="pandas"):
             found.to_pandas()

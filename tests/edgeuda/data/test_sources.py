@@ -98,7 +98,7 @@ def test_each_source_holds_images_out(data):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
 def test_weights_that_do_not_fit_are_refused(weights, data):
-    with pytest.raises(ConfigError, match="--source-weight: expected one positive number"):
+    with pytest.raises(ConfigError, match="`source_weights`: expected one positive number"):
         open_sources([data / "city", data / "few"], weights=weights)
 
 

@@ -169,3 +169,12 @@ def test_every_published_record_is_read(path):
             holds(read.to_record(), record)
     else:
         pytest.skip("read by its benchmark alone")
+
+
+def test_a_calibration_of_before_calls_its_runtime_target():
+    old = calibration(schema="edgeuda.calibration/1", target="tensorrt")
+    del old["runtime"]
+    read = CalibrationRecord.from_record(old, "x.json")
+    assert read.runtime == "tensorrt"
+    assert read.to_record()["schema"] == "edgeuda.calibration/2"
+    assert "target" not in read.to_record()

@@ -105,7 +105,7 @@ def test_one_frame_or_many_of_the_same_keep_the_network_sane(data, tmp_path, cap
 
 def test_re_coloured_source_training_needs_target_frames(data, tmp_path):
     settings = recipe("source.style=colour")
-    with pytest.raises(ConfigError, match=r"needs target frames.*--target"):
+    with pytest.raises(ConfigError, match=r"needs target frames.*`target`"):
         train_source(settings, data / "source", None, Options(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
     train_source(settings, data / "source", None, Options(tmp_path / "a"), target=data / "target")

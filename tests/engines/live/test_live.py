@@ -22,7 +22,7 @@ from engines.live.capture import Capture
 from engines.live.loop import Clock, Course, LatencyHistogram, Limits, run
 from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
-from engines.onnx.metadata import policy_of, precision_of, read_metadata
+from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
 from tiny_models import SPEC, exported, random_frames
 
@@ -269,7 +269,7 @@ def test_label_maps_are_named_after_their_frames(tmp_path):
 def test_a_window_needs_a_screen(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(DeviceError, match="--window needs a screen"):
+    with pytest.raises(DeviceError, match="`window` needs a screen"):
         Window(COLORS, lambda: None)
 
 
@@ -531,7 +531,7 @@ def bundle(tmp_path):
     members = []
     for path in files:
         metadata = read_metadata(path)
-        about = {"precision": precision_of(metadata), "for": policy_of(metadata)}
+        about = {"precision": precision_of(metadata), "for": runtime_of(metadata)}
         members.append(("model", path, about))
     write_bundle(tmp_path / "v.edgeuda", members, {}, None)
     return tmp_path / "v.edgeuda"
