@@ -18,7 +18,7 @@ from calibration.pipeline import Cache
 from calibration.quantize import calibrate as quantize
 from calibration.source import load_fp32
 from calibration.tradeoff import sweep as run_sweep
-from calibration.variants import Network, Sweep
+from calibration.variants import Sweep, SweptNetwork
 from edgeuda.data.folders import LabelledFolder, labelled_folder, readable_frames, spread
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import ConfigError
@@ -27,10 +27,9 @@ from edgeuda.records.calibration import CalibrationRecord
 from edgeuda.records.names import FrameRule, Head, Precision, RuntimeName, SweepRuntime
 from edgeuda.records.tradeoff import Budget, TradeoffRecord
 from edgeuda.spec import ModelSpec
+from engines.api import AnyPath
 from engines.bench.load import Load
 from engines.onnx.metadata import read_spec
-
-AnyPath = str | Path
 
 
 def calibrate(
@@ -244,7 +243,7 @@ def sweep(
     footage = readable_frames(Path(target), geometry)
     parity = [read_frame(path, geometry) for path in spread(footage, 4)]
     networks = [
-        Network(
+        SweptNetwork(
             title, one.spec.width, one.sha256,
             (one.spec.preprocessing.height, one.spec.preprocessing.width),
             one.writes(parity), one.identity,

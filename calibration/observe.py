@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import FrameFiles
+from calibration.ranges import Floats
 from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
 from edgeuda.records.names import DeviceName
@@ -21,8 +22,6 @@ from engines.onnx.session import open_session
 
 if TYPE_CHECKING:
     import onnx
-
-Floats = npt.NDArray[np.float32]
 
 _SCORES = "edgeuda.scores"
 

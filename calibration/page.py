@@ -20,7 +20,7 @@ from edgeuda.records.calibration import Acceptance, Assignment, CalibrationRecor
 from engines.report import plots
 from engines.report.findings import Finding
 from engines.report.page import Page, write_page
-from engines.report.parts import Grid, Picture, Section, Strip
+from engines.report.parts import Chapter, Grid, Picture, Strip
 from engines.report.text import DASH, as_percent, signed
 
 SCHEMA = schemas.CALIBRATION_PAGE
@@ -107,7 +107,7 @@ def _verdicts(record: CalibrationRecord, found: Acceptance) -> list[Finding]:
     return verdicts
 
 
-def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Path]) -> Section:
+def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Path]) -> Chapter:
     fp32, spec = load_fp32(model)
     size = spec.preprocessing
     paths = [judged[position] for position in found.worst]
@@ -139,7 +139,7 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
         f"{as_percent(found.confidence)}, INT8's is {signed(100 * found.confidence_shift)} points "
         f"from it; the class probabilities diverge by {found.divergence:.4f} nats.",
     ]
-    return Section(
+    return Chapter(
         "frames",
         "Where INT8 differs",
         text,
@@ -155,7 +155,7 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
     )
 
 
-def _classes(found: Acceptance) -> Section:
+def _classes(found: Acceptance) -> Chapter:
     rows = [
         [
             name,
@@ -166,10 +166,10 @@ def _classes(found: Acceptance) -> Section:
         for name, entry in found.classes.items()
     ]
     columns = ["class", "% of pixels in FP32", "IoU with FP32, %", "lost pixels mostly become"]
-    return Section("classes", "Classes", grids=[Grid("FP32 against INT8", columns, rows)])
+    return Chapter("classes", "Classes", grids=[Grid("FP32 against INT8", columns, rows)])
 
 
-def _sensitivity(assignment: Assignment) -> Section:
+def _sensitivity(assignment: Assignment) -> Chapter:
     kept = set(assignment.kept_float)
     rows = [
         [
@@ -194,7 +194,7 @@ def _sensitivity(assignment: Assignment) -> Section:
     svg = plots.drop_curve(
         curve, 100 * assignment.max_drop, assignment.measure, "Drop against INT8 share"
     )
-    return Section(
+    return Chapter(
         "sensitivity",
         "Sensitivity",
         text,
@@ -203,7 +203,7 @@ def _sensitivity(assignment: Assignment) -> Section:
     )
 
 
-def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Section:
+def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Chapter:
     rows = []
     panels = []
     for name, limits in record.ranges.items():
@@ -231,7 +231,7 @@ def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Sect
         f"{enough(record.convergence)} of {len(record.frames)} frames show 98 % of the ranges, "
         "averaged over activations and orders of the frames. Grey areas saturate."
     ]
-    return Section(
+    return Chapter(
         "ranges",
         "Ranges",
         text,
@@ -247,7 +247,7 @@ def _outside(histogram: Histogram, limits: Range) -> float:
     return float(histogram.counts[out].sum() / max(histogram.counts.sum(), 1))
 
 
-def _layers(record: CalibrationRecord) -> Section:
+def _layers(record: CalibrationRecord) -> Chapter:
     rows = [
         [
             layer.weight,
@@ -261,7 +261,7 @@ def _layers(record: CalibrationRecord) -> Section:
         f"placed in INT8. ONNX Runtime runs {record.int8_convs} of {record.convs} in integers on "
         "this machine's CPU; what another runtime does is seen on that runtime only."
     ]
-    return Section(
+    return Chapter(
         "layers",
         "Layers",
         text,

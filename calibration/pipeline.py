@@ -19,7 +19,7 @@ from calibration.frames import FrameFiles
 from calibration.options import Options, Report
 from calibration.placement import Placement
 from calibration.qdq import insert_qdq
-from calibration.range_file import Origin, RangeFile
+from calibration.range_file import RangeFile, RangeOrigin
 from calibration.sensitivity import assign, effects_of
 from calibration.source import miou, origin_of
 from calibration.tensorrt_cache import CalibrationCache, read_cache
@@ -250,7 +250,7 @@ class Work:
         return assignment
 
 
-def _read(cache: Cache, origin: Origin, options: Options) -> CalibrationCache:
+def _read(cache: Cache, origin: RangeOrigin, options: Options) -> CalibrationCache:
     if options.equalize or options.adapt_batch_norm:
         msg = "A calibration cache is of the exported network; it cannot be changed first"
         raise ConfigError(msg)

@@ -25,7 +25,13 @@ from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
 from edgeuda.records import schemas
-from edgeuda.records.calibration import Acceptance, CalibrationRecord, Frame, Layer, record_path
+from edgeuda.records.calibration import (
+    Acceptance,
+    CalibrationFrame,
+    CalibrationRecord,
+    Layer,
+    record_path,
+)
 from edgeuda.spec import ModelSpec
 from engines.onnx.metadata import QUANTIZATION_KEY
 
@@ -117,7 +123,9 @@ def calibrate(
         model=model.name,
         model_sha256=sha256(model),
         preprocessing=spec.preprocessing,
-        frames=tuple(Frame(path.name, digest) for path, digest in zip(frames, sums, strict=True)),
+        frames=tuple(
+            CalibrationFrame(path.name, digest) for path, digest in zip(frames, sums, strict=True)
+        ),
         ranges=made.ranges,
         layers=_layers(proto, made.convs, runs.placed),
         int8_convs=runs.integer,

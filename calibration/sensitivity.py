@@ -16,10 +16,10 @@ from engines.onnx.weights import multiplications
 if TYPE_CHECKING:
     import onnx
 
-Quantizer = Callable[[frozenset[str]], "onnx.ModelProto"]
+Quantize = Callable[[frozenset[str]], "onnx.ModelProto"]
 """Returns the graph with Q/DQ pairs in which the convolutions named, by their output, stay float
 besides those that always do."""
-Score = Callable[["onnx.ModelProto"], float]
+ScoreGraph = Callable[["onnx.ModelProto"], float]
 """Returns the mIoU, 0 to 1, of a graph on labelled images."""
 
 
@@ -41,7 +41,7 @@ def groups_of(model: onnx.ModelProto, convs: Sequence[str]) -> dict[str, list[tu
 def effects_of(
     model: onnx.ModelProto,
     convs: Sequence[str],
-    quantize: Quantizer,
+    quantize: Quantize,
     frames: Frames,
     *,
     threads: int | None = None,
@@ -52,7 +52,7 @@ def effects_of(
     Args:
         model: The FP32 graph.
         convs: Convolutions that would be quantized, by their output.
-        quantize: See `Quantizer`.
+        quantize: See `Quantize`.
         frames: Frames of the target domain; what FP32 says about them stays in memory.
         threads: As in `open_session`.
         progress: Called with groups done and groups to do.
@@ -88,13 +88,13 @@ def effects_of(
 
 def assign(
     effects: Sequence[BlockEffect],
-    quantize: Quantizer,
+    quantize: Quantize,
     frames: Frames,
     reference: Sequence[Observation],
     max_drop: float,
     *,
     whole_curve: bool = False,
-    score: tuple[Score, float] | None = None,
+    score: tuple[ScoreGraph, float] | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Assignment:
@@ -102,7 +102,7 @@ def assign(
 
     Args:
         effects: In the order in which they are returned.
-        quantize: See `Quantizer`.
+        quantize: See `Quantize`.
         frames: Frames of the target domain.
         reference: What FP32 says about them.
         max_drop: Budget, 0 to 1.

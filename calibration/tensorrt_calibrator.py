@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calibration.frames import Frames
-from calibration.range_file import Origin
+from calibration.range_file import RangeOrigin
 from calibration.tensorrt_cache import read_cache, write_cache
 from edgeuda.errors import DataError, DependencyError
 from engines.cuda.device import DeviceMemory
@@ -24,7 +24,7 @@ def tensorrt_calibrator(
     trt: Any,
     frames: Frames,
     cache: Path,
-    origin: Origin,
+    origin: RangeOrigin,
     memory: DeviceMemory,
     *,
     batch: int = 1,

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class VariantScore:
     """What a variant says of the images.
 
     Attributes:
@@ -73,7 +73,7 @@ def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> TradeoffRecord:
     for number, variant in enumerate(variants, 1):
         say(f"{number} of {len(variants)}: making {variant.name}")
         files[variant] = make(variant, what, out)
-    scores: dict[Variant, Score] = {}
+    scores: dict[Variant, VariantScore] = {}
     for number, variant in enumerate(variants, 1):
         say(f"{number} of {len(variants)}: scoring {variant.name}")
         scores[variant] = _score(variant, files, what, out)
@@ -110,7 +110,7 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
         raise OutputExistsError(msg)
 
 
-def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> Score:
+def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> VariantScore:
     """Return a variant's scores, counted unless an earlier sweep has."""
     path = files[variant]
     checksum = sha256(path)
@@ -120,7 +120,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
         with np.load(counts_path, allow_pickle=False) as saved:
             if str(saved["sha256"]) == checksum:
                 boundary, same = (float(saved[key]) for key in ("boundary", "agreement"))
-                return Score(
+                return VariantScore(
                     saved["images"],
                     None if np.isnan(boundary) else boundary,
                     None if np.isnan(same) else same,
@@ -149,7 +149,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
             outlines = BoundaryCounts(classes, CITYSCAPES_RATIO)
             evaluate(predict, what.labelled, classes, each=images.append, outlines=outlines)
         precision, known, made_from = runner.precision, runner.identity, runner.made_from
-    score = Score(
+    score = VariantScore(
         np.stack(images),
         None if outlines is None or np.isnan(outlines.miou) else outlines.miou,
         float(np.mean(equal)) if equal else None,
@@ -241,7 +241,7 @@ def _keep_earlier(path: Path, folder: Path) -> None:
 
 def _record(
     files: Mapping[Variant, Path],
-    scores: Mapping[Variant, Score],
+    scores: Mapping[Variant, VariantScore],
     timings: BenchRecord,
     what: Sweep,
     budget: Budget,

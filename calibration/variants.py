@@ -25,7 +25,7 @@ Export = Callable[[Path, tuple[int, int], Head], None]
 
 
 @dataclass(frozen=True)
-class Network:
+class SweptNetwork:
     """A trained network.
 
     Attributes:
@@ -94,7 +94,7 @@ class Sweep:
         rows: Variants at most, so that a product does not run for days unseen.
     """
 
-    networks: Sequence[Network]
+    networks: Sequence[SweptNetwork]
     sizes: Sequence[tuple[int, int]]
     precisions: Sequence[Precision]
     heads: Sequence[Head]

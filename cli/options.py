@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 Source = Annotated[
     list[Path],
     typer.Option(
-        "--source", help="Folder of labelled images: images/ and labels/. Repeatable: several "
-        "sources are learned from together, in the label space of the first."
+        "--source", help="Folder of labelled images, with images/ and labels/; several sources are "
+        "learned from together, in the label space of the first (repeatable)."
     ),
 ]  # fmt: skip
 SourceWeights = Annotated[
     list[float] | None,
     typer.Option(
         "--source-weight", help="How often images of a source are drawn, relative to the others: "
-        "once for each --source, in their order. By default all alike."
+        "once for each --source, in their order; by default all alike."
     ),
 ]  # fmt: skip
 Target = Annotated[
@@ -46,24 +46,43 @@ Init = Annotated[
         help="Run folder or .safetensors file to start from; an adapted one starts a combination.",
     ),
 ]
-OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file written by 'export'.")]
-DeployedModel = Annotated[Path, typer.Option("--model", help="ONNX file, or .engine of 'build'.")]
+OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file that the verb export wrote.")]
+DeployedModel = Annotated[
+    Path, typer.Option("--model", help="ONNX file, or an .engine that the verb build wrote.")
+]
 AnyModel = Annotated[
     Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="What to write; it must not exist.")]
+Out = Annotated[Path, typer.Option("--out", help="What is written; it must not exist yet.")]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", help="Built-in name (see recipes) or .toml file.")
+    str,
+    typer.Option(
+        "--recipe",
+        help="The recipe: a built-in name, which the verb recipes lists, or a .toml file.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override of the recipe, section.key=value; repeatable."),
+    typer.Option(
+        "--set", help="A setting of the recipe to change, section.key=value (repeatable)."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load images.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of everything random; by default that of the recipe."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Processes that load images; 0 loads them in the main process."
+    ),
+]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; by default every usable core.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Threads of an operator; by default one for every usable core."
+    ),
 ]
 LabelSpaceName = Annotated[
     str | None,
@@ -79,22 +98,37 @@ IgnoreUnmapped = Annotated[
         help="Ignore classes of the label files that the network's label space lacks.",
     ),
 ]
-Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames to use, evenly spread.")]
+Frames = Annotated[
+    int,
+    typer.Option(
+        "--frames", min=1, help="Number of frames to use, spread evenly over the footage."
+    ),
+]
 Name = Annotated[
-    str | None, typer.Option("--name", help="Name in tables and plots; by default the file's.")
+    str | None,
+    typer.Option("--name", help="What tables and plots call it; by default the name of the file."),
 ]
 
 
 RunDevice = Annotated[
-    DeviceName, typer.Option("--device", help="Where ONNX files run; an .engine runs on its GPU.")
+    DeviceName,
+    typer.Option(
+        "--device", help="Where ONNX Runtime executes ONNX files; an .engine runs on its GPU."
+    ),
 ]
 Graphs = Annotated[
-    bool, typer.Option(help="Replay CUDA graphs with an .engine; without, copies are told apart.")
+    bool,
+    typer.Option(
+        help="Whether an .engine replays CUDA graphs; without them, copies are timed apart."
+    ),
 ]
 
 
 TrainDevice = Annotated[
-    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, or a GPU: cuda:1.")
+    str,
+    typer.Option(
+        "--device", help="Where torch computes: auto, cpu, cuda, or one GPU such as cuda:1."
+    ),
 ]
 
 

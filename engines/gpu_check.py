@@ -40,7 +40,7 @@ from engines.tensorrt.library import Library, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
 
 SCHEMA = schemas.GPU_CHECK
-Status = Literal["passed", "failed", "not installed", "skipped"]
+GpuStatus = Literal["passed", "failed", "not installed", "skipped"]
 Forms = Mapping[tuple[Head, str], Path]
 """ONNX files by head and arithmetic: fp32, fp16, int8, int8+fp16."""
 LEAST = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97, "int8+fp16": 0.97}
@@ -48,7 +48,7 @@ LEAST = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97, "int8+fp16": 0.97}
 SLOWER = 1.05
 """How much longer than ``trtexec`` on the same engine is allowed."""
 RUNS = 200
-Images = Sequence[npt.NDArray[np.uint8]]
+FrameArrays = Sequence[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Row:
     """
 
     name: str
-    status: Status
+    status: GpuStatus
     found: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -208,7 +208,7 @@ def _at_least(least: float, found: float, what: str) -> dict[str, Any]:
     return {"agreement": round(found, 6)}
 
 
-def _images(runner: Runner, frames: Sequence[Path]) -> Images:
+def _images(runner: Runner, frames: Sequence[Path]) -> FrameArrays:
     size = runner.spec.preprocessing
     return [
         resize_image(read_frame(p, size.geometry), size.height, size.width)[None] for p in frames

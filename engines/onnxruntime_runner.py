@@ -25,7 +25,7 @@ from engines.onnx.metadata import (
 )
 from engines.onnx.placement import placed_session
 from engines.onnx.session import open_session
-from engines.runner import Images, Labels, check_images
+from engines.runner import ImageBatch, Labels, check_images
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class OnnxRunner:
     def buffer(self, _batch: int = 1) -> None:
         """See `Runner`: ONNX Runtime reads images where they lie."""
 
-    def __call__(self, images: Images) -> Labels:
+    def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         start = perf_counter_ns()

@@ -33,17 +33,26 @@ ARRIVALS: dict[str, Arrival] = {
 def bench(
     model: Annotated[
         list[Path],
-        typer.Option("--model", help="ONNX file or .engine; repeat to measure them side by side."),
+        typer.Option(
+            "--model", help="ONNX file or .engine; several are measured in turns (repeatable)."
+        ),
     ],
     target: options.Target,
     out: options.Out,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Names of the models, in their order.")
+        list[str] | None,
+        typer.Option("--name", help="What tables call the models, in their order (repeatable)."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=11, help="Frames per model; 662 support p99, 6636 p99.9.")
+        int | None,
+        typer.Option(min=11, help="Frames timed per model: 662 support p99, 6636 support p99.9."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Shortest duration.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Shortest duration of the measurement in seconds; by default none."
+        ),
+    ] = None,
     arrival: Annotated[
         str | None,
         typer.Option(
@@ -54,16 +63,22 @@ def bench(
         ),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Frames per second of each camera; implies rate.")
+        float | None,
+        typer.Option(help="Frames per second of each camera, which makes the arrival rate."),
     ] = None,
     cameras: Annotated[
-        int | None, typer.Option(min=1, help="Cameras triggered together; 1 by default.")
+        int | None,
+        typer.Option(min=1, help="Number of cameras that are triggered together; by default 1."),
     ] = None,
     drop: Annotated[
-        bool, typer.Option("--drop", help="A newer frame replaces a waiting one.")
+        bool,
+        typer.Option(
+            "--drop", help="Let a newer frame replace one that waits, instead of a queue."
+        ),
     ] = False,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per inference, offline; 1 by default.")
+        int | None,
+        typer.Option(min=1, help="Images per inference with --arrival offline; by default 1."),
     ] = None,
     preset: Annotated[
         PresetName | None,
@@ -72,11 +87,14 @@ def bench(
         ),
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option(help="Longest latency, 33ms; by default the camera's period.")
+        str | None,
+        typer.Option(
+            help="Longest latency allowed, for example 33ms; by default the camera's period."
+        ),
     ] = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, help="Independent runs; 3 by default, 1 with --preset."),
+        typer.Option(min=1, help="Number of independent runs; by default 3, with --preset 1."),
     ] = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,

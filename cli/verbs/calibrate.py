@@ -18,101 +18,177 @@ if TYPE_CHECKING:
     from edgeuda.records.calibration import CalibrationRecord
 
 
+FRAMES, RANGES, RECOVERY = "Frames", "Ranges", "What brings accuracy back"
+PLACEMENT, VERDICT, MACHINE = "What is quantized", "Verdict", "This machine"
+
+
 def calibrate(
     model: options.OnnxModel,
     target: options.Target,
     out: options.Out,
     runtime: Annotated[
-        RuntimeName, typer.Option(help="Runtime the INT8 model is for.")
+        RuntimeName, typer.Option(help="Runtime that the INT8 model is for.")
     ] = "ort-x86",
     rule: Annotated[
-        RuleName, typer.Option(help="How a range follows from the values.")
+        RuleName,
+        typer.Option(
+            help="How the range of a tensor follows from its values.", rich_help_panel=RANGES
+        ),
     ] = "percentile",
     percentile: Annotated[
         float | None,
         typer.Option(
-            min=50, max=100, help="Of a percentile rule; by default 99.99 of values, 90 of frames."
+            min=50,
+            max=100,
+            help="Percentage of a percentile rule; by default 99.99 of values, 90 of frames.",
+            rich_help_panel=RANGES,
         ),
     ] = None,
     frames: options.Frames = 128,
     choose: Annotated[
         FrameRule,
-        typer.Option(help="Evenly over time, by colour and layout, or by predicted classes."),
+        typer.Option(
+            help="Which frames: evenly over time, most different, or showing all classes.",
+            rich_help_panel=FRAMES,
+        ),
     ] = "uniform",
     on: Annotated[
         list[Path] | None,
         typer.Option(
             "--on",
-            help="Collect ranges on these folders instead of --target, which then only judges; "
-            "repeatable.",
+            help="Folder that ranges are collected on instead of --target, which then only judges "
+            "(repeatable).",
+            rich_help_panel=FRAMES,
         ),
     ] = None,
     adapt_bn: Annotated[
         bool,
-        typer.Option("--adapt-bn", help="First re-estimate batch-norm statistics on the frames."),
+        typer.Option(
+            "--adapt-bn",
+            help="Estimate batch-norm statistics anew on the frames first.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = False,
     equalize: Annotated[
-        bool, typer.Option("--equalize", help="First equalize weights across layers.")
+        bool,
+        typer.Option(
+            "--equalize", help="Equalize weights across layers first.", rich_help_panel=RECOVERY
+        ),
     ] = False,
     correct_biases: Annotated[
-        bool, typer.Option("--correct-biases", help="Correct the mean error of rounded weights.")
+        bool,
+        typer.Option(
+            "--correct-biases",
+            help="Correct the mean error of rounded weights.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = False,
     finetune: Annotated[
         int,
-        typer.Option(min=0, help="Steps of training the rounded network to agree with FP32."),
+        typer.Option(
+            min=0,
+            help="Steps of training the rounded network to agree with FP32; 0 trains nothing.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of --finetune.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --finetune.", rich_help_panel=RECOVERY)] = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=100,
-            help="Points that INT8 may lose: of mIoU with --data, else of pixels that change "
-            "class. Blocks that lose most return to float.",
+            help="Points that INT8 may lose, of mIoU with --data, else of the pixels that change "
+            "class; blocks that lose most return to float until that is kept.",
+            rich_help_panel=PLACEMENT,
         ),
     ] = None,
     keep_float: Annotated[
         list[str] | None,
-        typer.Option(help="Weights, * allowed, whose layers stay float; repeatable."),
+        typer.Option(
+            help="Weights, with * for anything, whose layers stay float (repeatable).",
+            rich_help_panel=PLACEMENT,
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Labelled images: INT8 is scored too, not calibrated on.")
+        Path | None,
+        typer.Option(
+            help="Folder of labelled images that INT8 is scored on, but never calibrated on.",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     min_agreement: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Percent of the pixels that have to keep their class."),
+        typer.Option(
+            min=0,
+            max=100,
+            help="Least share of the pixels that keep their class, in percent.",
+            rich_help_panel=VERDICT,
+        ),
     ] = 95,
     min_class_agreement: Annotated[
-        float, typer.Option(min=0, max=100, help="Least IoU with FP32 of any class, in percent.")
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Least IoU with FP32 of any class, in percent.",
+            rich_help_panel=VERDICT,
+        ),
     ] = 50,
     page: Annotated[
         Path | None,
-        typer.Option(help="Also write an HTML page: verdict, worst frames, layers, histograms."),
+        typer.Option(
+            help="HTML page to write too, with verdict, worst frames, layers and histograms.",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     ranges: Annotated[
         Path | None,
-        typer.Option(help="File of histograms, kept and reused; by default beside --out."),
+        typer.Option(
+            help="File of histograms that is kept and reused; by default beside --out.",
+            rich_help_panel=RANGES,
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="TensorRT's calibration cache, whose scales are taken as they are."),
+        typer.Option(
+            help="Calibration cache of TensorRT whose scales are taken as they are.",
+            rich_help_panel=RANGES,
+        ),
     ] = None,
     unchecked_cache: Annotated[
-        bool, typer.Option("--unchecked-cache", help="Take a cache that does not say its origin.")
+        bool,
+        typer.Option(
+            "--unchecked-cache",
+            help="Take a cache also if it does not say its origin.",
+            rich_help_panel=RANGES,
+        ),
     ] = False,
     write_cache: Annotated[
-        Path | None, typer.Option(help="Also write the ranges as a calibration cache of TensorRT.")
+        Path | None,
+        typer.Option(help="Calibration cache of TensorRT to write too.", rich_help_panel=RANGES),
     ] = None,
     cache_version: Annotated[
-        int, typer.Option(help="TensorRT's version for --write-cache: 8601 is 8.6.1.")
+        int,
+        typer.Option(
+            help="Version of TensorRT for --write-cache, where 8601 is 8.6.1.",
+            rich_help_panel=RANGES,
+        ),
     ] = 8601,
     quantizer: Annotated[
         QuantizerName,
-        typer.Option(help="Whose placement and ranges; modelopt has to be installed by hand."),
+        typer.Option(
+            help="Whose placement and ranges; modelopt is installed by hand.",
+            rich_help_panel=PLACEMENT,
+        ),
     ] = "edgeuda",
-    device: Annotated[DeviceName, typer.Option(help="Where ranges are collected.")] = "cpu",
+    device: Annotated[
+        DeviceName,
+        typer.Option(
+            help="Where ONNX Runtime executes while ranges are collected.", rich_help_panel=MACHINE
+        ),
+    ] = "cpu",
     threads: options.Threads = None,
     backend: Annotated[RuntimeName | None, options.renamed("--backend")] = None,
 ) -> None:

@@ -17,18 +17,28 @@ def compare(
     source: options.Source,
     target: options.Target,
     data: options.Data,
-    out: Annotated[Path, typer.Option("--out", help="Folder; runs that are in it are kept.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the comparison; finished runs in it are kept.")
+    ],
     plan: Annotated[
-        str, typer.Option(help="Built-in plan or .toml file of methods: baselines, ablations, ...")
+        str,
+        typer.Option(
+            help="Methods to compare: a built-in plan such as baselines, or a .toml file."
+        ),
     ] = "baselines",
     oracle: Annotated[
-        Path | None, typer.Option(help="Labelled images that the oracle trains on.")
+        Path | None, typer.Option(help="Labelled target images that the oracle trains on.")
     ] = None,
     recipe: options.RecipeName = "small",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable.")] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--seed", help="Seed of a training of every method; by default 0, 1 and 2 (repeatable)."
+        ),
+    ] = None,
     source_weight: options.SourceWeights = None,
     workers: options.Workers = 0,
 ) -> None:

@@ -23,7 +23,7 @@ def diff(
     first: Annotated[
         Path, typer.Argument(help="ONNX file, or BUNDLE.edgeuda/models/NAME.onnx inside a bundle.")
     ],
-    second: Annotated[Path, typer.Argument(help="The other one.")],
+    second: Annotated[Path, typer.Argument(help="The other one, likewise.")],
     target: options.Target,
     out: options.Out,
     frames: options.Frames = 32,

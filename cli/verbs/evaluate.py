@@ -24,28 +24,38 @@ def evaluate(
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     native: Annotated[
-        bool, typer.Option("--native", help="Resize scores, not labels, to the frame.")
+        bool,
+        typer.Option(
+            "--native", help="Enlarge class scores, and not label maps, to the size of the frame."
+        ),
     ] = False,
     scales: Annotated[
-        str, typer.Option(help="Sizes to look at, relative to the input: 0.75,1,1.25.")
+        str,
+        typer.Option(
+            help="Scales of the frame to average over, relative to the input: 0.75,1,1.25."
+        ),
     ] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirror image too.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average over the frame and its mirror image.")
+    ] = False,
     window: Annotated[
         bool, typer.Option("--window", help="Slide a window over frames at native resolution.")
     ] = False,
     window_size: Annotated[
         str | None,
-        typer.Option(help="Rows and columns of the window: 1024x1024; by default the input's."),
+        typer.Option(
+            help="Rows and columns of the window, 1024x1024; by default those of the input."
+        ),
     ] = None,
     stride: Annotated[
-        float, typer.Option(help="From a window to the next, as a share of its side.")
+        float, typer.Option(help="Step from one window to the next, as a share of its side.")
     ] = 5 / 6,
     boundary: Annotated[
         float | None,
-        typer.Option(help="Boundary IoU too; width as a share of the diagonal, Cityscapes 0.005."),
+        typer.Option(help="Width for boundary IoU as a share of the diagonal, for example 0.005."),
     ] = None,
     tables: Annotated[
-        bool, typer.Option("--csv", help="Write CSV beside --out: per class and per image.")
+        bool, typer.Option("--csv", help="Write CSV tables beside --out, per class and per image.")
     ] = False,
     threads: options.Threads = None,
     device: options.RunDevice = "cpu",

@@ -18,7 +18,7 @@ def pseudo_label(
     out: options.Out,
     selector: Annotated[
         Selector,
-        typer.Option(help="Which pixels get a label; the others are 255."),
+        typer.Option(help="Which pixels get a label; all others are 255."),
     ] = "instance-adaptive",
     keep: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the pixels of a class that is kept.")

@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 def run(
     model: Annotated[
-        Path, typer.Option("--model", help="Bundle (.edgeuda), ONNX file or .engine.")
+        Path, typer.Option("--model", help="Bundle (.edgeuda), ONNX file or .engine to run.")
     ],
     out: options.Out,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="Video, folder or list; camera's number or rtsp:// address."),
+        typer.Option(
+            "--target",
+            help="Video, folder or list of frames, or a camera's number or rtsp:// address.",
+        ),
     ] = None,
     member: Annotated[
-        str | None, typer.Option(help="Model of the bundle; by default the best for --device.")
+        str | None,
+        typer.Option(help="Name of a model in the bundle; by default the best for --device."),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option(help="Ed25519 public key that must have signed the bundle.")
@@ -38,22 +42,36 @@ def run(
     video: Annotated[
         bool, typer.Option("--video", help="Write overlay.mkv, which plays at true speed.")
     ] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Write label maps as PNG.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write label maps as PNG files.")
+    ] = False,
     window: Annotated[
-        bool, typer.Option("--window", help="Show overlays; Q or Escape ends.")
+        bool,
+        typer.Option("--window", help="Show overlays in a window, where Q or Escape ends the run."),
     ] = False,
     fps: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Play a recording as a camera of this rate: late frames drop."),
+        typer.Option(
+            min=0.1,
+            help="Frames per second at which a recording plays as a camera; late frames drop.",
+        ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="End after so many segmented frames.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of segmented frames after which it ends; by default none."
+        ),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds after which it ends; by default none.")
+    ] = None,
     ros2: Annotated[
-        str | None, typer.Option(help="Image topic: run as a ROS 2 node instead of --target.")
+        str | None,
+        typer.Option(help="Topic of images to run on as a ROS 2 node, instead of --target."),
     ] = None,
-    ros2_labels: Annotated[str, typer.Option(help="Topic of label images.")] = "/edgeuda/labels",
+    ros2_labels: Annotated[
+        str, typer.Option(help="Topic that label images are published on.")
+    ] = "/edgeuda/labels",
     threads: options.Threads = None,
     device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
@@ -83,7 +101,7 @@ def run(
                 return
             from edgeuda.data.footage import Span, camera, footage, frame_rate
             from engines.live.capture import Capture
-            from engines.live.loop import Limits
+            from engines.live.loop import StopAt
             from engines.live.loop import run as segment_stream
             from engines.live.sinks import LabelMaps, OverlayVideo, Window
 
@@ -112,7 +130,7 @@ def run(
                 Capture(source, live=live, fps=None if live else fps),
                 sinks,
                 lossless=whole,
-                limits=Limits(frames, seconds),
+                limits=StopAt(frames, seconds),
                 stop=stop,
                 status=say,
             )

@@ -20,43 +20,61 @@ if TYPE_CHECKING:
 
 def tradeoff(
     model: Annotated[
-        list[Path], typer.Option("--model", help="Run folder or .safetensors file; repeatable.")
+        list[Path],
+        typer.Option("--model", help="Run folder or .safetensors file of a network (repeatable)."),
     ],
     target: options.Target,
-    out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted sweep goes on in it.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the sweep; an interrupted one goes on.")
+    ],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Labelled target images; without, FP32 is truth.")
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of labelled target images; without them FP32 counts as the truth.",
+        ),
     ] = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Names of the networks, in their order.")
+        list[str] | None,
+        typer.Option("--name", help="What tables call the networks, in their order (repeatable)."),
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(help="Input size, 512x1024; repeatable. By default the network's own."),
+        typer.Option(
+            help="Input size in pixels, 512x1024; by default the network's own (repeatable)."
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        options.several(Precision, "Repeatable; by default fp32 and int8."),
+        options.several(
+            Precision, "Arithmetic of a variant; by default fp32 and int8 (repeatable)."
+        ),
     ] = None,
     head: Annotated[
-        list[str] | None, options.several(Head, "Repeatable; by default labels.")
+        list[str] | None,
+        options.several(Head, "What a variant's graph returns; by default labels (repeatable)."),
     ] = None,
     runtime: Annotated[
-        list[str] | None, options.several(SweepRuntime, "Repeatable; by default cpu.")
+        list[str] | None,
+        options.several(SweepRuntime, "What runs a variant; by default cpu (repeatable)."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Largest latency, 33ms, at the highest percentile measured.")
+        str | None,
+        typer.Option(
+            help="Largest latency allowed at the highest percentile measured, for example 33ms."
+        ),
     ] = None,
     min_miou: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Least mIoU in percent: 60.")
+        float | None,
+        typer.Option(min=0, max=100, help="Least mIoU allowed in percent, for example 60."),
     ] = None,
-    frames: Annotated[int, typer.Option(min=8, help="Frames to calibrate on.")] = 128,
+    frames: Annotated[int, typer.Option(min=8, help="Number of frames to calibrate on.")] = 128,
     samples: Annotated[
-        int, typer.Option(min=33, help="Frames timed per variant; 662 support p99.")
+        int, typer.Option(min=33, help="Number of frames timed per variant: 662 support p99.")
     ] = 700,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeated runs.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of independent runs.")] = 3,
     threads: options.Threads = None,
     backend: Annotated[list[str] | None, options.renamed("--backend")] = None,
 ) -> None:

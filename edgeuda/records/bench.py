@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Method:
+class BenchMethod:
     """How the latencies were measured.
 
     Attributes:
@@ -244,7 +244,7 @@ class BenchRecord(Record):
 
     created: str
     machine: dict[str, str]
-    method: Method
+    method: BenchMethod
     models: tuple[ModelLatency, ...]
     ratios: tuple[Ratio, ...]
     noise: float | None

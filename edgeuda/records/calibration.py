@@ -91,7 +91,7 @@ class Acceptance:
 
 
 @dataclass(frozen=True)
-class Frame:
+class CalibrationFrame:
     """A calibration image.
 
     Attributes:
@@ -219,7 +219,7 @@ class CalibrationRecord(Record):
     model: str
     model_sha256: str
     preprocessing: Preprocessing
-    frames: tuple[Frame, ...]
+    frames: tuple[CalibrationFrame, ...]
     ranges: dict[str, Range]
     layers: tuple[Layer, ...]
     int8_convs: int

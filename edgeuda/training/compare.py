@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Variant:
+class PlanRow:
     """One method of a plan: a recipe, and whether it is trained on labelled target images."""
 
     name: str
@@ -94,7 +94,7 @@ def built_in_plans() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir())
 
 
-def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[Variant]:
+def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[PlanRow]:
     """Read a plan: TOML tables, each a method's name and what it changes in the recipe.
 
     A table may also hold ``like``, the name of an earlier table that it is merged over, and
@@ -145,12 +145,12 @@ def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[V
         except ConfigError as err:
             msg = f"{name}: {method}: {err}"
             raise ConfigError(msg) from err
-        variants.append(Variant(method, found, trains_on == ORACLE))
+        variants.append(PlanRow(method, found, trains_on == ORACLE))
     return variants
 
 
 def compare(
-    variants: Sequence[Variant],
+    variants: Sequence[PlanRow],
     track: Track,
     seeds: Sequence[int],
     out: Path,
@@ -310,7 +310,7 @@ def _cost(chain: Sequence[Path]) -> tuple[float, float]:
 
 
 def _record(
-    variants: Sequence[Variant],
+    variants: Sequence[PlanRow],
     seeds: Sequence[int],
     scores: dict[str, list[Evaluation | None]],
     failures: dict[str, dict[str, str]],

@@ -61,7 +61,7 @@ ADAPTATION_FILE = "adaptation.json"
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What is no setting of the method.
 
     Attributes:
@@ -83,7 +83,7 @@ def train_source(
     recipe: Recipe,
     source: Path | Sequence[Path],
     space: LabelSpace | None,
-    options: Options,
+    options: RunOptions,
     stored: LabelSpace | None = None,
     target: Path | None = None,
 ) -> Path:
@@ -129,7 +129,7 @@ def adapt(
     init: Path,
     source: Path | Sequence[Path],
     target: Path,
-    options: Options,
+    options: RunOptions,
     stored: LabelSpace | None = None,
 ) -> Path:
     """Adapt a source-trained network to unlabelled target frames; returns the model file.
@@ -234,14 +234,14 @@ def _names(sources: Sources, target: Path | None, frames: Sequence[Path]) -> lis
     return [*sources.identity(), *names, stamp(frames)]
 
 
-def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:
+def _is_done(options: RunOptions, digest: str, fabric: Fabric) -> bool:
     """Check the run folder against ``--resume``; true if the run in it is complete."""
     done = _check_folder(options, digest)
     fabric.barrier()  # all ranks have looked before one of them writes
     return done
 
 
-def _check_folder(options: Options, digest: str) -> bool:
+def _check_folder(options: RunOptions, digest: str) -> bool:
     record = options.out / RUN_FILE
     if not options.resume:
         require_absent(options.out)

@@ -30,7 +30,7 @@ from edgeuda.models.predictor import Predictor, TestTime
 from edgeuda.models.subject import subject_of
 from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
-from edgeuda.training.pipeline import ADAPTATION_FILE, Options, train_source
+from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, train_source
 from edgeuda.training.pipeline import adapt as run_adaptation
 from edgeuda.training.recipe import Recipe, load_recipe
 from edgeuda.training.trainer import read_log
@@ -203,7 +203,7 @@ def train(
         'camvid-11'
     """
     chosen = _recipe(recipe, settings)
-    options = Options(Path(out), resume, workers)
+    options = RunOptions(Path(out), resume, workers)
     folders = _paths(source)
     train_source(
         chosen, folders, _space(classes), options, _space(stored),
@@ -261,7 +261,7 @@ def adapt(
     pre = open_network(start).spec.preprocessing
     own = {name: [pre.height, pre.width] for name in ("model.input", "geometry.crop")}
     chosen = _recipe(recipe, {**own, **(settings or {})})
-    options = Options(out, resume, workers, ignore_unmapped)
+    options = RunOptions(out, resume, workers, ignore_unmapped)
     run_adaptation(chosen, start, _paths(source), Path(target), options, _space(stored))
     return Run(out)
 

@@ -46,7 +46,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the library s
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Where and how a stage runs.
 
     Attributes:
@@ -90,7 +90,7 @@ def fit(
     method: Method,
     data: StepData,
     optimisation: Optimisation,
-    run: Run,
+    run: TrainingRun,
     fabric: Fabric,
     watch: Watch | None = None,
     finish: Callable[[], None] | None = None,
@@ -262,7 +262,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _save(
-    run: Run,
+    run: TrainingRun,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     method: Method,
@@ -332,7 +332,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def _read_checkpoint(run: Run) -> dict[str, Any] | None:
+def _read_checkpoint(run: TrainingRun) -> dict[str, Any] | None:
     """Return the run's checkpoint, None if there is none."""
     path = run.folder / CHECKPOINT_FILE
     if not path.exists():
@@ -349,7 +349,7 @@ def _read_checkpoint(run: Run) -> dict[str, Any] | None:
 
 def _restore(
     state: dict[str, Any] | None,
-    run: Run,
+    run: TrainingRun,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     method: Method,
@@ -403,7 +403,7 @@ def _require_finite(total: torch.Tensor, losses: Losses, step: int, names: tuple
 
 
 @contextmanager
-def _log(run: Run, writes: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _log(run: TrainingRun, writes: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open the run's log on the rank that writes."""
     if not writes:
         yield lambda _: None

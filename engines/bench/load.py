@@ -146,7 +146,7 @@ class Series:
 
 
 @dataclass
-class Measurement:
+class BenchState:
     """Where a run has got to.
 
     Attributes:
@@ -169,7 +169,7 @@ class Measurement:
 
 
 def closed_loop(
-    paths: Sequence[FramePath], shots: Sequence[Shot], load: Load, run: int, state: Measurement
+    paths: Sequence[FramePath], shots: Sequence[Shot], load: Load, run: int, state: BenchState
 ) -> None:
     """Feed frames back to back; models take turns in each round, in an order drawn anew."""
     order = random.Random(run)
@@ -202,7 +202,7 @@ def at_frame_rate(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Series,
 ) -> None:
     """Feed frames of cameras at their rate; latency counts from when a frame comes.
@@ -243,7 +243,7 @@ def offline(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Series,
 ) -> None:
     """Segment batches back to back."""

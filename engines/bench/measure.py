@@ -18,9 +18,9 @@ from edgeuda.data.treatment import applied_to, treatment_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import now_utc, sha256, write_npz
 from edgeuda.records.bench import (
+    BenchMethod,
     BenchRecord,
     Deadline,
-    Method,
     ModelLatency,
     Ratio,
     SamplesFile,
@@ -38,8 +38,8 @@ from engines.bench.load import (
     WARMUP_LIMITS,
     WARMUP_TOLERANCE,
     WARMUP_WINDOW,
+    BenchState,
     Load,
-    Measurement,
     Series,
     at_frame_rate,
     closed_loop,
@@ -118,7 +118,7 @@ def bench(
     placed = list(zip(models, devices, strict=True))
     turns = [placed] if load.arrival == "closed loop" else [[one] for one in placed]
     share = _share(load, repeats)
-    state = Measurement(
+    state = BenchState(
         [Series() for _ in models],
         perf_counter_ns(),
         progress,
@@ -159,7 +159,7 @@ def bench(
     )  # fmt: skip
     samples = min(len(one.start_s) for one in state.series)
     preset_met = complete and samples >= load.samples if load.preset else None
-    method = Method(
+    method = BenchMethod(
         arrival=load.arrival,
         fps=load.fps,
         cameras=load.cameras,
@@ -239,7 +239,7 @@ def _measure(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Sequence[Series],
 ) -> None:
     if load.arrival == "closed loop":
@@ -347,7 +347,7 @@ def _noise(models: Sequence[ModelLatency]) -> float | None:
     return max(spreads, default=None)
 
 
-def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) -> list[str]:
+def _warnings(method: BenchMethod, models: Sequence[ModelLatency], vitals: Vitals) -> list[str]:
     found = []
     if not method.complete:
         found.append("The run was stopped before its end")

@@ -106,7 +106,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Limits:
+class StopAt:
     """When to end; None never.
 
     Attributes:
@@ -124,7 +124,7 @@ def run(
     sinks: Sequence[Sink],
     *,
     lossless: bool,
-    limits: Limits | None = None,
+    limits: StopAt | None = None,
     stop: threading.Event | None = None,
     status: Callable[[str], None] = lambda _: None,
 ) -> LiveRecord:
@@ -153,7 +153,7 @@ def run(
     Raises:
         EdgeudaError: If not even one frame was segmented.
     """
-    limits, stop = limits or Limits(), stop or threading.Event()
+    limits, stop = limits or StopAt(), stop or threading.Event()
     threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
     latencies, course = LatencyHistogram(), Course()
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
@@ -257,7 +257,7 @@ def resident_mb() -> float | None:
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-def _over(limits: Limits, frames: int, seconds: float) -> bool:
+def _over(limits: StopAt, frames: int, seconds: float) -> bool:
     return (limits.frames is not None and frames >= limits.frames) or (
         limits.seconds is not None and seconds >= limits.seconds
     )

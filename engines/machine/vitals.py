@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.records.bench import Channel, MachineState
-from engines.machine.probes import INTERVAL, Probe, find_probes
+from engines.machine.probes import INTERVAL, SensorProbe, find_probes
 
 OTHER_LOAD = 0.15
 """Share of the usable cores that other processes take, above which it is said."""
@@ -97,7 +97,10 @@ class Monitor:
     """
 
     def __init__(
-        self, origin_ns: int, probes: Sequence[Probe] | None = None, interval: float = INTERVAL
+        self,
+        origin_ns: int,
+        probes: Sequence[SensorProbe] | None = None,
+        interval: float = INTERVAL,
     ) -> None:
         self.vitals = Vitals()
         self._origin, self._interval = origin_ns, interval

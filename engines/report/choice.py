@@ -10,7 +10,7 @@ from edgeuda.records.tradeoff import Change, Estimate, Figure, TradeoffRecord, V
 from engines.report import latency_plots as plots
 from engines.report.findings import AS_STATUS, Finding, Status
 from engines.report.networks import network_of_row, pairs_of
-from engines.report.parts import Grid, Section
+from engines.report.parts import Chapter, Grid
 from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
@@ -171,7 +171,7 @@ def _late_at_a_rate(record: TradeoffRecord, benches: Sequence[Bench]) -> str:
     return ""
 
 
-def tradeoff(records: Records) -> Section | None:
+def tradeoff(records: Records) -> Chapter | None:
     """Return the chapter on accuracy against latency."""
     svgs = [_sweep_plot(record) for record in records.tradeoffs]
     grids = [_sweep_grid(record) for record in records.tradeoffs]
@@ -197,7 +197,7 @@ def tradeoff(records: Records) -> Section | None:
             )
     if svgs:
         text.append("The first plot is in the summary.")
-    return Section(
+    return Chapter(
         "tradeoff", "Accuracy against latency", text, svgs=svgs[1:], grids=grids, hero=svgs[:1]
     )
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from edgeuda.records.comparison import ComparedMethod, OverSeeds
 from engines.report import plots
-from engines.report.parts import Grid, Section
+from engines.report.parts import Chapter, Grid
 from engines.report.records import Records
 from engines.report.text import DASH, flatten, signed
 
 
-def comparisons(records: Records) -> Section | None:
+def comparisons(records: Records) -> Chapter | None:
     """Return the chapter on methods that were compared over seeds."""
     if not records.comparisons:
         return None
@@ -41,7 +41,7 @@ def comparisons(records: Records) -> Section | None:
             Grid(f"IoU per class, mean over the seeds: {place}", ["method", *record.classes],
                  classes)
         )  # fmt: skip
-    return Section("comparison", "Methods compared", text, svgs=svgs, grids=grids)
+    return Chapter("comparison", "Methods compared", text, svgs=svgs, grids=grids)
 
 
 def _method(method: ComparedMethod) -> list[str]:
@@ -66,7 +66,7 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{sum(known) / len(known):.1f}" if known else DASH
 
 
-def others(records: Records) -> Section | None:
+def others(records: Records) -> Chapter | None:
     """Return the facts of records that were named and that no other chapter is about."""
     if not records.others:
         return None
@@ -79,4 +79,4 @@ def others(records: Records) -> Section | None:
         "They were named for this report. Nothing above takes them into account; this is what they "
         "hold."
     ]
-    return Section("others", "Other records", text, grids=grids)
+    return Chapter("others", "Other records", text, grids=grids)

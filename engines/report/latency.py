@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeuda.records.bench import MachineState, ModelLatency
 from edgeuda.records.form import entries
 from engines.report import latency_plots as plots
-from engines.report.parts import Grid, Section
+from engines.report.parts import Chapter, Grid
 from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
@@ -24,7 +24,7 @@ DRAWN = 4
 """Models whose latency is drawn over time; more would be a knot."""
 
 
-def timings(records: Records) -> Section | None:
+def timings(records: Records) -> Chapter | None:
     """Return the chapter on latency: distribution, course over time, every stage."""
     svgs, grids = [], []
     for bench in records.benches:
@@ -77,7 +77,7 @@ def timings(records: Records) -> Section | None:
         "that the number of samples does not support, or a value that was not recorded. Drift is "
         "the median of the last third of the samples against the first third.",
     ]
-    return Section("latency", "Latency", text, svgs=svgs, grids=grids)
+    return Chapter("latency", "Latency", text, svgs=svgs, grids=grids)
 
 
 def deadline_of(bench: Bench) -> float | None:
@@ -176,7 +176,7 @@ def _drift(bench: Bench, model: ModelLatency) -> str:
     return text + (" (noise)" if abs(change) <= max(DRIFT, bench.noise or 0) else " (not certain)")
 
 
-def machine_state(records: Records) -> Section | None:
+def machine_state(records: Records) -> Chapter | None:
     """Return the chapter on power, temperature, clocks, throttling and other load."""
     if not records.benches:
         return None
@@ -201,10 +201,10 @@ def machine_state(records: Records) -> Section | None:
         "Read ten times a second during the run, on the clock of the latencies. Other load is what "
         "other processes took of the cores this one may use."
     ]
-    return Section("state", "State of the machine", text, grids=grids)
+    return Chapter("state", "State of the machine", text, grids=grids)
 
 
-def side_by_side(records: Records) -> Section | None:
+def side_by_side(records: Records) -> Chapter | None:
     """Return the chapter that compares runs of the same files: machines, or dates."""
     found: dict[str, list[tuple[Bench, ModelLatency]]] = {}
     for bench in records.benches:
@@ -238,7 +238,7 @@ def side_by_side(records: Records) -> Section | None:
         "repeated runs of one model differed by."
     ]
     grid = Grid("The same models, run by run", columns, rows)
-    return Section("runs", "Machines and dates side by side", text, grids=[grid])
+    return Chapter("runs", "Machines and dates side by side", text, grids=[grid])
 
 
 def _reading(first: Bench, base: ModelLatency, bench: Bench, model: ModelLatency) -> str:
@@ -260,7 +260,7 @@ def _reading(first: Bench, base: ModelLatency, bench: Bench, model: ModelLatency
     return f"{ratio:.3f} times: {'slower' if ratio > 1 else 'faster'}"
 
 
-def drives(records: Records) -> Section | None:
+def drives(records: Records) -> Chapter | None:
     """Return the chapter on what `edgeuda run` segmented."""
     if not records.drives:
         return None
@@ -274,10 +274,10 @@ def drives(records: Records) -> Section | None:
         "Frames as they came. A camera is never held up: what could not be segmented in time was "
         "dropped and counted. Latency goes from a frame's arrival to its label map."
     ]
-    return Section("drives", "Drives", text, grids=grids)
+    return Chapter("drives", "Drives", text, grids=grids)
 
 
-def machines(records: Records) -> Section | None:
+def machines(records: Records) -> Chapter | None:
     """Return the chapter on machine and method."""
     if not records.benches:
         return None
@@ -293,4 +293,4 @@ def machines(records: Records) -> Section | None:
             rows = [[key.replace("_", " "), value] for key, value in facts.items()]
             caption = f"{what} of {bench.origin}, {as_time(bench.created)}"
             grids.append(Grid(caption, ["fact", "value"], rows or [["not recorded", DASH]]))
-    return Section("machine", "Machine and method of measurement", grids=grids)
+    return Chapter("machine", "Machine and method of measurement", grids=grids)

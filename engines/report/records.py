@@ -22,7 +22,7 @@ from edgeuda.records.comparison import ComparisonRecord
 from edgeuda.records.live import LiveRecord
 from edgeuda.records.predictions import PredictionsRecord
 from edgeuda.records.tradeoff import TradeoffRecord
-from engines.report.networks import Network, network_of
+from engines.report.networks import KnownNetwork, network_of
 from engines.report.samples import Columns, read_samples
 from engines.report.text import printable
 
@@ -201,7 +201,7 @@ def read_records(
 
     def place(one: Predictions) -> tuple[bool, int]:
         e = scored.get(one.model_sha256)
-        network = Network(one.name, None, None) if e is None else network_of(e)
+        network = KnownNetwork(one.name, None, None) if e is None else network_of(e)
         return "int8" in one.name.lower(), network.order
 
     records.predictions.sort(key=place)

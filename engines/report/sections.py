@@ -18,7 +18,7 @@ from engines.report.comparison import comparisons, others
 from engines.report.findings import adaptation_pairs, int8_models
 from engines.report.latency import drives, machine_state, machines, side_by_side, timings
 from engines.report.networks import TRUTH
-from engines.report.parts import Grid, Picture, Section, Strip
+from engines.report.parts import Chapter, Grid, Picture, Strip
 from engines.report.records import Records
 from engines.report.text import (
     DASH,
@@ -36,7 +36,7 @@ from engines.report.text import (
 MAX_FRAMES = 6
 
 
-def sections_of(records: Records) -> list[Section]:
+def sections_of(records: Records) -> list[Chapter]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
         _overlays, tradeoff, _accuracy, comparisons, timings, side_by_side, drives, _adaptation,
@@ -46,7 +46,7 @@ def sections_of(records: Records) -> list[Section]:
     return [*found, _artefacts(records)]
 
 
-def _accuracy(records: Records) -> Section | None:
+def _accuracy(records: Records) -> Chapter | None:
     lead, svgs, grids = [], [], []
     pairs = adaptation_pairs(records)
     quantized = [pair for model in int8_models(records) for pair in model.scores if pair[0]]
@@ -121,7 +121,7 @@ def _accuracy(records: Records) -> Section | None:
         "that occur in the labels; ignored pixels do not count. A dash is a class that is neither "
         "in the labels nor predicted."
     ]
-    return Section("accuracy", "Accuracy per class", text, lead, svgs, grids)
+    return Chapter("accuracy", "Accuracy per class", text, lead, svgs, grids)
 
 
 def _pass(record: dict[str, Any]) -> list[str]:
@@ -131,7 +131,7 @@ def _pass(record: dict[str, Any]) -> list[str]:
     return [count, frame, scale, seen, window, as_text(record["windows"])]
 
 
-def _overlays(records: Records) -> Section | None:
+def _overlays(records: Records) -> Chapter | None:
     sets = records.predictions
     if not sets:
         return None
@@ -181,7 +181,7 @@ def _overlays(records: Records) -> Section | None:
         + " They illustrate; they do not measure. Choose one model to see it large; the arrow "
         "keys then switch between models in place. The slider draws one over another."
     ]
-    return Section(
+    return Chapter(
         "frames", "The same frames before and after", text, strips=strips, legend=list(legend),
         slider=_before_and_after(strips),
     )  # fmt: skip
@@ -198,7 +198,7 @@ def _before_and_after(strips: Sequence[Strip]) -> tuple[int, int] | None:
     return models[0] if len(models) > 1 else 0, models[-1]
 
 
-def before_and_after(sections: Sequence[Section]) -> tuple[Strip, Sequence[tuple[str, str]]] | None:
+def before_and_after(sections: Sequence[Chapter]) -> tuple[Strip, Sequence[tuple[str, str]]] | None:
     """Return one frame under the first and the last network, and its colours; None without one.
 
     A single network is held against the bare camera frame. A typical frame speaks for more of the
@@ -234,7 +234,7 @@ SIGNALS: Mapping[str, tuple[str, float]] = {
 """Label-free signals of an adaptation's networks: what tables call them, and their factor there."""
 
 
-def _adaptation(records: Records) -> Section | None:
+def _adaptation(records: Records) -> Chapter | None:
     stages = records.stages
     if not stages:
         return None
@@ -254,10 +254,10 @@ def _adaptation(records: Records) -> Section | None:
         for t in stages
     ]  # fmt: skip
     grid = Grid("Stages of adaptation", columns, rows)
-    return Section("adaptation", "Adaptation", svgs=svgs, grids=[grid])
+    return Chapter("adaptation", "Adaptation", svgs=svgs, grids=[grid])
 
 
-def _label_free(records: Records) -> Section | None:
+def _label_free(records: Records) -> Chapter | None:
     watched = [t for t in records.stages if t.signals]
     if not watched:
         return None
@@ -299,10 +299,10 @@ def _label_free(records: Records) -> Section | None:
             Grid("Share of the pixels, %: source labels, predictions on target", heads, shares)
         )
     title = "What the networks say without labels"
-    return Section("label-free", title, text, svgs=svgs, grids=grids)
+    return Chapter("label-free", title, text, svgs=svgs, grids=grids)
 
 
-def _calibration(records: Records) -> Section | None:
+def _calibration(records: Records) -> Chapter | None:
     if not records.calibrations:
         return None
     named = [
@@ -349,7 +349,7 @@ def _calibration(records: Records) -> Section | None:
             "The curves show how much of the final ranges the first frames show, and what mixed "
             "precision loses at each share of INT8."
         )
-    return Section("calibration", "INT8 calibration", text, svgs=svgs, grids=grids)
+    return Chapter("calibration", "INT8 calibration", text, svgs=svgs, grids=grids)
 
 
 def _calibration_curves(name: str, record: CalibrationRecord) -> list[str]:
@@ -383,7 +383,7 @@ def _calibration_row(name: str, record: CalibrationRecord) -> list[str]:
     ]
 
 
-def _artefacts(records: Records) -> Section:
+def _artefacts(records: Records) -> Chapter:
     models: dict[str, list[str]] = {}
     for m in (m for bench in records.benches for m in bench.models):
         size = f"{m.size_bytes / 1e6:.2f} MB"
@@ -403,4 +403,4 @@ def _artefacts(records: Records) -> Section:
         Grid("Labels", ["folder", "images", "label space", "sha256"], list(labels.values())),
         Grid("Records in this report", ["schema", "file", "sha256"], files),
     ]
-    return Section("artefacts", "Artefacts", grids=[grid for grid in grids if grid.rows])
+    return Chapter("artefacts", "Artefacts", grids=[grid for grid in grids if grid.rows])

@@ -12,7 +12,7 @@ import tensorrt_modules
 from calibration import tradeoff, variants
 from calibration.telling_frames import telling_frames
 from calibration.tradeoff import sweep
-from calibration.variants import Network, Sweep
+from calibration.variants import Sweep, SweptNetwork
 from edgeuda.accuracy.evaluation import miou_of
 from edgeuda.accuracy.uncertainty import RESAMPLES, miou_difference, miou_interval
 from edgeuda.data.folders import labelled_folder
@@ -219,7 +219,7 @@ def network(name, seed, calls):
             random_network(seed=seed), spec, path, head=head, frames=random_frames(1, 90, 200)
         )
 
-    return Network(name, SPEC.width, str(seed) * 64, (64, 128), export)
+    return SweptNetwork(name, SPEC.width, str(seed) * 64, (64, 128), export)
 
 
 @pytest.fixture(scope="module")

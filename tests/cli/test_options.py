@@ -113,3 +113,25 @@ def test_no_list_of_values_is_written_twice():
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
                 values = [v.value for v in ast.walk(node.slice) if isinstance(v, ast.Constant)]
                 assert frozenset(values) not in known, (path, values)
+
+
+@pytest.mark.parametrize(("verb", "option"), PARAMETERS, ids=lambda x: getattr(x, "name", x))
+def test_every_option_has_a_sentence_for_help(verb, option):
+    text = getattr(option, "help", None)
+    if option.name in ("help", "backend"):  # the library's own, and a name of before
+        return
+    assert text, (verb, option.name)
+    assert text[0].isupper(), text
+    assert text.endswith("."), text
+    assert not text.startswith(("Of ", "Repeatable")), text
+    assert len(text.split()) > 2, text
+
+
+def test_the_options_of_calibrate_are_grouped():
+    panels = {p.rich_help_panel for p in VERBS["calibrate"].params if p.rich_help_panel}
+    assert panels == {
+        "Frames", "Ranges", "What brings accuracy back", "What is quantized", "Verdict",
+        "This machine",
+    }  # fmt: skip
+    alone = [p.name for p in VERBS["calibrate"].params if not p.rich_help_panel and not p.hidden]
+    assert len(alone) <= 8, alone

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.half_precision import write_half
-from calibration.options import Options as Calibration
+from calibration.options import RunOptions as Calibration
 from calibration.quantize import calibrate
 from edgeuda.accuracy.scoring import Subject, score
 from edgeuda.data.images import read_label, write_label
@@ -20,11 +20,11 @@ from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import Identity, descent, identity_of
 from edgeuda.street import write_dataset
 from edgeuda.training import pipeline
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from engines.api import export
 from engines.onnx.metadata import identity_in, made_from, read_metadata
-from engines.report.networks import Network, pairs_of
+from engines.report.networks import KnownNetwork, pairs_of
 from engines.report.old_records import TITLES
 from engines.report.page import build_report
 from engines.scoring import score_exported
@@ -58,11 +58,11 @@ def runs(tmp_path_factory):
         patch.setattr(pipeline, "run_source", run)
         patch.setattr(pipeline, "run_stage", stage)
         patch.setattr(pipeline, "adaptation_record", lambda *_: AdaptationRecord([]))
-        train_source(recipe, root / "source", None, Options(root / "run"))
+        train_source(recipe, root / "source", None, RunOptions(root / "run"))
         domains = root / "source", root / "target"
-        adapt(recipe, root / "run", *domains, Options(root / "adapted"))
+        adapt(recipe, root / "run", *domains, RunOptions(root / "adapted"))
         again = load_recipe("small", (*TINY, 'stages=["adabn"]'))
-        adapt(again, root / "adapted" / "lse", *domains, Options(root / "again"))
+        adapt(again, root / "adapted" / "lse", *domains, RunOptions(root / "again"))
     return root
 
 
@@ -233,7 +233,7 @@ def test_titles_of_old_records_are_a_fallback_that_is_said(runs, labelled, tmp_p
 
 
 def known(role, network, *ancestors):
-    return Network(network, Identity(role, network, (role,), ancestors), network)
+    return KnownNetwork(network, Identity(role, network, (role,), ancestors), network)
 
 
 def test_networks_are_paired_by_descent():
@@ -246,7 +246,7 @@ def test_networks_are_paired_by_descent():
     assert pairs_of([one, one, of_one]) == [(0, 2)]  # as a checkpoint and as a graph
     unknown = known("adapted", C)
     assert pairs_of([one, unknown]) == [(0, 1)]  # by role alone
-    foreign = Network("theirs", None, A)
+    foreign = KnownNetwork("theirs", None, A)
     assert pairs_of([foreign, of_one]) == [(0, 1)]  # what it began with, whoever trained it
     assert pairs_of([foreign, unknown]) == []
 

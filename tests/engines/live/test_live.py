@@ -19,7 +19,7 @@ from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.live import capture, ros2, sinks
 from engines.live.capture import Capture
-from engines.live.loop import Clock, Course, LatencyHistogram, Limits, run
+from engines.live.loop import Clock, Course, LatencyHistogram, StopAt, run
 from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
 from engines.onnx.metadata import precision_of, read_metadata, runtime_of
@@ -410,7 +410,7 @@ def test_a_slow_network_sees_the_newest_frames_of_a_camera():
     assert record.latency_ms.since == "the frame's arrival"
 
 
-@pytest.mark.parametrize("limits", [Limits(frames=5), Limits(seconds=0.2)])
+@pytest.mark.parametrize("limits", [StopAt(frames=5), StopAt(seconds=0.2)])
 def test_limits_end_a_camera(limits):
     endless = (frame for _ in iter(int, 1) for frame in frames(10, 0.005))
     record = run(

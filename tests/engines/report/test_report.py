@@ -30,7 +30,7 @@ from engines.report.choice import choice_figures, choice_verdicts
 from engines.report.findings import evidence, unknowns, verdicts
 from engines.report.latency_plots import Point, latency_ecdf
 from engines.report.latency_plots import tradeoff as tradeoff_plot
-from engines.report.networks import Network
+from engines.report.networks import KnownNetwork
 from engines.report.page import build_report
 from engines.report.parts import Grid
 from engines.report.records import Records, read_records
@@ -513,7 +513,7 @@ def test_what_is_unknown_is_said(tmp_path: Path) -> None:
 
 def test_stages_come_in_the_order_of_the_work(tmp_path: Path) -> None:
     names = ["ground truth", "source-only", "AdaBN", "stage 1", "stage 2", "adapted", "other"]
-    assert sorted(set(names), key=lambda name: Network(name, None, None).order) == names
+    assert sorted(set(names), key=lambda name: KnownNetwork(name, None, None).order) == names
     records = read(
         tmp_path,
         evaluation("source-only INT8", INT8, 0.4, "int8"),
