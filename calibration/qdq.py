@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.kept_float import hide_relu
+from calibration.ort_kernels import hide_relu, widen_constants
 from calibration.placement import Placement, Policy
-from calibration.prologue import widen_constants
 from edgeuda.errors import require
 from edgeuda.records.calibration import Range
 from engines.onnx.graphs import drop_unread
@@ -20,8 +19,6 @@ from engines.onnx.weights import Array, constants_of
 if TYPE_CHECKING:
     import onnx
 
-QUANTIZED_WEIGHT = "_weight_quantized"
-"""What follows the convolution's output in the name of its integer weight."""
 TINY = float(np.finfo(np.float32).tiny)
 """Smallest scale: a channel or tensor that is all zero still needs one."""
 

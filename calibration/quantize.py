@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.acceptance import judge
-from calibration.compiled import compiled
 from calibration.frames import FrameFiles, checksums
 from calibration.modelopt import by_modelopt
 from calibration.observe import Observer
 from calibration.options import Options, Report, silent
+from calibration.ort_kernels import compiled
 from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou

@@ -51,8 +51,8 @@ class ClassAgreement:
 
 
 @dataclass(frozen=True)
-class Acceptance:
-    """How a quantized model differs from its FP32 form on frames.
+class Agreement:
+    """How one form of a network differs from another on frames; the first is called FP32.
 
     Attributes:
         frames: Names of the frames.
@@ -64,8 +64,6 @@ class Acceptance:
         confidence: Mean probability of the likeliest class in FP32.
         confidence_shift: INT8's minus FP32's.
         worst: Positions in ``frames`` of the least agreement, worst first.
-        limits: What was accepted.
-        reasons: Why it is refused; empty if it is accepted.
     """
 
     frames: tuple[str, ...]
@@ -77,6 +75,17 @@ class Acceptance:
     confidence: float
     confidence_shift: float
     worst: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Acceptance(Agreement):
+    """How a quantized model differs from its FP32 form on frames, and whether that is accepted.
+
+    Attributes:
+        limits: What was accepted.
+        reasons: Why it is refused; empty if it is accepted.
+    """
+
     limits: Limits = field(default_factory=Limits)
     reasons: tuple[str, ...] = ()
 

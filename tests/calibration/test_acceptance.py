@@ -10,9 +10,9 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 
 from calibration.acceptance import judge
-from calibration.compiled import compiled
 from calibration.observe import Observation, Observer, class_shares
 from calibration.options import Options
+from calibration.ort_kernels import compiled
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.quantize import calibrate

@@ -5,8 +5,8 @@ import onnx
 import onnx.helper as oh
 import pytest
 
-from calibration.compiled import Compiled, compiled
 from calibration.options import Options
+from calibration.ort_kernels import Compiled, compiled
 from calibration.quantize import calibrate
 from edgeuda.data.images import read_image, resize_image
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError

@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from calibration.batch_norm import adapt_batch_norm
-from calibration.compiled import compiled
-from calibration.kept_float import hide_relu
 from calibration.observe import Observer
 from calibration.options import RunOptions as Quantization
+from calibration.ort_kernels import compiled, hide_relu
 from calibration.placement import POLICIES
 from calibration.quantize import calibrate
 from calibration.torch_graph import OnnxGraph
