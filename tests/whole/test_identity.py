@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.half_precision import write_half
-from calibration.options import RunOptions as Calibration
+from calibration.options import Options as Calibration
 from calibration.quantize import calibrate
 from edgeuda.accuracy.scoring import Subject, score
 from edgeuda.data.images import read_label, write_label

@@ -11,7 +11,7 @@ from torch import nn
 
 from calibration.batch_norm import adapt_batch_norm
 from calibration.observe import Observer
-from calibration.options import RunOptions as Quantization
+from calibration.options import Options as Quantization
 from calibration.ort_kernels import compiled, hide_relu
 from calibration.placement import POLICIES
 from calibration.quantize import calibrate
