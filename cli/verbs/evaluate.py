@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +9,7 @@ import typer
 from cli import options
 from cli.verbs.shared import console, parse_size, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
-from edgeuda.files import require_absent, write_json, write_text
+from edgeuda.files import require_absent, write_json
 
 
 def evaluate(
@@ -62,9 +58,11 @@ def evaluate(
     graphs: options.Graphs = True,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
+    from edgeuda.accuracy.scoring import table_paths
+
     written = [out]
     if tables:
-        written += [out.with_suffix(f".{what}.csv") for what in ("classes", "images")]
+        written += table_paths(out)
     for path in written:
         require_absent(path)
     from edgeuda.accuracy.evaluation import table
@@ -104,8 +102,7 @@ def evaluate(
         )  # fmt: skip
     write_json(out, scored.to_record())
     if tables:
-        _write_csv(written[1], scored.class_rows())
-        _write_csv(written[2], scored.image_rows())
+        scored.write_tables(out)
     console.print(table([scored.evaluation]))
     if scored.boundary_miou is not None:
         console.print(
@@ -120,17 +117,3 @@ def _scales(text: str) -> tuple[float, ...]:
     except ValueError as err:
         msg = f"--scales: expected numbers between commas, found {text!r}"
         raise ConfigError(msg) from err
-
-
-def _cell(text: str) -> str:
-    """Return a cell that a spreadsheet takes for text, whatever a file is called."""
-    number = re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text)
-    return text if number or not text.startswith(("=", "+", "-", "@", "\t", "\r")) else f"'{text}"
-
-
-def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())

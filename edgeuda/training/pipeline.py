@@ -103,7 +103,7 @@ def train_source(
     if recipe.source.style != "none" and target is None:
         msg = (
             f"Recipe {recipe.name!r}: source.style = {recipe.source.style!r} needs target frames. "
-            "Give them as `target`, or set `source.style=none`"
+            "Give them as `target`, or take `source.style=none`"
         )
         raise ConfigError(msg)
     sources = open_sources(
@@ -202,7 +202,7 @@ def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
         msg = (
             f"{init}: expected a network for the input of recipe {recipe.name!r}, "
             f"{recipe.model.input[0]}x{recipe.model.input[1]}, found one for {size[0]}x{size[1]}. "
-            f"Use the recipe it was trained with, or set `model.input=[{size[0]},{size[1]}]`"
+            f"Use the recipe it was trained with, or take `model.input=[{size[0]},{size[1]}]`"
         )
         raise ModelError(msg)
     own = {

@@ -68,9 +68,9 @@ def test_every_parameter_is_an_option_of_some_verb():
 
 
 def test_messages_say_what_is_typed():
-    said = "a: exists. Choose another `out`, or `label_space` x, or set `model.input=[512,1024]`"
+    said = "a: exists. Choose another `out`, or `label_space` x, or take `model.input=[512,1024]`"
     assert options.as_options(said) == (
-        "a: exists. Choose another --out, or --label-space x, or set --set model.input=[512,1024]"
+        "a: exists. Choose another --out, or --label-space x, or take --set model.input=[512,1024]"
     )
     assert options.as_options("`edgeuda doctor` and `something_else`") == (
         "`edgeuda doctor` and `something_else`"
