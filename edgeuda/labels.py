@@ -208,7 +208,7 @@ def counterparts(
     if unmapped and not ignore_unmapped:
         msg = (
             f"{', '.join(unmapped)} of label space {source.name!r} have no counterpart in "
-            f"{target.name!r} ({', '.join(target.classes)}). Ignore them with --ignore-unmapped, "
+            f"{target.name!r} ({', '.join(target.classes)}). Ignore them with `ignore_unmapped`, "
             f'or say in a .json file of {source.name!r}, under "groups", what they become'
         )
         raise ConfigError(msg)

@@ -58,7 +58,7 @@ class Curation:
 
 
 @dataclass
-class Progress:
+class CurationProgress:
     """How far a curation is.
 
     Attributes:
@@ -85,8 +85,8 @@ def curate(
     curation: Curation,
     suffix: str = ".jpg",
     resume: bool = False,
-    report: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+    report: Callable[[CurationProgress], None] = lambda _: None,
+) -> CurationProgress:
     """Write the distinct frames of footage to a folder that every verb takes as target.
 
     ``images/`` holds the frames, ``frames.jsonl`` a line for each, ``frames.json`` the settings and
@@ -258,15 +258,15 @@ def _from_hex(text: str) -> Thumbnail | None:
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(rows, columns)
 
 
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
+def _begin(out: Path, settings: dict[str, Any], resume: bool) -> CurationProgress:
     """Open the folder, or find out how far an earlier call came."""
     done, started = out / INDEX_FILE, out / PROGRESS_FILE
     found = done if done.exists() else started if started.exists() else None
     if found is None or not resume:
         if out.exists() and (found is not None or not is_empty(out)):
-            msg = f"{out}: exists. Choose another --out, or continue it with --resume"
+            msg = f"{out}: exists. Choose another `out`, or continue it with `resume`"
             raise OutputExistsError(msg)
-        progress = Progress()
+        progress = CurationProgress()
         _save(out, settings, progress)
         return progress
     record = read_json(found, SCHEMA)
@@ -283,14 +283,14 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = "".join(f"{line}\n" for line in lines[: own["kept"]])
         write_atomic(path, lambda name: name.write_text(kept, encoding="utf-8"))
-    return Progress(**own, thumbnail=thumb, geometries=geometries)
+    return CurationProgress(**own, thumbnail=thumb, geometries=geometries)
 
 
-def _save(out: Path, settings: dict[str, Any], progress: Progress) -> None:
+def _save(out: Path, settings: dict[str, Any], progress: CurationProgress) -> None:
     write_json(out / PROGRESS_FILE, _record(settings, progress))
 
 
-def _record(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _record(settings: dict[str, Any], progress: CurationProgress) -> dict[str, Any]:
     """Return the JSON form; frames as the camera gave them have no geometry in it."""
     record = {"schema": SCHEMA, **settings, **asdict(progress)}
     if progress.geometries in ([], [None]):

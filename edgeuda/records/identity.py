@@ -84,7 +84,7 @@ class Identity:
         return json.dumps(self.to_record())
 
     @classmethod
-    def from_record(cls, record: Any, origin: str) -> Identity:
+    def from_record(cls, record: Any, origin: str = "its identity") -> Identity:
         """Read `to_record`'s form.
 
         Args:
