@@ -13,9 +13,9 @@ from calibration.observe import Observer
 from calibration.range_file import RangeFile
 from calibration.ranges import Histogram
 from calibration.source import load_fp32
+from edgeuda import schemas
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
-from edgeuda.records import schemas
 from edgeuda.records.calibration import Acceptance, Assignment, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding

@@ -21,10 +21,10 @@ from calibration.ort_kernels import compiled
 from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
+from edgeuda import schemas
 from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records import schemas
 from edgeuda.records.calibration import (
     Acceptance,
     CalibrationFrame,

@@ -14,9 +14,9 @@ import numpy as np
 
 from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
+from edgeuda import schemas
 from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_npz
-from edgeuda.records import schemas
 from edgeuda.records.names import ProviderName
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 
 from calibration.range_file import RangeOrigin
+from edgeuda import schemas
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, require_absent, sha256, write_atomic, write_json
-from edgeuda.records import schemas
 from edgeuda.records.calibration import Range
 
 SCHEMA = schemas.TENSORRT_CACHE

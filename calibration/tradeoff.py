@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,11 @@ def _record(
             to_fp32 = miou_difference(score.images, scores[reference].images)
         rows.append(
             VariantRow(
-                **asdict(variant),
+                network=variant.network,
+                size=variant.size,
+                precision=variant.precision,
+                head=variant.head,
+                runtime=variant.runtime,
                 name=variant.name,
                 width=network.width,
                 identity=network.identity,

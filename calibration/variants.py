@@ -11,10 +11,10 @@ from typing import Any
 from calibration.half_precision import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
+from edgeuda import schemas
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import DeviceName, Head, Precision, RuntimeName, SweepRuntime
 from engines.bench.load import Load

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.errors import ConfigError, did_you_mean
 from edgeuda.files import read_json
-from edgeuda.records import schemas
 
 IGNORE = 255
 """Id of pixels that neither train nor count, in every label space."""

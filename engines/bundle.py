@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from edgeuda import __version__
+from edgeuda import __version__, schemas
 from edgeuda.errors import BundleError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records import schemas
 
 SCHEMA = schemas.BUNDLE
 SUFFIX = ".edgeuda"

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeuda import __version__
+from edgeuda import __version__, schemas
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
 from edgeuda.files import text_of
-from edgeuda.records import schemas
 from edgeuda.records.names import LibraryName, ProviderName
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title

@@ -17,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
-from edgeuda.records import schemas
 from edgeuda.records.names import Head, LibraryName, ProviderName
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device

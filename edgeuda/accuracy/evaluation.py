@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace, subsets_of
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import Precision
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.curation import Thumbnail, difference, thumbnail
 from edgeuda.data.folders import LabelledFolder, class_counts, parallel, spread
 from edgeuda.data.images import Image, is_turned, list_images, read_image
@@ -22,7 +23,6 @@ from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import sha256
 from edgeuda.labels import counterparts, describe
-from edgeuda.records import schemas
 
 SCHEMA = schemas.DATA_CHECK
 STATISTICS = ("lightness", "green to red", "blue to yellow")

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry, Lens, alike, crop_fits
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
 from edgeuda.data.treatment import treatment_of
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import alone, is_empty, read_json, sha256, stamp, write_atomic, write_json
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 

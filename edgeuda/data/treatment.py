@@ -15,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry, alike
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, LabelMap, read_image
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from edgeuda.records import schemas
+from edgeuda import schemas
 from edgeuda.records.form import OMIT, Record
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from edgeuda import schemas
 from edgeuda.errors import require
-from edgeuda.records import schemas
 from edgeuda.records.form import Record
 from edgeuda.records.percentiles import Drift, LatencySummary
 

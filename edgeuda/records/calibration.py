@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from edgeuda.records import schemas
+from edgeuda import schemas
 from edgeuda.records.form import OMIT, Record, entries
 from edgeuda.records.names import QuantizerName, RuleName, RuntimeName
 from edgeuda.spec import Preprocessing

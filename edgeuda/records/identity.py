@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeuda import schemas
 from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 

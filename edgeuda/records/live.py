@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from edgeuda.records import schemas
+from edgeuda import schemas
 from edgeuda.records.form import OMIT, SPELT, Record
 from edgeuda.records.predictions import ModelFile
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from edgeuda import schemas
 from edgeuda.labels import LabelSpace
-from edgeuda.records import schemas
 from edgeuda.records.form import OMIT, Record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
-from edgeuda.records import schemas
+from edgeuda import schemas
 from edgeuda.records.form import OMIT, SPELT, Record
 from edgeuda.records.identity import Identity
 

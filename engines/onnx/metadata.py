@@ -12,8 +12,8 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.errors import DataError, DependencyError, ModelError, require
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
-from edgeuda.records import schemas
 from edgeuda.records.adaptation import AdaptationRecord, StageRecord
 from edgeuda.records.bench import BenchRecord
 from edgeuda.records.calibration import CalibrationRecord

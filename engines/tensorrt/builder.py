@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
-from edgeuda.records import schemas
 from edgeuda.records.names import Precision
 from engines.onnx.float_input import float_input
 from engines.onnx.graphs import load_graph, metadata_of

@@ -382,16 +382,16 @@ def test_two_runtimes_of_a_cpu_are_measured_side_by_side(what, tmp_path):
     pytest.importorskip("openvino")
     made, _ = what
     made = replace(
-        made, networks=made.networks[1:], sizes=[(64, 128)], backends=["cpu", "openvino"]
+        made, networks=made.networks[1:], sizes=[(64, 128)], runtimes=["cpu", "openvino"]
     )
     record = sweep(made, tmp_path / "sweep", Budget(1000))
-    assert [row["name"] for row in record["variants"]] == [
+    assert [row.name for row in record.variants] == [
         "c 64x128 FP32", "c 64x128 INT8", "c 64x128 FP32 openvino", "c 64x128 INT8 openvino",
     ]  # fmt: skip
     assert len(list((tmp_path / "sweep/models").glob("*.onnx"))) == 2
-    fp32 = [row["accuracy"]["value"] for row in record["variants"] if row["precision"] == "fp32"]
+    fp32 = [row.accuracy.value for row in record.variants if row.precision == "fp32"]
     assert fp32[0] == pytest.approx(fp32[1], abs=1e-3)
-    assert record["choice"]["name"] in {row["name"] for row in record["variants"]}
+    assert record.taken in {row.name for row in record.variants}
 
 
 @pytest.mark.parametrize("version", quick_first(["8.6.1", "10.3.0", "10.16.1.11"], ["10.3.0"]))

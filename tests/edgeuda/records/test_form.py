@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
+from edgeuda import schemas
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.errors import DataError
 from edgeuda.files import read_json
-from edgeuda.records import schemas
 from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.bench import BenchRecord
 from edgeuda.records.calibration import CalibrationRecord
