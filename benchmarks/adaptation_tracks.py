@@ -28,7 +28,7 @@ from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.files import write_json, write_text
 from edgeuda.labels import SPACES, LabelSpace
 from edgeuda.street import write_dataset
-from edgeuda.training.compare import Track, Variant, compare, load_plan, markdown
+from edgeuda.training.compare import PlanRow, Track, compare, load_plan, markdown
 from engines.machine.hardware import git_commit, identity
 from engines.report.plots import comparison
 
@@ -138,7 +138,7 @@ def prepare(track: str, data: Path, work: Path, streets: str = "simulator") -> T
     )
 
 
-def chosen_rows(variants: list[Variant], rows: str | None) -> list[Variant]:
+def chosen_rows(variants: list[PlanRow], rows: str | None) -> list[PlanRow]:
     """Return the rows of a plan that are asked for, by name or its beginning, whatever the case."""
     if rows is None:
         return variants
@@ -184,7 +184,7 @@ def main() -> None:
         variants, folders, seeds, out, report=lambda line: print(line, flush=True),
         keep=out / "networks",
     )  # fmt: skip
-    record |= {
+    whole = record.to_record() | {
         "track": arguments.track,
         "split": arguments.split,
         **({"streets": arguments.streets} if arguments.track.startswith("streets") else {}),
@@ -194,7 +194,7 @@ def main() -> None:
         "versions": {"edgeuda": __version__, "torch": torch.__version__},
         "machine": identity(),
     }
-    write_json(out / "comparison.json", record)
+    write_json(out / "comparison.json", whole)
     write_text(out / "comparison.svg", comparison(record))
     print(markdown(record))
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx
 from int8_ort import in_turns, network, smooth_files
 
-from calibration.compiled import compiled
 from calibration.options import Options
+from calibration.ort_kernels import compiled
 from calibration.quantize import calibrate
 from edgeuda.data.images import read_image
 from edgeuda.labels import SPACES

@@ -22,7 +22,7 @@ from edgeuda.data.footage import Frame, footage
 from edgeuda.errors import DataError
 from edgeuda.records.percentiles import percentile_interval
 from engines.live.capture import Capture
-from engines.live.loop import Limits, run
+from engines.live.loop import StopAt, run
 from engines.live.sinks import LabelMaps, OverlayVideo, Sink
 from engines.machine.hardware import identity
 from engines.onnxruntime_runner import OnnxRunner
@@ -69,10 +69,10 @@ def overlay_effect(runner: Runner, video: Path, fps: float, turns: int, seconds:
                         OverlayVideo(folder / "o.mkv", fps, colors), LabelMaps(folder / "labels"),
                     ]  # fmt: skip
                 camera = Capture(Camera(video, lost=False), live=True, fps=fps)
-                limits = Limits(seconds=seconds)
+                limits = StopAt(seconds=seconds)
                 record = run(runner, camera, sinks, lossless=False, limits=limits)
-                medians[key].append(record["latency_ms"]["percentiles"]["50"])
-                dropped[key] += record["frames"]["dropped"]
+                medians[key].append(record.latency_ms.percentiles["50"])
+                dropped[key] += record.frames.dropped
     ratios = [a / b for a, b in zip(medians["with"], medians["without"], strict=True)]
     return {
         "turns": turns, "seconds_each": seconds, "fps": fps,
@@ -88,8 +88,9 @@ def soak(runner: Runner, video: Path, fps: float, seconds: float) -> dict:
     with tempfile.TemporaryDirectory() as name:
         sinks = [OverlayVideo(Path(name) / "o.mkv", fps, colors)]
         camera = Capture(Camera(video, lost=True), live=True, fps=fps)
-        record = run(runner, camera, sinks, lossless=False, limits=Limits(seconds=seconds),
-                     status=lambda _: None)  # fmt: skip
+        drive = run(runner, camera, sinks, lossless=False, limits=StopAt(seconds=seconds),
+                    status=lambda _: None)  # fmt: skip
+        record = drive.to_record()
         record["video_bytes"] = (Path(name) / "o.mkv").stat().st_size
     rows = record["course"]["rows"]
     settled = [row for row in rows if row[0] >= 60] or rows

@@ -15,10 +15,10 @@ import time
 
 import cv2
 
-from edgeuda.street import DOMAINS, Domain, render
+from edgeuda.street import DOMAINS, StreetDomain, render
 
 
-def images_per_second(domain: Domain, images: int, height: int, width: int) -> float:
+def images_per_second(domain: StreetDomain, images: int, height: int, width: int) -> float:
     start = time.process_time()
     for seed in range(images):
         render(domain, seed, height, width)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from calibration.api import calibrate, half, sweep
+    from calibration.comparison import diff
     from calibration.options import Options
-    from edgeuda.decision import Budget
     from edgeuda.records.calibration import CalibrationRecord, Limits
+    from edgeuda.records.tradeoff import Budget
 
-__all__ = ["Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "half", "sweep"]
+__all__ = ["Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "diff", "half", "sweep"]
 _HOMES = {
-    "Budget": "edgeuda.decision",
+    "Budget": "edgeuda.records.tradeoff",
     "CalibrationRecord": "edgeuda.records.calibration",
     "Limits": "edgeuda.records.calibration",
     "Options": "calibration.options",
+    "diff": "calibration.comparison",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from calibration.observe import Observation, Observer
 from edgeuda.accuracy.evaluation import confusion, iou_of
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
-from edgeuda.records.calibration import Acceptance, Limits
+from edgeuda.records.calibration import Acceptance, ClassAgreement, Limits
 
 REGIONS = (4, 4)
 """Rows and columns of the grid by which the image is judged."""
@@ -93,31 +92,31 @@ def _by_region(same: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return np.array([[part.mean() for part in np.array_split(row, REGIONS[1], 1)] for row in rows])
 
 
-def _classes(joint: npt.NDArray[np.int64], space: LabelSpace) -> dict[str, dict[str, Any]]:
+def _classes(joint: npt.NDArray[np.int64], space: LabelSpace) -> dict[str, ClassAgreement]:
     ious = iou_of(joint)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ClassAgreement] = {}
     for row, name in enumerate(space.classes):
         lost = joint[row].copy()
         lost[row] = 0
-        found[name] = {
-            "share": float(joint[row].sum() / joint.sum()),
-            "iou": None if np.isnan(ious[row]) else float(ious[row]),
-            "became": space.classes[int(lost.argmax())] if lost.any() else None,
-        }
+        found[name] = ClassAgreement(
+            float(joint[row].sum() / joint.sum()),
+            None if np.isnan(ious[row]) else float(ious[row]),
+            space.classes[int(lost.argmax())] if lost.any() else None,
+        )
     return found
 
 
-def _reasons(total: float, classes: dict[str, dict[str, Any]], limits: Limits) -> tuple[str, ...]:
+def _reasons(total: float, classes: dict[str, ClassAgreement], limits: Limits) -> tuple[str, ...]:
     reasons = []
     if total < limits.agreement:
         reasons.append(
             f"{total:.2%} of the pixels keep their class, at least {limits.agreement:.2%} have to"
         )
     reasons += [
-        f"class {name!r}: IoU with FP32 is {found['iou']:.2%}, at least "
+        f"class {name!r}: IoU with FP32 is {found.iou:.2%}, at least "
         f"{limits.class_agreement:.2%} is wanted"
-        + (f"; it mostly becomes {found['became']!r}" if found["became"] else "")
+        + (f"; it mostly becomes {found.became!r}" if found.became else "")
         for name, found in classes.items()
-        if found["share"] >= RARE and found["iou"] < limits.class_agreement
+        if found.iou is not None and found.share >= RARE and found.iou < limits.class_agreement
     ]
     return tuple(reasons)

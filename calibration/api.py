@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from calibration import frame_choice
 from calibration.half_precision import LEAST_AGREEMENT, write_half
@@ -19,19 +18,19 @@ from calibration.pipeline import Cache
 from calibration.quantize import calibrate as quantize
 from calibration.source import load_fp32
 from calibration.tradeoff import sweep as run_sweep
-from calibration.variants import ON_CPU, Backend, Network, Sweep
+from calibration.variants import ON_CPU, Sweep, SweptNetwork
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.data.frames import FrameFolder, frame_folder, sampled
 from edgeuda.data.treatment import read_frame
-from edgeuda.decision import Budget
 from edgeuda.errors import ConfigError
 from edgeuda.labels import LabelSpace, label_space
-from edgeuda.records.calibration import CalibrationRecord, Target
+from edgeuda.records.calibration import CalibrationRecord
+from edgeuda.records.names import FrameRule, Head, Precision, RuntimeName, SweepRuntime
+from edgeuda.records.tradeoff import Budget, TradeoffRecord
 from edgeuda.spec import ModelSpec
+from engines.api import AnyPath
 from engines.bench.load import Load
-from engines.onnx.metadata import Head, Precision, read_spec
-
-AnyPath = str | Path
+from engines.onnx.metadata import read_spec
 
 
 def calibrate(
@@ -39,10 +38,10 @@ def calibrate(
     target: AnyPath,
     out: AnyPath,
     *,
-    runtime: Target = "ort-x86",
+    runtime: RuntimeName = "ort-x86",
     options: Options | None = None,
     frames: int = 128,
-    choose: frame_choice.Choice = "uniform",
+    choose: FrameRule = "uniform",
     on: Sequence[AnyPath] = (),
     data: AnyPath | None = None,
     stored: str | LabelSpace | None = None,
@@ -109,7 +108,7 @@ def calibrate(
 
 
 def chosen_frames(
-    choose: frame_choice.Choice,
+    choose: FrameRule,
     model: Path,
     pool: Sequence[FrameFolder],
     count: int,
@@ -183,14 +182,14 @@ def sweep(
     sizes: Sequence[tuple[int, int]] = (),
     precisions: Sequence[Precision] = ("fp32", "int8"),
     heads: Sequence[Head] = (),
-    backends: Sequence[Backend] = ("cpu",),
+    runtimes: Sequence[SweepRuntime] = ("cpu",),
     budget: Budget | None = None,
     frames: int = 128,
     samples: int = 700,
     repeats: int = 3,
     threads: int | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> TradeoffRecord:
     """Make, score and time deployable variants on the same images; name the one to take.
 
     Args:
@@ -206,7 +205,7 @@ def sweep(
         heads: What the graphs return; by default ``scores`` where every network has them at an
             eighth of its size and all run on the CPU, which takes less time than ``labels`` there,
             and is labelled alike; else ``labels``.
-        backends: Where they run.
+        runtimes: Where they run.
         budget: Largest latency and least mIoU; None is none.
         frames: Frames to calibrate on.
         samples: Frames timed per variant.
@@ -224,7 +223,7 @@ def sweep(
         >>> import calibration
         >>> record = calibration.sweep(["adapted"], "frames", "sweep", data="labelled", frames=4,
         ...                            samples=33, repeats=1)
-        >>> len(record["variants"])
+        >>> len(record.variants)
         2
     """
     from engines.onnx_export import exporter
@@ -250,7 +249,7 @@ def sweep(
     footage = frame_folder(Path(target), geometry)
     parity = [read_frame(path, geometry) for path in footage.sample(4)]
     networks = [
-        Network(
+        SweptNetwork(
             title, one.spec.width, one.sha256,
             (one.spec.preprocessing.height, one.spec.preprocessing.width),
             one.writes(parity), one.identity,
@@ -258,9 +257,9 @@ def sweep(
         for title, one in zip(titles, loaded, strict=True)
     ]  # fmt: skip
     small = all(one.spec.architecture.startswith("bisenet") for one in loaded)
-    usual: Head = "scores" if small and set(backends) <= set(ON_CPU) else "labels"
+    usual: Head = "scores" if small and set(runtimes) <= set(ON_CPU) else "labels"
     what = Sweep(
-        networks, list(sizes), list(precisions), list(heads) or [usual], list(backends),
+        networks, list(sizes), list(precisions), list(heads) or [usual], list(runtimes),
         calibration=footage.sample(frames),
         frames=footage.sample(32),
         labelled=_labelled(data, first, stored, ignore_unmapped),

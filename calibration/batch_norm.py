@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
+from edgeuda.records.names import ProviderName
 from engines.onnx.graphs import metadata_of
 from engines.onnx.metadata import BATCH_NORM_KEY, FoldedNorm, norms_of, norms_to_json
-from engines.onnx.session import Provider, open_session
+from engines.onnx.session import open_session
 from engines.onnx.weights import constants_of, with_constants
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def adapt_batch_norm(
     batch: int = BATCH,
     seed: int | None = 0,
     threads: int | None = None,
-    device: Provider = "cpu",
+    device: ProviderName = "cpu",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Replace the statistics folded into a graph by those of frames.

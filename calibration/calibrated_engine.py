@@ -12,7 +12,7 @@ from edgeuda.errors import ModelError
 from edgeuda.files import sha256_of, short_name
 from engines.cuda.device import DeviceMemory, open_device
 from engines.onnx.graphs import load_graph, metadata_of
-from engines.onnx.metadata import policy_of, spec_of
+from engines.onnx.metadata import runtime_of, spec_of
 from engines.tensorrt.builder import BuildOptions
 from engines.tensorrt.cache import Engine, cached_engine
 from engines.tensorrt.library import Library
@@ -50,7 +50,7 @@ def calibrated_engine(
     """
     proto = load_graph(model, "build")
     metadata = metadata_of(proto)
-    if policy_of(metadata) is not None:
+    if runtime_of(metadata) is not None:
         msg = f"{model}: is quantized already. Give the FP32 model it was made from"
         raise ModelError(msg)
     size = spec_of(metadata, str(model)).preprocessing

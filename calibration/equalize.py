@@ -13,8 +13,9 @@ from calibration.placement import Placement, Policy
 from calibration.qdq import activation_scale, weight_scale
 from edgeuda.errors import require
 from edgeuda.records.calibration import Range
+from edgeuda.records.names import ProviderName
 from engines.onnx.index import index
-from engines.onnx.session import Provider, open_session
+from engines.onnx.session import open_session
 from engines.onnx.weights import constants_of, with_biases, with_constants
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def channel_means(
     frames: Frames,
     *,
     threads: int | None = None,
-    device: Provider = "cpu",
+    device: ProviderName = "cpu",
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return the mean of each channel of ``[N, C, H, W]`` tensors over all pixels of all frames."""
     onnx = require("onnx", "quantize")

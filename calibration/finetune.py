@@ -75,7 +75,7 @@ class Tuning:
     seed: int = 0
 
 
-class Frames(Protocol):
+class TuningFrames(Protocol):
     """Frames, uint8 ``[1, H, W, 3]`` each."""
 
     def __len__(self) -> int: ...
@@ -155,7 +155,7 @@ def tune(
     model: onnx.ModelProto,
     scores: str,
     rounding: Rounding,
-    frames: Frames,
+    frames: TuningFrames,
     tuning: Tuning,
     state: Path,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -255,7 +255,7 @@ def tune(
     return Tuned(constants, ranges, losses)
 
 
-def batch_of(frames: Frames, tuning: Tuning, step: int) -> Tensor:
+def batch_of(frames: TuningFrames, tuning: Tuning, step: int) -> Tensor:
     """Return the frames of a step, ``[batch, H, W, 3]`` uint8, some of them mirrored."""
     rng = np.random.default_rng([tuning.seed, step])
     chosen: Sequence[int] = rng.integers(len(frames), size=tuning.batch).tolist()

@@ -9,9 +9,10 @@ from calibration.half_precision import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.errors import ModelError, require
+from edgeuda.records.names import Head
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.heads import SMALL, with_head
-from engines.onnx.metadata import EXPORT_KEY, Head, export_of, precision_of
+from engines.onnx.metadata import EXPORT_KEY, export_of, precision_of
 
 ARITHMETICS = ("fp32", "fp16", "int8", "int8+fp16")
 LEAST_AGREEMENT = 0.9

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,8 +16,8 @@ from edgeuda.data.folders import parallel, spread
 from edgeuda.data.images import scaled
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import ConfigError
+from edgeuda.records.names import FrameRule
 
-Choice = Literal["uniform", "diverse", "classes"]
 CANDIDATES = 8
 """Frames looked at per frame wanted."""
 THUMBNAIL = 8
@@ -125,7 +124,7 @@ def enough(curve: Sequence[float]) -> int:
 
 
 def choose(
-    name: Choice, frames: Sequence[Path], count: int, geometry: CameraGeometry | None = None
+    name: FrameRule, frames: Sequence[Path], count: int, geometry: CameraGeometry | None = None
 ) -> list[Path]:
     """Choose by a rule that needs no network; ``geometry`` as in `diverse`.
 

@@ -16,7 +16,7 @@ from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import require_absent, sha256, write_atomic
 from engines.onnx.graphs import drop_unread, load_graph, rename, require_valid
 from engines.onnx.index import POOLS, index
-from engines.onnx.metadata import HALF_KEY, policy_of, read_metadata, spec_of
+from engines.onnx.metadata import HALF_KEY, read_metadata, runtime_of, spec_of
 
 if TYPE_CHECKING:
     import onnx
@@ -175,11 +175,11 @@ def write_half(
     if HALF_KEY in metadata:
         msg = f"{model}: is in half precision already"
         raise ModelError(msg)
-    policy = policy_of(metadata)
+    policy = runtime_of(metadata)
     if policy not in (None, "tensorrt"):
         msg = (
             f"{model}: is quantized for {policy}, whose integer kernels know no half precision. "
-            "Use the FP32 model, or calibrate with --backend tensorrt"
+            "Use the FP32 model, or calibrate for `runtime` tensorrt"
         )
         raise ModelError(msg)
     proto = load_graph(model, "quantize")

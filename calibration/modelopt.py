@@ -35,10 +35,10 @@ def by_modelopt(model: onnx.ModelProto, frames: Frames, options: Options) -> Qua
         DependencyError: If nvidia-modelopt is not installed.
         ModelError: If it fails.
     """
-    if options.target != "tensorrt" or options.rule not in RULES:
+    if options.runtime != "tensorrt" or options.rule not in RULES:
         msg = (
             f"nvidia-modelopt quantizes for TensorRT by rule {' or '.join(RULES)}, found "
-            f"{options.target!r} and {options.rule!r}"
+            f"{options.runtime!r} and {options.rule!r}"
         )
         raise ConfigError(msg)
     if options.equalize or options.correct_biases or options.keep_float or options.max_drop:

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.frames import FrameFiles
+from calibration.ranges import Floats
 from edgeuda.data.folders import class_counts
 from edgeuda.errors import require
+from edgeuda.records.names import ProviderName
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import labels_of, scores_of
-from engines.onnx.session import Provider, open_session
+from engines.onnx.session import open_session
 
 if TYPE_CHECKING:
     import onnx
-
-Floats = npt.NDArray[np.float32]
 
 _SCORES = "edgeuda.scores"
 
@@ -59,7 +59,7 @@ class Observer:
         self,
         model: onnx.ModelProto,
         threads: int | None = None,
-        device: Provider = "cpu",
+        device: ProviderName = "cpu",
         optimize: bool = True,
     ) -> None:
         onnx = require("onnx", "quantize")

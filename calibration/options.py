@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from calibration import rules
 from calibration.placement import POLICIES, Policy
 from edgeuda.errors import ConfigError
-from edgeuda.records.calibration import Limits, Quantizer, RuleName, Target
-from engines.onnx.session import Provider
+from edgeuda.records.calibration import Limits
+from edgeuda.records.names import ProviderName, QuantizerName, RuleName, RuntimeName
 
 DEFAULT_RULE: RuleName = "percentile"
 
@@ -42,7 +42,7 @@ class Options:
         quantizer: ``modelopt`` leaves placement and ranges to nvidia-modelopt, where installed.
     """
 
-    target: Target
+    runtime: RuntimeName
     rule: RuleName = DEFAULT_RULE
     percentile: float | None = None
     equalize: bool = False
@@ -54,12 +54,12 @@ class Options:
     sensitivity_frames: int = 16
     limits: Limits = field(default_factory=Limits)
     threads: int | None = None
-    device: Provider = "cpu"
-    quantizer: Quantizer = "edgeuda"
+    device: ProviderName = "cpu"
+    quantizer: QuantizerName = "edgeuda"
 
     def __post_init__(self) -> None:
-        if self.target not in POLICIES:
-            msg = f"Unknown quantization target {self.target!r}; known: {', '.join(POLICIES)}"
+        if self.runtime not in POLICIES:
+            msg = f"Expected a runtime of {', '.join(POLICIES)}, found {self.runtime!r}"
             raise ConfigError(msg)
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
             msg = f"Expected a drop between 0 and 1, found {self.max_drop}"
@@ -71,8 +71,8 @@ class Options:
 
     @property
     def policy(self) -> Policy:
-        """How the target wants its graph."""
-        return POLICIES[self.target]
+        """How the runtime wants its graph."""
+        return POLICIES[self.runtime]
 
     @property
     def percent(self) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,14 +13,14 @@ from calibration.observe import Observer
 from calibration.range_file import RangeFile
 from calibration.ranges import Histogram
 from calibration.source import load_fp32
+from edgeuda import schemas
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
-from edgeuda.records import schemas
-from edgeuda.records.calibration import Acceptance, CalibrationRecord, Range
+from edgeuda.records.calibration import Acceptance, Assignment, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding
 from engines.report.page import Page, write_page
-from engines.report.parts import Grid, Picture, Section, Strip
+from engines.report.parts import Chapter, Grid, Picture, Strip
 from engines.report.text import DASH, as_percent, signed
 
 SCHEMA = schemas.CALIBRATION_PAGE
@@ -60,7 +59,7 @@ def build_calibration_page(
         _layers(record),
     ]
     page = Page(
-        f"INT8 of {record.model} for {record.target}",
+        f"INT8 of {record.model} for {record.runtime}",
         f"Ranges by rule {record.rule} from {len(record.frames)} frames; judged on "
         f"{len(found.frames)} target frames, without labels.",
         _verdicts(record, found),
@@ -93,22 +92,22 @@ def _verdicts(record: CalibrationRecord, found: Acceptance) -> list[Finding]:
             )
         )
     if record.assignment is not None:
-        kept_float = record.assignment["kept_float"]
+        kept_float = record.assignment.kept_float
         verdicts.append(
             Finding(
                 "Mixed precision",
-                "good" if record.assignment["met"] else "bad",
+                "good" if record.assignment.met else "bad",
                 ("Float stay: " + ", ".join(kept_float))
                 if kept_float
                 else "No block has to stay float",
-                f"Budget: {100 * record.assignment['max_drop']:g} points of "
-                f"{record.assignment['measure']}.",
+                f"Budget: {100 * record.assignment.max_drop:g} points of "
+                f"{record.assignment.measure}.",
             )
         )
     return verdicts
 
 
-def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Path]) -> Section:
+def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Path]) -> Chapter:
     fp32, spec = load_fp32(model)
     size = spec.preprocessing
     paths = [judged[position] for position in found.worst]
@@ -140,7 +139,7 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
         f"{as_percent(found.confidence)}, INT8's is {signed(100 * found.confidence_shift)} points "
         f"from it; the class probabilities diverge by {found.divergence:.4f} nats.",
     ]
-    return Section(
+    return Chapter(
         "frames",
         "Where INT8 differs",
         text,
@@ -156,46 +155,46 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
     )
 
 
-def _classes(found: Acceptance) -> Section:
+def _classes(found: Acceptance) -> Chapter:
     rows = [
         [
             name,
-            f"{100 * entry['share']:.2f}",
-            DASH if entry["iou"] is None else f"{100 * entry['iou']:.1f}",
-            entry["became"] or DASH,
+            f"{100 * entry.share:.2f}",
+            DASH if entry.iou is None else f"{100 * entry.iou:.1f}",
+            entry.became or DASH,
         ]
         for name, entry in found.classes.items()
     ]
     columns = ["class", "% of pixels in FP32", "IoU with FP32, %", "lost pixels mostly become"]
-    return Section("classes", "Classes", grids=[Grid("FP32 against INT8", columns, rows)])
+    return Chapter("classes", "Classes", grids=[Grid("FP32 against INT8", columns, rows)])
 
 
-def _sensitivity(assignment: dict[str, Any]) -> Section:
-    kept = set(assignment["kept_float"])
+def _sensitivity(assignment: Assignment) -> Chapter:
+    kept = set(assignment.kept_float)
     rows = [
         [
-            effect["group"],
-            "float" if effect["group"] in kept else "INT8",
-            str(len(effect["convs"])),
-            f"{100 * effect['share']:.1f}",
-            f"{100 * effect['disagreement']:.2f}",
-            f"{effect['divergence']:.5f}",
+            effect.group,
+            "float" if effect.group in kept else "INT8",
+            str(len(effect.convs)),
+            f"{100 * effect.share:.1f}",
+            f"{100 * effect.disagreement:.2f}",
+            f"{effect.divergence:.5f}",
         ]
-        for effect in assignment["effects"]
+        for effect in assignment.effects
     ]
     columns = [
         "block", "chosen", "convolutions", "% of multiplications", "% of pixels changed",
         "divergence, nats",
     ]  # fmt: skip
-    curve = [(100 * step["int8_share"], 100 * step["drop"]) for step in assignment["curve"]]
+    curve = [(100 * step.int8_share, 100 * step.drop) for step in assignment.curve]
     text = [
         "Each block was quantized alone. Blocks return to float in this order, the most divergence "
         "per multiplication first, until the budget is kept."
     ]
     svg = plots.drop_curve(
-        curve, 100 * assignment["max_drop"], assignment["measure"], "Drop against INT8 share"
+        curve, 100 * assignment.max_drop, assignment.measure, "Drop against INT8 share"
     )
-    return Section(
+    return Chapter(
         "sensitivity",
         "Sensitivity",
         text,
@@ -204,7 +203,7 @@ def _sensitivity(assignment: dict[str, Any]) -> Section:
     )
 
 
-def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Section:
+def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Chapter:
     rows = []
     panels = []
     for name, limits in record.ranges.items():
@@ -232,7 +231,7 @@ def _ranges(record: CalibrationRecord, histograms: dict[str, Histogram]) -> Sect
         f"{enough(record.convergence)} of {len(record.frames)} frames show 98 % of the ranges, "
         "averaged over activations and orders of the frames. Grey areas saturate."
     ]
-    return Section(
+    return Chapter(
         "ranges",
         "Ranges",
         text,
@@ -248,7 +247,7 @@ def _outside(histogram: Histogram, limits: Range) -> float:
     return float(histogram.counts[out].sum() / max(histogram.counts.sum(), 1))
 
 
-def _layers(record: CalibrationRecord) -> Section:
+def _layers(record: CalibrationRecord) -> Chapter:
     rows = [
         [
             layer.weight,
@@ -262,7 +261,7 @@ def _layers(record: CalibrationRecord) -> Section:
         f"placed in INT8. ONNX Runtime runs {record.int8_convs} of {record.convs} in integers on "
         "this machine's CPU; what another runtime does is seen on that runtime only."
     ]
-    return Section(
+    return Chapter(
         "layers",
         "Layers",
         text,

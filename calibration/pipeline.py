@@ -19,13 +19,13 @@ from calibration.frames import FrameFiles
 from calibration.options import Options, Report
 from calibration.placement import Placement
 from calibration.qdq import insert_qdq
-from calibration.range_file import Origin, RangeFile
-from calibration.sensitivity import Assignment, assign, effects_of
+from calibration.range_file import RangeFile, RangeOrigin
+from calibration.sensitivity import assign, effects_of
 from calibration.source import miou, origin_of
 from calibration.tensorrt_cache import CalibrationCache, read_cache
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, ModelError
-from edgeuda.records.calibration import Range, RecordedRule
+from edgeuda.records.calibration import Assignment, Range, RecordedRule
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import scores_of
 from engines.onnx.index import GraphIndex, index
@@ -250,7 +250,7 @@ class Work:
         return assignment
 
 
-def _read(cache: Cache, origin: Origin, options: Options) -> CalibrationCache:
+def _read(cache: Cache, origin: RangeOrigin, options: Options) -> CalibrationCache:
     if options.equalize or options.adapt_batch_norm:
         msg = "A calibration cache is of the exported network; it cannot be changed first"
         raise ConfigError(msg)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeuda.records.calibration import Target
+from edgeuda.records.names import RuntimeName
 from engines.onnx.index import Edge, GraphIndex
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Policy:
             always do.
     """
 
-    target: Target
+    runtime: RuntimeName
     unsigned: bool
     integer_weights: bool
     channels_last: bool
@@ -203,4 +203,4 @@ TENSORRT = Policy(
 )
 """TensorRT: float weights behind a pair of their own, which its documentation allows throughout."""
 
-POLICIES: dict[Target, Policy] = {policy.target: policy for policy in (ORT_X86, TENSORRT)}
+POLICIES: dict[RuntimeName, Policy] = {policy.runtime: policy for policy in (ORT_X86, TENSORRT)}

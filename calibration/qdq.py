@@ -7,24 +7,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from calibration.kept_float import hide_relu
+from calibration.ort_kernels import hide_relu, space_to_depth, widen_constants
 from calibration.placement import Placement, Policy
-from calibration.prologue import space_to_depth, widen_constants
 from edgeuda.errors import require
 from edgeuda.records.calibration import Range
 from engines.onnx.graphs import drop_unread
 from engines.onnx.index import Edge
-from engines.onnx.weights import constants_of
+from engines.onnx.weights import Array, constants_of
 
 if TYPE_CHECKING:
     import onnx
 
-Array = npt.NDArray[Any]
-
-QUANTIZED_WEIGHT = "_weight_quantized"
-"""What follows the convolution's output in the name of its integer weight."""
 TINY = float(np.finfo(np.float32).tiny)
 """Smallest scale: a channel or tensor that is all zero still needs one."""
 

@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.acceptance import judge
-from calibration.compiled import compiled
 from calibration.frames import FrameFiles, checksums
 from calibration.modelopt import by_modelopt
 from calibration.observe import Observer
 from calibration.options import Options, Report, silent
+from calibration.ort_kernels import compiled
 from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
+from edgeuda import schemas
 from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records import schemas
-from edgeuda.records.calibration import Acceptance, CalibrationRecord, Frame, Layer, record_path
+from edgeuda.records.calibration import (
+    Acceptance,
+    CalibrationFrame,
+    CalibrationRecord,
+    Layer,
+    record_path,
+)
 from edgeuda.spec import ModelSpec
 from engines.onnx.metadata import QUANTIZATION_KEY
 
@@ -113,13 +119,15 @@ def calibrate(
         trial.write_bytes(quantized.SerializeToString())
         runs = compiled(trial)
     record = CalibrationRecord(
-        target=options.target,
+        runtime=options.runtime,
         rule=made.rule,
         percentile=made.percentile,
         model=model.name,
         model_sha256=sha256(model),
         preprocessing=spec.preprocessing,
-        frames=tuple(Frame(path.name, digest) for path, digest in zip(frames, sums, strict=True)),
+        frames=tuple(
+            CalibrationFrame(path.name, digest) for path, digest in zip(frames, sums, strict=True)
+        ),
         ranges=made.ranges,
         layers=_layers(proto, made.convs, runs.placed),
         int8_convs=runs.integer,
@@ -140,11 +148,11 @@ def calibrate(
             "fp32": fp32_miou,
             "int8": miou(quantized, labelled, spec, options.threads),
         },
-        assignment=None if made.assignment is None else made.assignment.to_record(),
+        assignment=made.assignment,
         quantizer=options.quantizer,
         folders=dict(Counter(map(_folder, frames))),
         geometry=applied_to(frames, spec.preprocessing.geometry).get("geometry"),
-        skipped=tuple(skipped),
+        skipped=list(skipped) or None,
     )
     record.write(record_path(out))
     _write(made, record, out)
@@ -156,7 +164,7 @@ def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
     onnx = require("onnx", "quantize")
     note = {
         "schema": schemas.QUANTIZATION,
-        "policy": record.target,
+        "runtime": record.runtime,
         "rule": record.rule,
         "percentile": record.percentile,
         "calibration_sha256": sha256(record_path(out)),

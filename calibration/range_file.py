@@ -14,10 +14,10 @@ import numpy as np
 
 from calibration.frames import Frames
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
+from edgeuda import schemas
 from edgeuda.errors import DataError, Interrupted
 from edgeuda.files import write_npz
-from edgeuda.records import schemas
-from engines.onnx.session import Provider
+from edgeuda.records.names import ProviderName
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ SAVE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Origin:
+class RangeOrigin:
     """What determines the histograms; a file of another origin is never used.
 
     Attributes:
@@ -58,12 +58,12 @@ class RangeFile:
     """
 
     path: Path
-    origin: Origin
+    origin: RangeOrigin
     histograms: dict[str, Histogram]
     begun: Progress | None = None
 
     @classmethod
-    def open(cls, path: Path, origin: Origin) -> RangeFile:
+    def open(cls, path: Path, origin: RangeOrigin) -> RangeFile:
         """Read a file if it exists, else begin one.
 
         Raises:
@@ -94,7 +94,9 @@ class RangeFile:
                 notes = json.loads(str(arrays["notes"]))
                 if notes["schema"] != SCHEMA:
                     raise ValueError(notes["schema"])
-                origin = Origin(**{**notes["origin"], "frames": tuple(notes["origin"]["frames"])})
+                origin = RangeOrigin(
+                    **{**notes["origin"], "frames": tuple(notes["origin"]["frames"])}
+                )
                 done, begun = notes["tensors"], notes["begun"]
                 ranges, counts = arrays["frame_ranges"], arrays["counts"]
                 limits = ranges[:, :, 0].min(1), ranges[:, :, 1].max(1)
@@ -144,7 +146,7 @@ class RangeFile:
         frames: Frames,
         *,
         threads: int | None = None,
-        device: Provider = "cpu",
+        device: ProviderName = "cpu",
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[str, Histogram]:
         """Return the histograms of ``tensors``, collecting only those that the file lacks.

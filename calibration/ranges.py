@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
+from edgeuda.records.names import ProviderName
 from engines.onnx.graphs import shapes_of_one_image
-from engines.onnx.session import Provider, open_session
+from engines.onnx.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -105,7 +106,7 @@ def collect(
     bins: int = BINS,
     chunk_bytes: int = CHUNK_BYTES,
     threads: int | None = None,
-    device: Provider = "cpu",
+    device: ProviderName = "cpu",
     begun: Progress | None = None,
     after_step: Callable[[Progress], None] = lambda _: None,
     after_chunk: Callable[[dict[str, Histogram]], None] = lambda _: None,

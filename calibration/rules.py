@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from calibration.ranges import Histogram
 from edgeuda.errors import ConfigError
-from edgeuda.records.calibration import Range, RuleName
+from edgeuda.records.calibration import Range
+from edgeuda.records.names import RuleName
 
 LEVELS = 255
 """Steps from one end of an 8-bit range to the other; a symmetric one goes from -127 to 127."""

@@ -2,91 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calibration.acceptance import divergence
 from calibration.frames import Frames
 from calibration.observe import Observation, Observer
+from edgeuda.records.calibration import Assignment, BlockEffect, BudgetStep
 from engines.onnx.weights import multiplications
 
 if TYPE_CHECKING:
     import onnx
 
-Quantizer = Callable[[frozenset[str]], "onnx.ModelProto"]
+Quantize = Callable[[frozenset[str]], "onnx.ModelProto"]
 """Returns the graph with Q/DQ pairs in which the convolutions named, by their output, stay float
 besides those that always do."""
-Score = Callable[["onnx.ModelProto"], float]
+ScoreGraph = Callable[["onnx.ModelProto"], float]
 """Returns the mIoU, 0 to 1, of a graph on labelled images."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What quantizing one group of convolutions, and nothing else, does.
-
-    Attributes:
-        group: Name of the block.
-        convs: Its convolutions, by their output.
-        weights: Names of their weights.
-        share: Share of all multiplications of the network, 0 to 1.
-        disagreement: Share of the frames' pixels whose class changes, 0 to 1.
-        divergence: Mean KL divergence of the class probabilities, in nats.
-    """
-
-    group: str
-    convs: tuple[str, ...]
-    weights: tuple[str, ...]
-    share: float
-    disagreement: float
-    divergence: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One assignment on the way from all INT8 to all float.
-
-    Attributes:
-        returned: The group that this step returned to float; None at first.
-        int8_share: Share of the multiplications that are INT8, 0 to 1.
-        drop: What is lost against FP32, 0 to 1: mIoU where there are labels, else the share of the
-            pixels that changed class.
-    """
-
-    returned: str | None
-    int8_share: float
-    drop: float
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A mixed-precision assignment and how it was found.
-
-    Attributes:
-        kept_float: Groups that stay float.
-        convs: Their convolutions, by their output.
-        max_drop: The budget, 0 to 1.
-        measure: ``mIoU`` or ``disagreement``: what the drop is of.
-        met: Whether the budget is kept.
-        effects: Every group, most harmful per multiplication first.
-        curve: Every assignment that was tried, from all INT8 on.
-    """
-
-    kept_float: tuple[str, ...]
-    convs: frozenset[str]
-    max_drop: float
-    measure: str
-    met: bool
-    effects: tuple[Effect, ...]
-    curve: tuple[Step, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        record = {**asdict(self), "convs": sorted(self.convs)}
-        return dict(json.loads(json.dumps(record)))  # lists, as a reader of the file gets them
 
 
 def groups_of(model: onnx.ModelProto, convs: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
@@ -107,18 +41,18 @@ def groups_of(model: onnx.ModelProto, convs: Sequence[str]) -> dict[str, list[tu
 def effects_of(
     model: onnx.ModelProto,
     convs: Sequence[str],
-    quantize: Quantizer,
+    quantize: Quantize,
     frames: Frames,
     *,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> tuple[list[Effect], list[Observation]]:
+) -> tuple[list[BlockEffect], list[Observation]]:
     """Quantize one block at a time and compare with FP32 on frames, without labels.
 
     Args:
         model: The FP32 graph.
         convs: Convolutions that would be quantized, by their output.
-        quantize: See `Quantizer`.
+        quantize: See `Quantize`.
         frames: Frames of the target domain; what FP32 says about them stays in memory.
         threads: As in `open_session`.
         progress: Called with groups done and groups to do.
@@ -138,7 +72,7 @@ def effects_of(
             reference, Observer(quantize(frozenset(convs) - own), threads), frames
         )
         effects.append(
-            Effect(
+            BlockEffect(
                 name,
                 tuple(conv for conv, _ in members),
                 tuple(weight for _, weight in members),
@@ -153,14 +87,14 @@ def effects_of(
 
 
 def assign(
-    effects: Sequence[Effect],
-    quantize: Quantizer,
+    effects: Sequence[BlockEffect],
+    quantize: Quantize,
     frames: Frames,
     reference: Sequence[Observation],
     max_drop: float,
     *,
     whole_curve: bool = False,
-    score: tuple[Score, float] | None = None,
+    score: tuple[ScoreGraph, float] | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Assignment:
@@ -168,7 +102,7 @@ def assign(
 
     Args:
         effects: In the order in which they are returned.
-        quantize: See `Quantizer`.
+        quantize: See `Quantize`.
         frames: Frames of the target domain.
         reference: What FP32 says about them.
         max_drop: Budget, 0 to 1.
@@ -181,7 +115,7 @@ def assign(
     share = sum(effect.share for effect in effects)
     floating: frozenset[str] = frozenset()
     returned: list[str] = []
-    curve: list[Step] = []
+    curve: list[BudgetStep] = []
     chosen: tuple[tuple[str, ...], frozenset[str]] | None = None
     for number in range(len(effects) + 1):
         graph = quantize(floating)
@@ -189,7 +123,7 @@ def assign(
             drop, _ = _against(reference, Observer(graph, threads), frames)
         else:
             drop = score[1] - score[0](graph)
-        curve.append(Step(returned[-1] if returned else None, share, drop))
+        curve.append(BudgetStep(returned[-1] if returned else None, share, drop))
         progress(number, len(effects))
         if chosen is None and drop <= max_drop:
             chosen = tuple(returned), floating

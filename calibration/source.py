@@ -14,7 +14,7 @@ from calibration.batch_norm import adapt_batch_norm
 from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from calibration.options import Options, Report
-from calibration.range_file import Origin
+from calibration.range_file import RangeOrigin
 from edgeuda.accuracy.evaluation import Confusion, evaluate, miou_of
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
@@ -53,10 +53,10 @@ def load_fp32(path: Path) -> tuple[onnx.ModelProto, ModelSpec]:
     return proto, spec
 
 
-def origin_of(model: onnx.ModelProto, sums: Sequence[str], size: Preprocessing) -> Origin:
+def origin_of(model: onnx.ModelProto, sums: Sequence[str], size: Preprocessing) -> RangeOrigin:
     """Return what ranges or a cache of a graph on frames, given by checksum, are made from."""
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    return Origin(digest, tuple(sums), size.height, size.width)
+    return RangeOrigin(digest, tuple(sums), size.height, size.width)
 
 
 def adapted_path(out: Path) -> Path:

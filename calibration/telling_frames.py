@@ -14,10 +14,10 @@ from calibration.variants import Sweep
 from edgeuda.accuracy.evaluation import miou_of
 from edgeuda.data.images import Image, LabelMap, read_image, write_image, write_label
 from edgeuda.data.treatment import as_shown
-from edgeuda.files import sha256, sha256_of, write_json
+from edgeuda.files import sha256, sha256_of
 from edgeuda.labels import LabelSpace
-from edgeuda.records import schemas
-from engines.onnx.session import Device
+from edgeuda.records.names import DeviceName
+from edgeuda.records.predictions import ModelFile, PredictedFrame, PredictionsRecord
 from engines.opening import open_runner
 from engines.runner import segment
 
@@ -39,7 +39,7 @@ def telling_frames(images: npt.NDArray[np.int64]) -> dict[int, str]:
 
 
 def draw_frames(
-    shown: Sequence[tuple[str, Path, Device]],
+    shown: Sequence[tuple[str, Path, DeviceName]],
     images: npt.NDArray[np.int64],
     what: Sweep,
     out: Path,
@@ -99,17 +99,13 @@ def write_predictions(
         files: The image file of each index.
         notes: What is said of each.
     """
-    file = {"file": "labels", "sha256": sha256_of([])}
+    file = ModelFile("labels", sha256_of([]))
     if model is not None:
-        file = {"file": str(model), "sha256": sha256(model)}
+        file = ModelFile(str(model), sha256(model))
     entries = []
     for index, label in labels.items():
         path = folder / f"{index:06d}.png"
         write_label(path, label)
         frame = os.path.relpath(files[index].resolve(), folder.resolve())
-        entries.append({"frame": frame, "labels": path.name, "note": notes[index]})
-    record = {
-        "schema": schemas.PREDICTIONS, "name": name, "model": file,
-        "label_space": space.to_record(), "frames": entries,
-    }  # fmt: skip
-    write_json(folder / "predictions.json", record)
+        entries.append(PredictedFrame(frame, path.name, note=notes[index]))
+    PredictionsRecord(name, file, space, entries).write(folder / PredictionsRecord.FILE)

@@ -16,14 +16,14 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.range_file import Origin
+from calibration.range_file import RangeOrigin
+from edgeuda import schemas
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, require_absent, sha256, write_atomic, write_json
-from edgeuda.records import schemas
 from edgeuda.records.calibration import Range
 
 SCHEMA = schemas.TENSORRT_CACHE
-Algorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
+CacheAlgorithm = Literal["EntropyCalibration2", "MinMaxCalibration"]
 LEVELS = 127
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")
 _LINE = re.compile(r"(.+): ([0-9a-f]{8})")
@@ -88,7 +88,7 @@ class CalibrationCache:
         cls,
         ranges: Mapping[str, Range],
         version: int = 8601,
-        algorithm: Algorithm = "EntropyCalibration2",
+        algorithm: CacheAlgorithm = "EntropyCalibration2",
     ) -> CalibrationCache:
         """Convert ranges: TensorRT's are symmetric, so the larger magnitude counts."""
         return cls(
@@ -120,7 +120,7 @@ def identity_path(cache: Path) -> Path:
     return cache.with_name(f"{cache.name}.json")
 
 
-def write_cache(path: Path, content: bytes, origin: Origin) -> None:
+def write_cache(path: Path, content: bytes, origin: RangeOrigin) -> None:
     """Write a cache, and beside it what it was made from."""
     write_atomic(path, lambda name: name.write_bytes(content))
     write_json(
@@ -129,7 +129,9 @@ def write_cache(path: Path, content: bytes, origin: Origin) -> None:
     )
 
 
-def read_cache(path: Path, origin: Origin, *, same_frames: bool, unchecked: bool = False) -> bytes:
+def read_cache(
+    path: Path, origin: RangeOrigin, *, same_frames: bool, unchecked: bool = False
+) -> bytes:
     """Read a cache that was made from this model and preprocessing.
 
     Args:
@@ -150,7 +152,7 @@ def read_cache(path: Path, origin: Origin, *, same_frames: bool, unchecked: bool
             return content
         msg = (
             f"{path}: does not say which model and frames it was made from "
-            f"({identity_path(path).name} is missing). If you know, use --unchecked-cache"
+            f"({identity_path(path).name} is missing). If you know, use `unchecked_cache`"
         )
         raise DataError(msg)
     record = read_json(identity_path(path), SCHEMA)
@@ -169,7 +171,9 @@ def read_cache(path: Path, origin: Origin, *, same_frames: bool, unchecked: bool
     return content
 
 
-def export_cache(path: Path, ranges: Mapping[str, Range], origin: Origin, version: int) -> None:
+def export_cache(
+    path: Path, ranges: Mapping[str, Range], origin: RangeOrigin, version: int
+) -> None:
     """Write ranges as a cache that TensorRT's entropy calibrator takes.
 
     Raises:

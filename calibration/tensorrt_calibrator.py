@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from calibration.frames import Frames
-from calibration.range_file import Origin
+from calibration.range_file import RangeOrigin
 from calibration.tensorrt_cache import read_cache, write_cache
 from edgeuda.errors import DataError, DependencyError
 from engines.cuda.device import DeviceMemory
@@ -24,7 +24,7 @@ def tensorrt_calibrator(
     trt: Any,
     frames: Frames,
     cache: Path,
-    origin: Origin,
+    origin: RangeOrigin,
     memory: DeviceMemory,
     *,
     batch: int = 1,
@@ -53,7 +53,7 @@ def tensorrt_calibrator(
     if not hasattr(trt, name):
         msg = (
             f"TensorRT {getattr(trt, '__version__', '')} has no {name}: calibrators were removed "
-            "in 11. Build the engine from a Q/DQ model: edgeuda calibrate --backend tensorrt"
+            "in 11. Build the engine from a Q/DQ model: edgeuda calibrate --runtime tensorrt"
         )
         raise DependencyError(msg)
     if len(frames) < batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,22 @@ from calibration.telling_frames import draw_frames
 from calibration.variants import PLAN, Sweep, Variant, make
 from edgeuda.accuracy.boundary import CITYSCAPES_RATIO, BoundaryCounts
 from edgeuda.accuracy.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
-from edgeuda.accuracy.uncertainty import Estimate, miou_difference, miou_interval
+from edgeuda.accuracy.uncertainty import miou_difference, miou_interval
 from edgeuda.data.images import LabelMap, read_image
-from edgeuda.decision import Budget, Candidate, choose, dominators
+from edgeuda.decision import Candidate, choose, dominators
 from edgeuda.errors import OutputExistsError
 from edgeuda.files import alone, is_empty, now_utc, read_json, sha256, write_json, write_npz
-from edgeuda.records import schemas
-from edgeuda.records.bench import SCHEMA as BENCH
-from edgeuda.records.bench import samples_path
+from edgeuda.records.bench import BenchRecord, samples_path
+from edgeuda.records.tradeoff import Budget, Estimate, ScoredImages, TradeoffRecord, VariantRow
 from engines.bench.measure import bench
 from engines.opening import open_runner
 from engines.runner import Runner, segment
 
-SCHEMA = schemas.TRADEOFF
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Score:
+class VariantScore:
     """What a variant says of the images.
 
     Attributes:
@@ -51,7 +49,7 @@ class Score:
     agreement: float | None
 
 
-def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) -> dict[str, Any]:
+def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) -> TradeoffRecord:
     """Make, score and time all variants, and choose one; returns the record.
 
     Args:
@@ -69,36 +67,33 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
         return _sweep(what, out, budget, say)
 
 
-def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> dict[str, Any]:
+def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> TradeoffRecord:
     variants = what.variants()
     files: dict[Variant, Path] = {}
     for number, variant in enumerate(variants, 1):
         say(f"{number} of {len(variants)}: making {variant.name}")
         files[variant] = make(variant, what, out)
-    scores: dict[Variant, Score] = {}
+    scores: dict[Variant, VariantScore] = {}
     for number, variant in enumerate(variants, 1):
         say(f"{number} of {len(variants)}: scoring {variant.name}")
         scores[variant] = _score(variant, files, what, out)
     say(f"timing {len(variants)} variants in turns")
     timings = _timings(files, what, out)
     record = _record(files, scores, timings, what, budget)
-    accuracies = {row["name"]: row["accuracy"]["value"] for row in record["variants"]}
-    taken = record["choice"]["name"] or max(accuracies, key=lambda name: accuracies[name])
-    chosen = next(variant for variant in variants if variant.name == taken)
+    best = max(record.variants, key=lambda row: row.accuracy.value).name
+    chosen = next(variant for variant in variants if variant.name == (record.taken or best))
     say("drawing frames, the worst among them")
     shown = [(one.name, files[one], one.device) for one in _beside(chosen, files, what)]
     draw_frames(shown, scores[chosen].images, what, out / "results")
-    if what.skipped:
-        record["skipped"] = list(what.skipped)
-    write_json(out / "tradeoff.json", record)
-    return read_json(out / "tradeoff.json", SCHEMA)
+    record.write(out / "tradeoff.json")
+    return record
 
 
 def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
     path = out / ".plan.json"
     if not path.exists():
         if out.exists() and not is_empty(out):
-            msg = f"{out}: holds other files; choose another --out"
+            msg = f"{out}: holds other files; choose another `out`"
             raise OutputExistsError(msg)
         write_json(path, plan)
         return
@@ -110,22 +105,22 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
     if changed:
         msg = (
             f"{out}: holds a sweep with other {', '.join(changed)}; nothing was overwritten. "
-            "Choose another --out"
+            "Choose another `out`"
         )
         raise OutputExistsError(msg)
 
 
-def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> Score:
+def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> VariantScore:
     """Return a variant's scores, counted unless an earlier sweep has."""
     path = files[variant]
     checksum = sha256(path)
-    record_path = out / "results" / f"{variant.stem}-{variant.backend}.json"
+    record_path = out / "results" / f"{variant.stem}-{variant.runtime}.json"
     counts_path = record_path.with_suffix(".images.npz")
     if counts_path.exists():
         with np.load(counts_path, allow_pickle=False) as saved:
             if str(saved["sha256"]) == checksum:
                 boundary, same = (float(saved[key]) for key in ("boundary", "agreement"))
-                return Score(
+                return VariantScore(
                     saved["images"],
                     None if np.isnan(boundary) else boundary,
                     None if np.isnan(same) else same,
@@ -154,7 +149,7 @@ def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Pa
             outlines = BoundaryCounts(classes, CITYSCAPES_RATIO)
             evaluate(predict, what.labelled, classes, each=images.append, outlines=outlines)
         precision, known, made_from = runner.precision, runner.identity, runner.made_from
-    score = Score(
+    score = VariantScore(
         np.stack(images),
         None if outlines is None or np.isnan(outlines.miou) else outlines.miou,
         float(np.mean(equal)) if equal else None,
@@ -208,24 +203,23 @@ def _opened(variant: Variant, files: Mapping[Variant, Path], what: Sweep) -> Run
     return open_runner(files[variant], what.threads, variant.device, trusted=True)
 
 
-def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> dict[str, Any]:
+def _timings(files: Mapping[Variant, Path], what: Sweep, out: Path) -> BenchRecord:
     """Return the benchmark of all variants, run unless there is one of these files."""
     path = out / "results" / "bench.json"
     names = [variant.name for variant in files]
     if path.exists():
-        earlier = read_json(path, BENCH)
-        same = [(m["name"], m["sha256"]) for m in earlier["models"]] == [
+        earlier = BenchRecord.read(path)
+        same = [(m.name, m.sha256) for m in earlier.models] == [
             (variant.name, sha256(file)) for variant, file in files.items()
         ]
-        enough = earlier["method"]["samples"] >= what.load.samples
-        if same and enough and earlier["method"]["complete"]:
+        enough = earlier.method.samples >= what.load.samples
+        if same and enough and earlier.method.complete:
             return earlier
         _keep_earlier(path, out / ".earlier")
-    bench(
+    return bench(
         list(files.values()), what.frames, path, load=what.load, threads=what.threads,
         device=[variant.device for variant in files], repeats=what.repeats, names=names,
     )  # fmt: skip
-    return read_json(path, BENCH)
 
 
 def _keep_earlier(path: Path, folder: Path) -> None:
@@ -247,21 +241,21 @@ def _keep_earlier(path: Path, folder: Path) -> None:
 
 def _record(
     files: Mapping[Variant, Path],
-    scores: Mapping[Variant, Score],
-    timings: dict[str, Any],
+    scores: Mapping[Variant, VariantScore],
+    timings: BenchRecord,
     what: Sweep,
     budget: Budget,
-) -> dict[str, Any]:
-    measured = {model["name"]: model for model in timings["models"]}
-    tail = max(timings["models"][0]["stages"]["total"]["percentiles"], key=float)
+) -> TradeoffRecord:
+    measured = {model.name: model for model in timings.models}
+    tail = timings.models[0].stages["total"].tail
     measure = "mIoU" if what.labelled is not None else "mean IoU with FP32"
     accuracy: dict[Variant, float] = {v: miou_of(scores[v].images.sum(0)) for v in files}
-    latency = {v: measured[v.name]["stages"]["total"]["percentiles"] for v in files}
+    latency = {v: measured[v.name].stages["total"].percentiles for v in files}
     candidates = [
         Candidate(
             v.name, v.precision, v.network, latency[v]["50"], latency[v][tail], accuracy[v],
-            f"{v.size[0]}x{v.size[1]} {v.head} {v.backend}",
-            _median_interval(measured[v.name]["stages"]["total"]),
+            f"{v.size[0]}x{v.size[1]} {v.head} {v.runtime}",
+            measured[v.name].stages["total"].interval,
         )
         for v in files
     ]  # fmt: skip
@@ -281,44 +275,43 @@ def _record(
         network = next(one for one in what.networks if one.name == variant.network)
         to_fp32 = None
         if reference != variant and what.labelled is not None:
-            to_fp32 = asdict(miou_difference(score.images, scores[reference].images))
+            to_fp32 = miou_difference(score.images, scores[reference].images)
         rows.append(
-            {
-                **asdict(variant),
-                "name": variant.name,
-                "width": network.width,
-                "identity": None if network.identity is None else network.identity.to_record(),
-                "file": str(files[variant].name),
-                "sha256": sha256(files[variant]),
-                "accuracy": asdict(miou_interval(score.images)),
-                "boundary_miou": score.boundary,
-                "agreement_with_fp32": score.agreement,
-                "change_from_fp32": to_fp32,
-                "total_ms": latency[variant],
-                "keeps_deadline": budget.fast(candidate),
-                "accurate_enough": budget.accurate(candidate),
-                "execution": measured[variant.name].get("execution", {}),
-                "fallbacks": measured[variant.name].get("fallbacks", []),
-                "dominated_by": None if by is None else candidates[by].name,
-            }
+            VariantRow(
+                network=variant.network,
+                size=variant.size,
+                precision=variant.precision,
+                head=variant.head,
+                runtime=variant.runtime,
+                name=variant.name,
+                width=network.width,
+                identity=network.identity,
+                file=str(files[variant].name),
+                sha256=sha256(files[variant]),
+                accuracy=miou_interval(score.images),
+                boundary_miou=score.boundary,
+                agreement_with_fp32=score.agreement,
+                change_from_fp32=to_fp32,
+                total_ms=latency[variant],
+                keeps_deadline=budget.fast(candidate),
+                accurate_enough=budget.accurate(candidate),
+                execution=measured[variant.name].execution,
+                fallbacks=measured[variant.name].fallbacks,
+                dominated_by=None if by is None else candidates[by].name,
+            )
         )
-    return {
-        "schema": SCHEMA,
-        "created": now_utc(),
-        "measure": measure,
-        "data": None
+    return TradeoffRecord(
+        created=now_utc(),
+        measure=measure,
+        data=None
         if what.labelled is None
-        else {"folder": str(what.labelled.root), "images": len(what.labelled)},
-        "tail": tail,
-        "budget": asdict(budget),
-        "choice": choice.to_record(),
-        "variants": rows,
-        "machine": timings["machine"],
-        "intervals": "95 %, block bootstrap over the images in their order; they do not cover "
+        else ScoredImages(str(what.labelled.root), len(what.labelled)),
+        tail=tail,
+        budget=budget,
+        choice=choice,
+        variants=rows,
+        machine=timings.machine,
+        intervals="95 %, block bootstrap over the images in their order; they do not cover "
         "another drive or another training",
-    }
-
-
-def _median_interval(stage: Mapping[str, Any]) -> tuple[float, float] | None:
-    found = (stage.get("intervals") or {}).get("50")
-    return None if found is None else (float(found[0]), float(found[1]))
+        skipped=list(what.skipped) or None,
+    )

@@ -1,4 +1,4 @@
-"""Deployable variants of networks: size, arithmetic, head, backend, and how each is made."""
+"""Deployable variants of networks: size, arithmetic, head, runtime, and how each is made."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from calibration.half_precision import write_half
 from calibration.options import Options
 from calibration.quantize import calibrate
+from edgeuda import schemas
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import DeviceName, Head, Precision, RuntimeName, SweepRuntime
 from engines.bench.load import Load
-from engines.onnx.metadata import Head, Precision
-from engines.onnx.session import Device
 
 PLAN = schemas.TRADEOFF_PLAN
-Backend = Literal["cpu", "openvino", "cuda", "tensorrt", "engine"]
 ALIKE: tuple[Head, ...] = ("labels", "scores")
 """Heads of which the labels are the same."""
-ON_CPU: tuple[Backend, ...] = ("cpu", "openvino")
+ON_CPU: tuple[SweepRuntime, ...] = ("cpu", "openvino")
 Export = Callable[[Path, tuple[int, int], Head], None]
 """Writes a network's FP32 graph: file, input size, head."""
 
 
 @dataclass(frozen=True)
-class Network:
+class SweptNetwork:
     """A trained network.
 
     Attributes:
@@ -58,14 +56,14 @@ class Variant:
     size: tuple[int, int]
     precision: Precision
     head: Head
-    backend: Backend
+    runtime: SweepRuntime
     says_head: bool = False
 
     @property
     def name(self) -> str:
         """What tables call it."""
         rows, columns = self.size
-        extra = [self.head] * self.says_head + [self.backend] * (self.backend != "cpu")
+        extra = [self.head] * self.says_head + [self.runtime] * (self.runtime != "cpu")
         return " ".join([self.network, f"{rows}x{columns}", self.precision.upper(), *extra])
 
     @property
@@ -76,9 +74,9 @@ class Variant:
         )
 
     @property
-    def device(self) -> Device:
+    def device(self) -> DeviceName:
         """Where ONNX Runtime runs it."""
-        return "cpu" if self.backend == "engine" else self.backend
+        return "cpu" if self.runtime == "engine" else self.runtime
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Sweep:
         sizes: Input sizes, rows and columns; empty takes each network's own.
         precisions: Arithmetics.
         heads: What graphs return.
-        backends: What runs them; ``engine`` builds TensorRT engines here.
+        runtimes: What runs them; ``engine`` builds TensorRT engines here.
         calibration: Frames that ranges come from.
         frames: Frames to time on.
         labelled: Labelled target images; None compares with FP32 instead.
@@ -101,11 +99,11 @@ class Sweep:
         skipped: Frames that could not be read, for the record.
     """
 
-    networks: Sequence[Network]
+    networks: Sequence[SweptNetwork]
     sizes: Sequence[tuple[int, int]]
     precisions: Sequence[Precision]
     heads: Sequence[Head]
-    backends: Sequence[Backend]
+    runtimes: Sequence[SweepRuntime]
     calibration: Sequence[Path]
     frames: Sequence[Path]
     labelled: LabelledFolder | None = None
@@ -127,13 +125,13 @@ class Sweep:
                 size,
                 precision,
                 head,
-                backend,
+                runtime,
                 says_head=len(self.heads) > 1 or head not in ALIKE,
             )
             for network in self.networks
             for size in (self.sizes or (network.size,))
-            for head, backend, precision in itertools.product(
-                self.heads, self.backends, self.precisions
+            for head, runtime, precision in itertools.product(
+                self.heads, self.runtimes, self.precisions
             )
         ]
         names = [network.name for network in self.networks]
@@ -181,7 +179,7 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
         network.export(fp32, variant.size, variant.head)
     path = fp32
     library = None
-    if variant.backend == "engine":
+    if variant.runtime == "engine":
         from engines.tensorrt.builder import strongly_typed
         from engines.tensorrt.library import load_tensorrt
 
@@ -193,13 +191,11 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
         if not path.exists():
             write_half(fp32, list(what.calibration)[:8], path, threads=what.threads)
     if variant.precision == "int8":
-        target: Literal["ort-x86", "tensorrt"] = (
-            "ort-x86" if variant.backend in ON_CPU else "tensorrt"
-        )
-        path = models / f"{variant.stem}-{target}.onnx"
+        runtime: RuntimeName = "ort-x86" if variant.runtime in ON_CPU else "tensorrt"
+        path = models / f"{variant.stem}-{runtime}.onnx"
         if not path.exists():
             ranges = fp32.with_name(f"{fp32.stem}.ranges.npz")  # serves every runtime
-            options = Options(target, threads=what.threads)
+            options = Options(runtime, threads=what.threads)
             calibrate(fp32, what.calibration, path, options, ranges=ranges)
     if library is not None:
         from engines.tensorrt.builder import BuildOptions, engine_precision

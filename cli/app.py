@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from cli.options import as_options
 from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
 from cli.verbs.build import build
@@ -130,8 +131,8 @@ class _Printable(logging.Formatter):
     """Keeps passwords and control characters of names out of the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(as_options(super().format(record)))
 
 
 def _plain(text: str) -> str:
-    return printable(text).replace("[", r"\[")
+    return printable(as_options(text)).replace("[", r"\[")

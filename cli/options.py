@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shlex
-from collections.abc import Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+
+from edgeuda.records.names import DeviceName
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 Source = Annotated[
     list[Path],
     typer.Option(
-        "--source", help="Folder of labelled images: images/ and labels/. Repeatable: several "
-        "sources are learned from together, in the label space of the first."
+        "--source", help="Folder of labelled images, with images/ and labels/; several sources are "
+        "learned from together, in the label space of the first (repeatable)."
     ),
 ]  # fmt: skip
 SourceWeights = Annotated[
     list[float] | None,
     typer.Option(
         "--source-weight", help="How often images of a source are drawn, relative to the others: "
-        "once for each --source, in their order. By default all alike."
+        "once for each --source, in their order; by default all alike."
     ),
 ]  # fmt: skip
 Target = Annotated[
@@ -48,24 +54,43 @@ Init = Annotated[
         help="Run folder or .safetensors file to start from; an adapted one starts a combination.",
     ),
 ]
-OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file written by 'export'.")]
-DeployedModel = Annotated[Path, typer.Option("--model", help="ONNX file, or .engine of 'build'.")]
+OnnxModel = Annotated[Path, typer.Option("--model", help="ONNX file that the verb export wrote.")]
+DeployedModel = Annotated[
+    Path, typer.Option("--model", help="ONNX file, or an .engine that the verb build wrote.")
+]
 AnyModel = Annotated[
     Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="What to write; it must not exist.")]
+Out = Annotated[Path, typer.Option("--out", help="What is written; it must not exist yet.")]
 RecipeName = Annotated[
-    str, typer.Option("--recipe", help="Built-in name (see recipes) or .toml file.")
+    str,
+    typer.Option(
+        "--recipe",
+        help="The recipe: a built-in name, which the verb recipes lists, or a .toml file.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override of the recipe, section.key=value; repeatable."),
+    typer.Option(
+        "--set", help="A setting of the recipe to change, section.key=value (repeatable)."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed; by default the recipe's.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that load images.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of everything random; by default that of the recipe."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Processes that load images; 0 loads them in the main process."
+    ),
+]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; by default every usable core.")
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Threads of an operator; by default one for every usable core."
+    ),
 ]
 LabelSpaceName = Annotated[
     str | None,
@@ -81,45 +106,104 @@ IgnoreUnmapped = Annotated[
         help="Ignore classes of the label files that the network's label space lacks.",
     ),
 ]
-Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames to use, evenly spread.")]
-Name = Annotated[
-    str | None, typer.Option("--name", help="Name in tables and plots; by default the file's.")
+Frames = Annotated[
+    int,
+    typer.Option(
+        "--frames", min=1, help="Number of frames to use, spread evenly over the footage."
+    ),
 ]
-
-
-class ProviderName(str, Enum):
-    """Where ONNX Runtime runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-
-
-class DeviceName(str, Enum):
-    """Where ONNX files run."""
-
-    cpu = "cpu"
-    openvino = "openvino"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="What tables and plots call it; by default the name of the file."),
+]
 
 
 RunDevice = Annotated[
     DeviceName,
     typer.Option(
         "--device",
-        help="Where ONNX files run: cpu, cuda or tensorrt with ONNX Runtime, or openvino, which is "
-        "the CPU with OpenVINO. An .engine runs on its GPU.",
+        help="Where ONNX files run: cpu, cuda or tensorrt with ONNX Runtime, or openvino, which "
+        "is the CPU with OpenVINO. An .engine runs on its GPU.",
     ),
 ]
 Graphs = Annotated[
-    bool, typer.Option(help="Replay CUDA graphs with an .engine; without, copies are told apart.")
+    bool,
+    typer.Option(
+        help="Whether an .engine replays CUDA graphs; without them, copies are timed apart."
+    ),
 ]
 
 
 TrainDevice = Annotated[
-    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, or a GPU: cuda:1.")
+    str,
+    typer.Option(
+        "--device", help="Where torch computes: auto, cpu, cuda, or one GPU such as cuda:1."
+    ),
 ]
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """Return what lets an option take these values and no others."""
+
+    def parse(value: str) -> str:
+        if value not in names:
+            msg = f"expected one of {', '.join(names)}, found {value!r}"
+            raise typer.BadParameter(msg)
+        return value
+
+    return parse
+
+
+def shown(names: Iterable[str]) -> str:
+    """Return how help shows these values."""
+    return f"[{'|'.join(names)}]"
+
+
+def several(kind: Any, text: str, **more: Any) -> Any:
+    """Return a repeatable option that takes the values of a type of `edgeuda.records.names`.
+
+    Args:
+        kind: The type.
+        text: Its help.
+        more: Further arguments of ``typer.Option``.
+    """
+    names = get_args(kind)
+    return typer.Option(parser=one_of(names), metavar=shown(names), help=text, **more)
+
+
+def renamed(option: str) -> Any:
+    """Return an option that is still taken under its name of before, which help does not show."""
+    return typer.Option(option, hidden=True)
+
+
+def now(option: str, value: T, before: str, old: T | None) -> T:
+    """Return an option's value, also where it was given under its name of before; that is said."""
+    if old is None or old == []:
+        return value
+    logger.warning("%s is called %s now; write that instead", before, option)
+    return old
+
+
+PARAMETERS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "batch", "calibrate", "calibration", "crop", "device", "dla_core", "half",
+        "ignore_unmapped", "label_space", "member", "out", "public_key", "resume", "runtime",
+        "skip", "target", "unchecked_cache", "weights_key", "window",
+    )
+} | {"source_weights": "--source-weight"}  # fmt: skip
+"""What functions call their parameters, and the command line its options."""
+_SETTING = re.compile(r"`([a-z]\w*(?:\.\w+)*=[^`]*)`")
+_PARAMETER = re.compile(rf"`({'|'.join(PARAMETERS)})`")
+
+
+def as_options(text: str) -> str:
+    """Return a message that names parameters of functions with the options that stand for them.
+
+    Functions name parameters and settings of recipes in backticks: ``choose another `out` ``.
+    """
+    text = _SETTING.sub(r"--set \1", text)
+    return _PARAMETER.sub(lambda found: PARAMETERS[found[1]], text)
 
 
 def repeated(option: str, values: Sequence[object] | None) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgeuda.data.images import read_image
     from edgeuda.errors import EdgeudaError
     from edgeuda.labels import LabelSpace, label_space
+    from edgeuda.methods.registry import register_method
     from edgeuda.training.recipe import load_recipe
     from edgeuda.training.runs import Run, SegmentationModel, adapt, evaluate, train, wrap
     from edgeuda.training.runs import open_network as load_model
@@ -30,6 +31,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "read_image",
+    "register_method",
     "train",
     "wrap",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "label_space": "edgeuda.labels",
     "load_recipe": "edgeuda.training.recipe",
     "read_image": "edgeuda.data.images",
+    "register_method": "edgeuda.methods.registry",
 }
 
 

@@ -7,58 +7,27 @@ them, and nothing reads a decision back from a sentence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from edgeuda.accuracy.uncertainty import Estimate
+from edgeuda.records.tradeoff import (
+    Budget,
+    Change,
+    Choice,
+    Estimate,
+    Figure,
+    Int8Choice,
+    Int8Reason,
+    Int8Verdict,
+    Interval,
+    Measured,
+)
 
 NOISE = 0.005
 """mIoU differences below this are noise by convention, whatever an interval says."""
 MAX_DROP = 0.01
 """mIoU that speed may cost: INT8 that loses more, or what is called equal with an interval that
 holds zero, has lost."""
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A ratio or a difference.
-
-    Attributes:
-        value: The figure.
-        interval: Lower and upper end; None if none is known.
-    """
-
-    value: float
-    interval: Interval | None = None
-
-    @classmethod
-    def of(cls, estimate: Estimate | None) -> Figure | None:
-        """Return an estimate as a figure."""
-        if estimate is None:
-            return None
-        return cls(estimate.value, (estimate.low, estimate.high))
-
-    def holds(self, value: float) -> bool:
-        """Whether the interval holds a value; without one, whether the figure is that value."""
-        low, high = self.interval or (self.value, self.value)
-        return low <= value <= high
-
-    @classmethod
-    def from_record(cls, record: Any) -> Figure | None:
-        """Read `dataclasses.asdict`'s form; raises TypeError, KeyError or ValueError."""
-        if record is None:
-            return None
-        interval = record["interval"]
-        if interval is not None:
-            low, high = interval
-            interval = float(low), float(high)
-        return cls(float(record["value"]), interval)
-
-
-Change = Literal["better", "worse", "noise", "unknown"]
 
 
 def change_of(accuracy: Figure, each: tuple[Interval, Interval] | None = None) -> Change:
@@ -86,13 +55,6 @@ def overlap(a: Interval, b: Interval) -> bool:
     return a[0] <= b[1] and b[0] <= a[1]
 
 
-Int8Status = Literal["worth it", "not worth it", "unknown"]
-Int8Reason = Literal[
-    "faster", "slower", "not faster", "not accurate enough", "misses the deadline",
-    "costs accuracy", "not needed", "not recorded",
-]  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Need:
     """What a budget makes of an INT8 form and its float form.
@@ -107,42 +69,6 @@ class Need:
     fast: bool = True
     accurate: bool = True
     float_in_time: bool | None = None
-
-
-@dataclass(frozen=True)
-class Int8Verdict:
-    """INT8 against its float form.
-
-    Attributes:
-        status: The verdict.
-        reason: What decided it.
-        speed: Time of the float form over that of INT8; None if it was not measured.
-        accuracy: Accuracy of INT8 less that of the float form, 0 to 1; None if it was not scored.
-        change: What that difference is, see `change_of`.
-        max_drop: What INT8 was allowed to lose.
-    """
-
-    status: Int8Status
-    reason: Int8Reason
-    speed: Figure | None
-    accuracy: Figure | None
-    change: Change
-    max_drop: float = MAX_DROP
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Int8Verdict:
-        """Read `dataclasses.asdict`'s form; raises TypeError, KeyError or ValueError."""
-        for key, known in (("status", Int8Status), ("reason", Int8Reason), ("change", Change)):
-            if record[key] not in get_args(known):
-                raise ValueError(key, record[key])
-        return cls(
-            record["status"],
-            record["reason"],
-            Figure.from_record(record["speed"]),
-            Figure.from_record(record["accuracy"]),
-            record["change"],
-            float(record["max_drop"]),
-        )
 
 
 def judge_int8(
@@ -210,132 +136,8 @@ class Candidate:
     latency_interval: Interval | None = None
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What is allowed.
-
-    Attributes:
-        latency_ms: Largest tail latency; None for any.
-        min_accuracy: Least mIoU, 0 to 1; None for any.
-    """
-
-    latency_ms: float | None = None
-    min_accuracy: float | None = None
-
-    def allows(self, one: Candidate) -> bool:
-        """Whether a variant keeps both."""
-        return self.fast(one) and self.accurate(one)
-
-    def fast(self, one: Candidate) -> bool:
-        """Whether it keeps the deadline."""
-        return self.latency_ms is None or one.tail_ms <= self.latency_ms
-
-    def accurate(self, one: Candidate) -> bool:
-        """Whether it is accurate enough."""
-        return self.min_accuracy is None or one.accuracy >= self.min_accuracy
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A variant's figures, as a decision names them.
-
-    Attributes:
-        name: What tables call it.
-        latency_ms: Median of a frame.
-        tail_ms: The percentile that the budget is held against.
-        accuracy: 0 to 1.
-    """
-
-    name: str
-    latency_ms: float
-    tail_ms: float
-    accuracy: float
-
-    @classmethod
-    def of(cls, one: Candidate) -> Measured:
-        """Return a candidate's figures."""
-        return cls(one.name, one.latency_ms, one.tail_ms, one.accuracy)
-
-    @classmethod
-    def from_record(cls, record: Any) -> Measured | None:
-        """Read `dataclasses.asdict`'s form; raises TypeError, KeyError or ValueError."""
-        if record is None:
-            return None
-        figures = (float(record[key]) for key in ("latency_ms", "tail_ms", "accuracy"))
-        return cls(str(record["name"]), *figures)
-
-
-@dataclass(frozen=True)
-class Int8Choice:
-    """Whether a sweep's INT8 is worth it.
-
-    Attributes:
-        verdict: The verdict.
-        int8: The INT8 variant.
-        rival: The float variant that it was held against.
-        taken: Whether INT8 was chosen.
-    """
-
-    verdict: Int8Verdict
-    int8: Measured
-    rival: Measured
-    taken: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A sweep's decision.
-
-    Attributes:
-        name: The variant; None if none keeps the budget.
-        taken: Its figures.
-        allowed: Variants that keep the budget.
-        measured: Variants in all.
-        equal: A more accurate variant within the budget that is equal within noise, and slower.
-        beyond: The most accurate of the variants that are more accurate and miss the deadline.
-        fastest: The fastest of all, where none keeps the budget.
-        best: The most accurate of all, where none keeps the budget.
-        int8: Whether INT8 is worth it; None if there is no choice, or INT8 or float was not
-            measured.
-    """
-
-    name: str | None
-    taken: Measured | None
-    allowed: int
-    measured: int
-    equal: Measured | None = None
-    beyond: Measured | None = None
-    fastest: Measured | None = None
-    best: Measured | None = None
-    int8: Int8Choice | None = None
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Choice:
-        """Read `to_record`'s form; raises TypeError, KeyError or ValueError if it is damaged."""
-        int8, name = record["int8"], record["name"]
-        if int8 is not None:
-            pair = (Measured.from_record(int8[key]) for key in ("int8", "rival"))
-            one, rival = pair
-            if one is None or rival is None:
-                raise ValueError(int8)
-            verdict = Int8Verdict.from_record(int8["verdict"])
-            int8 = Int8Choice(verdict, one, rival, bool(int8["taken"]))
-        taken, equal, beyond, fastest, best = (
-            Measured.from_record(record[key])
-            for key in ("taken", "equal", "beyond", "fastest", "best")
-        )
-        if (name is None) is not (taken is None) or (
-            name is None and (fastest is None or best is None)
-        ):
-            raise ValueError(name)
-        return cls(
-            None if name is None else str(name), taken, int(record["allowed"]),
-            int(record["measured"]), equal, beyond, fastest, best, int8,
-        )  # fmt: skip
+def _figures(one: Candidate) -> Measured:
+    return Measured(one.name, one.latency_ms, one.tail_ms, one.accuracy)
 
 
 def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
@@ -347,20 +149,6 @@ def dominators(points: Sequence[tuple[float, float]]) -> list[int | None]:
         next((i for i, (a, b) in enumerate(points) if a <= x and b >= y and (a, b) != (x, y)), None)
         for x, y in points
     ]
-
-
-Standing = Literal["chosen", "too slow", "too inaccurate", "on the front", "dominated"]
-
-
-def standing(row: Mapping[str, Any], chosen: str | None) -> Standing:
-    """Return where a variant of a trade-off's record stands, the gravest first."""
-    if row["name"] == chosen:
-        return "chosen"
-    if not row["keeps_deadline"]:
-        return "too slow"
-    if not row["accurate_enough"]:
-        return "too inaccurate"
-    return "on the front" if row["dominated_by"] is None else "dominated"
 
 
 Difference = Callable[[str, str], Estimate | None]
@@ -383,8 +171,8 @@ def choose(
     if not allowed:
         return Choice(
             None, None, 0, len(candidates),
-            fastest=Measured.of(min(candidates, key=lambda one: one.tail_ms)),
-            best=Measured.of(max(candidates, key=lambda one: one.accuracy)),
+            fastest=_figures(min(candidates, key=lambda one: one.tail_ms)),
+            best=_figures(max(candidates, key=lambda one: one.accuracy)),
         )  # fmt: skip
     best = max(allowed, key=lambda one: one.accuracy)
     equals = [one for one in allowed if _equal(one, best, difference)]
@@ -393,11 +181,11 @@ def choose(
     beyond = max(better, key=lambda one: one.accuracy, default=None)
     return Choice(
         taken.name,
-        Measured.of(taken),
+        _figures(taken),
         len(allowed),
         len(candidates),
-        equal=None if taken is best else Measured.of(best),
-        beyond=None if beyond is None else Measured.of(beyond),
+        equal=None if taken is best else _figures(best),
+        beyond=None if beyond is None else _figures(beyond),
         int8=_about_int8(taken, candidates, budget, difference),
     )
 
@@ -428,7 +216,7 @@ def _about_int8(
     accuracy = Figure.of(difference(one.name, rival.name))
     accuracy = accuracy or Figure(one.accuracy - rival.accuracy)
     verdict = judge_int8(_speed(one, rival), accuracy, need)
-    return Int8Choice(verdict, Measured.of(one), Measured.of(rival), one is taken)
+    return Int8Choice(verdict, _figures(one), _figures(rival), one is taken)
 
 
 def _float_form(

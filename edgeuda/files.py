@@ -141,7 +141,7 @@ def unwritable(path: Path, err: OSError) -> str:
     why = "the disk is full" if err.errno in (errno.ENOSPC, errno.EDQUOT) else err.strerror
     return (
         f"{path}: cannot be written: {why}. What was complete before is kept; make room, or choose "
-        "another --out, and give the same command with --resume where it has one"
+        "another `out`, and do the same with `resume` where it can"
     )
 
 
@@ -160,7 +160,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
-            msg = f"{folder}: another process writes there. Wait for it, or choose another --out"
+            msg = f"{folder}: another process writes there. Wait for it, or choose another `out`"
             raise OutputExistsError(msg) from err
         except OSError:  # a file system without locks
             pass
@@ -250,7 +250,7 @@ def require_absent(path: Path) -> None:
     if path.is_dir() and is_empty(path):
         return
     if path.exists():
-        msg = f"{path}: exists already; nothing was overwritten. Choose another --out or remove it"
+        msg = f"{path}: exists already; nothing was overwritten. Choose another `out` or remove it"
         raise OutputExistsError(msg)
 
 

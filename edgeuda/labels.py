@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.errors import ConfigError, did_you_mean
 from edgeuda.files import read_json
-from edgeuda.records import schemas
 
 IGNORE = 255
 """Id of pixels that neither train nor count, in every label space."""
@@ -208,7 +208,7 @@ def counterparts(
     if unmapped and not ignore_unmapped:
         msg = (
             f"{', '.join(unmapped)} of label space {source.name!r} have no counterpart in "
-            f"{target.name!r} ({', '.join(target.classes)}). Ignore them with --ignore-unmapped, "
+            f"{target.name!r} ({', '.join(target.classes)}). Ignore them with `ignore_unmapped`, "
             f'or say in a .json file of {source.name!r}, under "groups", what they become'
         )
         raise ConfigError(msg)

@@ -7,10 +7,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.labels import LabelSpace
-from edgeuda.records import schemas
 
 LARGEST = 1 << 14
 """Rows or columns of an input: more is a damaged file, not a camera."""

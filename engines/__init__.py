@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         write_bundle,
     )
     from engines.bundle import Bundle
+    from engines.prediction import predict
     from engines.runner import Runner
 
 __all__ = [
@@ -29,10 +30,15 @@ __all__ = [
     "export",
     "open_bundle",
     "open_model",
+    "predict",
     "segment",
     "write_bundle",
 ]
-_HOMES = {"Bundle": "engines.bundle", "Runner": "engines.runner"}
+_HOMES = {
+    "Bundle": "engines.bundle",
+    "Runner": "engines.runner",
+    "predict": "engines.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,12 +17,12 @@ from edgeuda.data.treatment import read_frame
 from edgeuda.files import require_absent
 from edgeuda.labels import LabelSpace, label_space
 from edgeuda.records.bench import BenchRecord
+from edgeuda.records.names import DeviceName, Head
 from engines.bench.load import Load
 from engines.bench.measure import bench
 from engines.bundle import Bundle
 from engines.bundle import open_bundle as read_bundle
-from engines.onnx.metadata import ExportRecord, Head
-from engines.onnx.session import Device
+from engines.onnx.metadata import ExportRecord
 from engines.opening import open_runner
 from engines.packing import pack
 from engines.runner import Runner
@@ -90,7 +90,7 @@ def export(
 
 
 def open_model(
-    model: AnyPath, *, device: Device = "cpu", threads: int | None = None, graphs: bool = True
+    model: AnyPath, *, device: DeviceName = "cpu", threads: int | None = None, graphs: bool = True
 ) -> Runner:
     """Open an exported model: an ONNX file, an engine or a bundle.
 
@@ -150,7 +150,7 @@ def benchmark(
     *,
     samples: int = 700,
     fps: float | None = None,
-    device: Device | Sequence[Device] = "cpu",
+    device: DeviceName | Sequence[DeviceName] = "cpu",
     threads: int | None = None,
     repeats: int = 3,
     deadline_ms: float | None = None,
@@ -194,7 +194,7 @@ def evaluate(
     data: AnyPath,
     *,
     name: str | None = None,
-    device: Device = "cpu",
+    device: DeviceName = "cpu",
     threads: int | None = None,
     stored: str | LabelSpace | None = None,
     ignore_unmapped: bool = False,

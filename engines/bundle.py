@@ -20,17 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from edgeuda import __version__
+from edgeuda import __version__, schemas
 from edgeuda.errors import BundleError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records import schemas
 
 SCHEMA = schemas.BUNDLE
 SUFFIX = ".edgeuda"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
-Role = Literal["model", "calibration", "ranges", "metrics", "recipe", "licence", "other"]
-FOLDERS: dict[Role, str] = {
+MemberRole = Literal["model", "calibration", "ranges", "metrics", "recipe", "licence", "other"]
+FOLDERS: dict[MemberRole, str] = {
     "model": "models",
     "calibration": "calibration",
     "ranges": "ranges",
@@ -69,7 +68,7 @@ class Member:
     """
 
     name: str
-    role: Role
+    role: MemberRole
     size: int
     sha256: str
     about: dict[str, Any]
@@ -91,7 +90,7 @@ class Bundle:
     members: dict[str, Member]
     signed: bool
 
-    def of(self, role: Role) -> list[Member]:
+    def of(self, role: MemberRole) -> list[Member]:
         """Return the members of a role."""
         return [member for member in self.members.values() if member.role == role]
 
@@ -129,7 +128,7 @@ class Bundle:
 
 def write_bundle(
     out: Path,
-    files: Sequence[tuple[Role, Path, dict[str, Any]]],
+    files: Sequence[tuple[MemberRole, Path, dict[str, Any]]],
     facts: dict[str, Any],
     private_key: Path | None = None,
 ) -> dict[str, Any]:
@@ -281,7 +280,7 @@ def _manifest(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, Member
         for entry in manifest["files"]:
             member = Member(**entry)
             if (
-                member.role not in get_args(Role)
+                member.role not in get_args(MemberRole)
                 or not isinstance(member.size, int)
                 or not re.fullmatch(r"[0-9a-f]{64}", member.sha256)
                 or not isinstance(member.about, dict)

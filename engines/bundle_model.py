@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import BundleError, ModelError
+from edgeuda.records.names import DeviceName
 from engines.bundle import SUFFIX, Bundle, Member, open_bundle
-from engines.onnx.session import Device
 from engines.trust import required_keys
 
-_BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {
+_BEST: dict[DeviceName, tuple[tuple[str, str | None], ...]] = {
     "cpu": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
     "openvino": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
     "cuda": (("fp16", None), ("fp32", None), ("int8", "tensorrt")),
@@ -24,7 +24,7 @@ _BEST: dict[Device, tuple[tuple[str, str | None], ...]] = {
 
 @contextmanager
 def model_file(
-    path: Path, device: Device, member: str | None = None, public_key: Path | None = None
+    path: Path, device: DeviceName, member: str | None = None, public_key: Path | None = None
 ) -> Iterator[Path]:
     """Give a model's file: ``path`` itself, or what a bundle holds for the device.
 
@@ -58,7 +58,7 @@ def model_file(
             )
             raise BundleError(msg)
         if member is not None:
-            msg = f"{path}: is no bundle ({SUFFIX}); leave --member {member} away"
+            msg = f"{path}: is no bundle ({SUFFIX}); leave `member` {member} away"
             raise BundleError(msg)
         yield path
         return
@@ -72,7 +72,7 @@ def model_file(
         yield file
 
 
-def choose_member(bundle: Bundle, device: Device, name: str | None = None) -> Member:
+def choose_member(bundle: Bundle, device: DeviceName, name: str | None = None) -> Member:
     """Return the bundle's model for a device.
 
     Raises:

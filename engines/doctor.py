@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeuda import __version__
+from edgeuda import __version__, schemas
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
 from edgeuda.files import text_of
-from edgeuda.records import schemas
+from edgeuda.records.names import LibraryName, ProviderName
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
 from engines.cuda.extra import extra_here, jetson_release
 from engines.machine.hardware import drive_release, identity
-from engines.onnx.session import Provider, open_session
+from engines.onnx.session import open_session
 from engines.tensorrt.library import load_tensorrt
 
 SCHEMA = schemas.DOCTOR
-Status = Literal["ok", "absent", "broken", "note"]
+CheckStatus = Literal["ok", "absent", "broken", "note"]
 _TASKS = {
     "run on the CPU": ("onnxruntime",),
     "run on the CPU with OpenVINO": ("openvino",),
@@ -40,7 +40,7 @@ _TASKS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class Part:
     """One thing that was looked at.
 
     Attributes:
@@ -51,21 +51,21 @@ class Check:
     """
 
     name: str
-    status: Status
+    status: CheckStatus
     found: str
     fix: str = ""
 
 
-def examine(root: Path = Path("/")) -> list[Check]:
+def examine(root: Path = Path("/")) -> list[Part]:
     """Look at the machine.
 
     Args:
         root: Root of the file system, for the files that say which release this is.
     """
     checks = [
-        Check("edgeuda", "note", __version__),
-        Check("python", "note", f"{platform.python_version()} at {sys.executable}"),
-        Check("machine", "note", f"{platform.machine()}, {platform.platform()}"),
+        Part("edgeuda", "note", __version__),
+        Part("python", "note", f"{platform.python_version()} at {sys.executable}"),
+        Part("machine", "note", f"{platform.machine()}, {platform.platform()}"),
         _processor(identity()),
         *_release(root),
         _driver(),
@@ -86,13 +86,13 @@ def examine(root: Path = Path("/")) -> list[Check]:
     return checks
 
 
-def abilities(checks: list[Check]) -> dict[str, list[str]]:
+def abilities(checks: list[Part]) -> dict[str, list[str]]:
     """Return what each task lacks here; nothing means that it can be done."""
     good = {check.name for check in checks if check.status == "ok"}
     return {task: [name for name in needs if name not in good] for task, needs in _TASKS.items()}
 
 
-def to_record(checks: list[Check]) -> dict[str, Any]:
+def to_record(checks: list[Part]) -> dict[str, Any]:
     """Return the JSON form."""
     return {
         "schema": SCHEMA,
@@ -101,63 +101,63 @@ def to_record(checks: list[Check]) -> dict[str, Any]:
     }
 
 
-def _processor(machine: Mapping[str, str]) -> Check:
+def _processor(machine: Mapping[str, str]) -> Part:
     """Say which instruction sets there are, and what INT8 gains by them."""
     flags = machine["cpu_flags"].split()
     found = f"{machine['cpu']}, {machine['cores_usable']} cores, {machine['cpu_flags']}"
     if machine["architecture"] != "x86_64":
-        return Check("processor", "note", found)
+        return Part("processor", "note", found)
     if any("vnni" in flag or flag.startswith("amx_int8") for flag in flags):
-        return Check("processor", "note", f"{found}; multiplies INT8 in 32 bits")
+        return Part("processor", "note", f"{found}; multiplies INT8 in 32 bits")
     remark = (
         "there is no VNNI: INT8 gains less over FP32 than with it, and ONNX Runtime adds pairs of "
         "products in 16 bits, which can saturate: look at the agreement with FP32 on this machine, "
-        "and measure OpenVINO beside (edgeuda tradeoff --backend openvino)"
+        "and measure OpenVINO beside (edgeuda tradeoff --runtime openvino)"
     )
-    return Check("processor", "note", f"{found}; {remark}")
+    return Part("processor", "note", f"{found}; {remark}")
 
 
-def _release(root: Path) -> list[Check]:
+def _release(root: Path) -> list[Part]:
     """Say which JetPack's Linux or DRIVE OS this is; neither on other machines."""
     found = []
     jetson = jetson_release(root)
     if jetson is not None:
         jetpack = {35: "JetPack 5", 36: "JetPack 6", 38: "JetPack 7", 39: "JetPack 7"}
         name = jetpack.get(jetson[0], "unknown JetPack")
-        found.append(Check("release", "note", f"Jetson Linux {jetson[0]}.{jetson[1]} ({name})"))
+        found.append(Part("release", "note", f"Jetson Linux {jetson[0]}.{jetson[1]} ({name})"))
     drive = drive_release(root)
     if drive is not None:
-        found.append(Check("release", "note", f"DRIVE OS {drive}"))
+        found.append(Part("release", "note", f"DRIVE OS {drive}"))
     model = text_of(root / "proc/device-tree/model")
     if model:
-        found.append(Check("board", "note", model))
+        found.append(Part("board", "note", model))
     return found
 
 
-def _driver() -> Check:
+def _driver() -> Part:
     try:
         major, minor = driver_version()
-        return Check("driver", "ok", f"CUDA device: {gpu_title()}, serves CUDA {major}.{minor}")
+        return Part("driver", "ok", f"CUDA device: {gpu_title()}, serves CUDA {major}.{minor}")
     except DeviceError as err:
         fix = "on a vehicle: the image of its JetPack or DRIVE OS; elsewhere: the NVIDIA driver"
-        return Check("driver", "absent", str(err), fix)
+        return Part("driver", "absent", str(err), fix)
 
 
-def _power(root: Path) -> list[Check]:
+def _power(root: Path) -> list[Part]:
     found = []
     mode = _run("nvpmodel", "-q")
     if mode:
         name = next((line for line in mode.splitlines() if "Power Mode" in line), mode)
-        found.append(Check("power mode", "note", name.strip(), "sudo nvpmodel -m 0, jetson_clocks"))
+        found.append(Part("power mode", "note", name.strip(), "sudo nvpmodel -m 0, jetson_clocks"))
     governor = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor:
         fix = "" if governor == "performance" else "sudo cpupower frequency-set -g performance"
-        found.append(Check("CPU governor", "note", governor, fix))
+        found.append(Part("CPU governor", "note", governor, fix))
     clocks = _run(
         "nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,power.draw", "--format=csv,noheader"
     )
     if clocks:
-        found.append(Check("GPU clocks", "note", clocks.strip()))
+        found.append(Part("GPU clocks", "note", clocks.strip()))
     return found
 
 
@@ -171,22 +171,22 @@ def _run(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _onnxruntime() -> Check:
+def _onnxruntime() -> Part:
     both = [n for n in ("onnxruntime", "onnxruntime-gpu") if _version(n) is not None]
     fix = "pip install 'edgeuda[cpu]', or 'edgeuda[gpu]' on a machine with a GPU"
     if not both:
-        return Check("onnxruntime", "absent", "not installed", fix)
+        return Part("onnxruntime", "absent", "not installed", fix)
     found = ", ".join(f"{name} {_version(name)}" for name in both)
     if len(both) == 2:
         fix = f"pip uninstall -y {' '.join(both)}, then one of the two: they overwrite each other"
-        return Check("onnxruntime", "broken", found, fix)
+        return Part("onnxruntime", "broken", found, fix)
     try:
         import onnxruntime as ort
 
         providers = ", ".join(ort.get_available_providers())
     except Exception as err:  # whatever a damaged native package raises
-        return Check("onnxruntime", "broken", f"{found}: {err}", f"pip install --force {both[0]}")
-    return Check("onnxruntime", "ok", f"{found}: {providers}")
+        return Part("onnxruntime", "broken", f"{found}: {err}", f"pip install --force {both[0]}")
+    return Part("onnxruntime", "ok", f"{found}: {providers}")
 
 
 _IDENTITY = (
@@ -196,7 +196,7 @@ _IDENTITY = (
 """The smallest ONNX model, one number to itself."""
 
 
-def _providers() -> list[Check]:
+def _providers() -> list[Part]:
     """Try ONNX Runtime's providers for GPUs: that one is offered does not mean that it works."""
     try:
         import onnxruntime as ort
@@ -205,7 +205,7 @@ def _providers() -> list[Check]:
     except Exception:  # said by `_onnxruntime`
         return []
     found = []
-    devices: tuple[tuple[Provider, str], ...] = (
+    devices: tuple[tuple[ProviderName, str], ...] = (
         ("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider"),
     )  # fmt: skip
     for device, provider in devices:
@@ -216,13 +216,13 @@ def _providers() -> list[Check]:
             open_session(_IDENTITY, threads=1, device=device)
         except EdgeudaError as err:
             fix = f"install what it misses, or 'edgeuda[cpu]' instead: {ort.__version__} is built "
-            found.append(Check(name, "broken", str(err), f"{fix}for one CUDA and cuDNN"))
+            found.append(Part(name, "broken", str(err), f"{fix}for one CUDA and cuDNN"))
         else:
-            found.append(Check(name, "ok", f"{provider} takes a model"))
+            found.append(Part(name, "ok", f"{provider} takes a model"))
     return found
 
 
-def _devices(root: Path) -> list[Check]:
+def _devices(root: Path) -> list[Part]:
     """Try the packages for device memory, each, and whether any works."""
     fixes = {
         "cuda-python": f"pip install 'edgeuda[{extra_here(root)}]'",
@@ -235,30 +235,33 @@ def _devices(root: Path) -> list[Check]:
         try:
             cuda_devices()
         except DeviceError:
-            status: Status = "note" if version else "absent"
+            status: CheckStatus = "note" if version else "absent"
             what = f"{version}, not tried without a driver" if version else "not found"
-            found.append(Check(name, status, what, "" if version else fix))
+            found.append(Part(name, status, what, "" if version else fix))
             continue
         try:
             device = open_device(name)
         except DependencyError as err:
-            found.append(Check(name, "absent", str(err), fix))
+            found.append(Part(name, "absent", str(err), fix))
         except DeviceError as err:
-            found.append(Check(name, "broken", f"{version} {err}".strip(), fix))
+            found.append(Part(name, "broken", f"{version} {err}".strip(), fix))
         else:
             what = f"CUDA {device.runtime_version()}"
-            found.append(Check(name, "ok", f"{version}, {what}" if version else what))
+            found.append(Part(name, "ok", f"{version}, {what}" if version else what))
     works = [check.name for check in found if check.status == "ok"]
     if works:
-        return [*found, Check("device memory", "ok", f"by {works[0]}")]
-    return [*found, Check("device memory", "absent", "no package works", fixes["cuda-python"])]
+        return [*found, Part("device memory", "ok", f"by {works[0]}")]
+    return [
+        *found,
+        Part("device memory", "absent", "no package works", fixes["cuda-python"]),
+    ]
 
 
-def _package(name: str, fix: str, remark: str = "") -> Check:
+def _package(name: str, fix: str, remark: str = "") -> Part:
     version = _version(name)
     if version is None:
-        return Check(name, "absent", remark or "not installed", fix)
-    return Check(name, "ok", version)
+        return Part(name, "absent", remark or "not installed", fix)
+    return Part(name, "ok", version)
 
 
 def _version(name: str) -> str | None:
@@ -268,20 +271,20 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _tensorrt(name: Literal["tensorrt", "tensorrt_rtx"]) -> Check:
+def _tensorrt(name: LibraryName) -> Part:
     """Import and probe, and construct nothing: that is what crashes without a driver."""
     load: Callable[[], Any] = lambda: load_tensorrt(name, device=name == "tensorrt")  # noqa: E731
     try:
-        return Check(name, "ok", load().title)
+        return Part(name, "ok", load().title)
     except DeviceError as err:
-        return Check(name, "broken", str(err), "needs the driver, see above")
+        return Part(name, "broken", str(err), "needs the driver, see above")
     except EdgeudaError as err:
         what, _, fix = str(err).partition(" Get it by ")
-        return Check(name, "absent", what, fix)
+        return Part(name, "absent", what, fix)
 
 
-def _program(name: str, fix: str) -> Check:
+def _program(name: str, fix: str) -> Part:
     path = shutil.which(name) or next(
         (str(p) for p in (Path("/usr/src/tensorrt/bin") / name,) if os.access(p, os.X_OK)), None
     )
-    return Check(name, "absent", "not found", fix) if path is None else Check(name, "ok", path)
+    return Part(name, "absent", "not found", fix) if path is None else Part(name, "ok", path)

@@ -17,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
-from edgeuda.records import schemas
+from edgeuda.records.names import Head, LibraryName, ProviderName
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
@@ -31,17 +32,15 @@ from engines.doctor import to_record as doctor_record
 from engines.machine.hardware import identity
 from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
-from engines.onnx.metadata import Head
-from engines.onnx.session import Provider
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Runner
 from engines.tensorrt.builder import BuildOptions, strongly_typed
 from engines.tensorrt.cache import Engine, cached_engine
-from engines.tensorrt.library import Library, LibraryName, load_tensorrt
+from engines.tensorrt.library import Library, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
 
 SCHEMA = schemas.GPU_CHECK
-Status = Literal["passed", "failed", "not installed", "skipped"]
+GpuStatus = Literal["passed", "failed", "not installed", "skipped"]
 Forms = Mapping[tuple[Head, str], Path]
 """ONNX files by head and arithmetic: fp32, fp16, int8, int8+fp16."""
 LEAST = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97, "int8+fp16": 0.97}
@@ -49,7 +48,7 @@ LEAST = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97, "int8+fp16": 0.97}
 SLOWER = 1.05
 """How much longer than ``trtexec`` on the same engine is allowed."""
 RUNS = 200
-Images = Sequence[npt.NDArray[np.uint8]]
+FrameArrays = Sequence[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Row:
     """
 
     name: str
-    status: Status
+    status: GpuStatus
     found: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -173,7 +172,7 @@ def require_passed(record: Mapping[str, Any]) -> None:
     if named["not installed"]:
         msg = (
             f"Not installed: {', '.join(named['not installed'])}. Install them, or say which are "
-            "not wanted: --skip NAME"
+            "not wanted: `skip` NAME"
         )
         raise DependencyError(msg)
 
@@ -209,7 +208,7 @@ def _at_least(least: float, found: float, what: str) -> dict[str, Any]:
     return {"agreement": round(found, 6)}
 
 
-def _images(runner: Runner, frames: Sequence[Path]) -> Images:
+def _images(runner: Runner, frames: Sequence[Path]) -> FrameArrays:
     size = runner.spec.preprocessing
     return [
         resize_image(read_frame(p, size.geometry), size.height, size.width)[None] for p in frames
@@ -245,14 +244,14 @@ def _as_asked(runner: Runner) -> None:
 def _onnxruntime(check: _Check, forms: Forms, frames: Sequence[Path]) -> None:
     head = next(iter(forms))[0]
 
-    def provider(device: Provider, arithmetic: str) -> dict[str, Any]:
+    def provider(device: ProviderName, arithmetic: str) -> dict[str, Any]:
         reference = _reference(forms, head, arithmetic)
         with OnnxRunner(forms[head, arithmetic], device=device) as runner:
             # Single nodes that run elsewhere are listed, and no failure.
             found = _agreement(runner, reference, frames, LEAST[arithmetic])
             return {**found, **_times(runner, frames)}
 
-    devices: tuple[Provider, ...] = ("cuda", "tensorrt")
+    devices: tuple[ProviderName, ...] = ("cuda", "tensorrt")
     for device in devices:
         for arithmetic in ("fp32", "int8"):
             name = f"onnxruntime {device} {arithmetic}"
@@ -424,5 +423,5 @@ def _soak(
     if vitals.throttled:
         msg = f"clocks were throttled within {seconds:.0f} s"
         raise DeviceError(msg)
-    state = vitals.to_record()
+    state = asdict(vitals.summary())
     return {"engine": names[0], "frames": count, "seconds": seconds, "state": state}

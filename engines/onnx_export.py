@@ -22,6 +22,7 @@ from edgeuda.files import sha256, write_atomic
 from edgeuda.models.checkpoint import load_model, require_finite
 from edgeuda.models.fused import fused
 from edgeuda.records.identity import Identity, identity_of, model_file
+from edgeuda.records.names import Head
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import require_valid
 from engines.onnx.heads import SMALL, labels_of, with_head
@@ -33,7 +34,6 @@ from engines.onnx.metadata import (
     SPEC_KEY,
     ExportRecord,
     FoldedNorm,
-    Head,
     norms_to_json,
 )
 from engines.onnx.session import open_session

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgeuda.errors import DeviceError, require
+from edgeuda.records.names import Head, Precision, ProviderName
 from engines.onnx.heads import labels_of
 from engines.onnx.metadata import (
     HALF_KEY,
     QUANTIZATION_KEY,
-    Head,
-    Precision,
     export_of,
     identity_in,
     made_from,
@@ -25,8 +24,8 @@ from engines.onnx.metadata import (
     spec_of,
 )
 from engines.onnx.placement import placed_session
-from engines.onnx.session import Provider, open_session
-from engines.runner import Images, Labels, check_images
+from engines.onnx.session import open_session
+from engines.runner import ImageBatch, Labels, check_images
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,9 @@ class OnnxRunner:
         DeviceError: If the device would not be used.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, device: Provider = "cpu") -> None:
+    def __init__(
+        self, path: Path, threads: int | None = None, device: ProviderName = "cpu"
+    ) -> None:
         self.fallbacks: list[str] = []
         self.execution: dict[str, str] = {}
         if device == "cpu":
@@ -66,7 +67,7 @@ class OnnxRunner:
         self.parts: dict[str, int] = {}
 
     def _on_device(
-        self, path: Path, threads: int | None, device: Provider, metadata: dict[str, str]
+        self, path: Path, threads: int | None, device: ProviderName, metadata: dict[str, str]
     ) -> Any:
         opened = partial(
             open_session, path, threads=threads, device=device,
@@ -80,7 +81,7 @@ class OnnxRunner:
         if not nodes.get(wanted):
             msg = (
                 f"{path}: none of its nodes runs on {wanted}: {shares or 'none is known'}. Use "
-                "another --device"
+                "another `device`"
             )
             raise DeviceError(msg)
         cuda = getattr(require("onnxruntime", "cpu"), "cuda_version", "")
@@ -93,7 +94,7 @@ class OnnxRunner:
     def buffer(self, _batch: int = 1) -> None:
         """See `Runner`: ONNX Runtime reads images where they lie."""
 
-    def __call__(self, images: Images) -> Labels:
+    def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         start = perf_counter_ns()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeuda.errors import ConfigError
+from edgeuda.records.names import DeviceName
 from engines.bundle_model import model_file
-from engines.onnx.session import Device
 from engines.onnxruntime_runner import OnnxRunner
 from engines.openvino_runner import OpenVinoRunner
 from engines.runner import Runner
@@ -17,7 +17,7 @@ ENGINE = ".engine"
 def open_runner(
     model: Path,
     threads: int | None = None,
-    device: Device = "cpu",
+    device: DeviceName = "cpu",
     *,
     graphs: bool = True,
     trusted: bool = False,
@@ -46,7 +46,7 @@ def open_runner(
             return OpenVinoRunner(model, threads)
         return OnnxRunner(model, threads, device)
     if device in ("tensorrt", "openvino"):
-        msg = f"{model}: is an engine already; --device is for ONNX files"
+        msg = f"{model}: is an engine already; `device` is for ONNX files"
         raise ConfigError(msg)
     from engines.tensorrt.runner import TensorRTRunner
 

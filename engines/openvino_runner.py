@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from edgeuda.errors import ModelError, require
+from edgeuda.records.names import Head, Precision
 from engines.onnx.heads import labels_of
 from engines.onnx.metadata import (
-    Head,
-    Precision,
     export_of,
     identity_in,
     made_from,
@@ -21,7 +20,7 @@ from engines.onnx.metadata import (
     spec_of,
 )
 from engines.onnx.session import usable_cores
-from engines.runner import Images, Labels, check_images
+from engines.runner import ImageBatch, Labels, check_images
 
 
 class OpenVinoRunner:
@@ -84,7 +83,7 @@ class OpenVinoRunner:
     def buffer(self, _batch: int = 1) -> None:
         """See `Runner`: OpenVINO reads images where they lie."""
 
-    def __call__(self, images: Images) -> Labels:
+    def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         request = self._request(len(images))

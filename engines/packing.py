@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import BundleError
-from engines.bundle import Role, write_bundle
+from engines.bundle import MemberRole, write_bundle
 from engines.onnx.graphs import load_graph, metadata_of
-from engines.onnx.metadata import export_of, policy_of, precision_of, spec_of
+from engines.onnx.metadata import export_of, precision_of, runtime_of, spec_of
 
-BESIDE: tuple[tuple[str, Role], ...] = (
+BESIDE: tuple[tuple[str, MemberRole], ...] = (
     (".calibration.json", "calibration"),
     (".ranges.npz", "ranges"),
 )
@@ -44,7 +44,7 @@ def pack(
     Raises:
         BundleError: If the models are not of one network, or see `write_bundle`.
     """
-    files: list[tuple[Role, Path, dict[str, Any]]] = []
+    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
     specs = {}
     for path in models:
         metadata = metadata_of(load_graph(path))
@@ -54,7 +54,7 @@ def pack(
             "precision": precision_of(metadata),
             "head": exported.head,
             "opset": exported.opset,
-            "for": policy_of(metadata),
+            "for": runtime_of(metadata),
         }
         files.append(("model", path, about))
         for suffix, role in BESIDE:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
 from edgeuda.errors import DataError
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
-from engines.onnx.metadata import Head, Precision
 
-Images = npt.NDArray[np.uint8]
+ImageBatch = npt.NDArray[np.uint8]
 """``[N, H, W, 3]`` uint8 RGB at the network's input size."""
 Labels = npt.NDArray[np.uint8]
 """``[N, H, W]`` uint8 class ids."""
@@ -65,7 +65,7 @@ class Runner(Protocol):
     def fallbacks(self) -> Sequence[str]:
         """What came otherwise than asked, and why; each was a warning when it happened."""
 
-    def buffer(self, batch: int = 1) -> Images | None:
+    def buffer(self, batch: int = 1) -> ImageBatch | None:
         """Return an array to write a batch into before calling with it; None if any is as good.
 
         It saves a copy and is the same array each time.
@@ -74,7 +74,7 @@ class Runner(Protocol):
             DataError: If the model does not take that batch.
         """
 
-    def __call__(self, images: Images) -> Labels:
+    def __call__(self, images: ImageBatch) -> Labels:
         """Segment images of the network's input size, as class ids of ``spec.label_space``.
 
         Raises:
@@ -104,7 +104,7 @@ def segment(runner: Runner, frame: Image) -> LabelMap:
     return resize_label(labels[0], *frame.shape[:2])
 
 
-def check_images(images: Images, spec: ModelSpec) -> None:
+def check_images(images: ImageBatch, spec: ModelSpec) -> None:
     """Check what is given to a runner.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeuda.accuracy.scoring import Scored, Subject, score
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.labels import LabelSpace
-from engines.onnx.session import Device
+from edgeuda.records.names import DeviceName
 from engines.opening import open_runner
 from engines.runner import segment
 
@@ -19,7 +19,7 @@ def score_exported(
     name: str,
     *,
     threads: int | None = None,
-    device: Device = "cpu",
+    device: DeviceName = "cpu",
     graphs: bool = True,
     stored: LabelSpace | None = None,
     ignore_unmapped: bool = False,

@@ -40,7 +40,7 @@ def required_keys(given: Path | None = None) -> list[Key]:
     Raises:
         ConfigError: If a configuration cannot be read.
     """
-    keys = [] if given is None else [Key(given, "--public-key")]
+    keys = [] if given is None else [Key(given, "`public_key`")]
     for path in (
         SYSTEM,
         Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / USER,

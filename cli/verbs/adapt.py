@@ -31,15 +31,15 @@ def adapt(
     target_labels: Annotated[
         str | None,
         typer.Option(
-            help="Labelled target images that stage 'ass' may use: how many, or a file that lists "
-            "them. Their label maps lie in 'labels' beside 'images'."
+            help="Labelled target images that stage ass may use: how many, or a file that lists "
+            "them; their label maps lie in labels/ beside images/."
         ),
     ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
             help="Adapted run or model file, of any of our networks, that labels the target frames "
-            "in stage 'distil' and stays as it is. Without it the recipe says who teaches."
+            "in stage distil and stays as it is; by default the recipe says who teaches."
         ),
     ] = None,
     seed: options.Seed = None,
@@ -69,8 +69,8 @@ def adapt(
             "target images. Add it to stages"
         )
         raise ConfigError(msg)
-    from edgeuda.files import read_json
-    from edgeuda.training.pipeline import ADAPTATION_FILE, Options
+    from edgeuda.records.adaptation import AdaptationRecord
+    from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions
     from edgeuda.training.pipeline import adapt as run
 
     adapted = run(
@@ -78,12 +78,11 @@ def adapt(
         model,
         source,
         target,
-        Options(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
+        RunOptions(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
         space_or_none(label_space),
     )
-    for stage in read_json(out / ADAPTATION_FILE)["stages"]:
-        for remark in stage["remarks"]:
-            typer.echo(f"{stage['name']}: {remark}")
+    for remark in AdaptationRecord.read(out / ADAPTATION_FILE).said():
+        typer.echo(remark)
     wrote(
         adapted,
         out / ADAPTATION_FILE,

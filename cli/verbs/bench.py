@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from rich.progress import Progress
 from cli import options
 from cli.verbs.shared import console, milliseconds, refuse_together, wrote
 from edgeuda.files import require_absent
+from edgeuda.records.names import Arrival, PresetName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,63 +20,65 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgeuda.records.bench import BenchRecord
-    from engines.bench.load import Arrival as Pattern
 
 
-class Arrival(str, Enum):
-    """How frames come."""
-
-    closed = "closed"
-    rate = "rate"
-    offline = "offline"
-
-
-class PresetName(str, Enum):
-    """Rules of others."""
-
-    mlperf_singlestream = "mlperf-singlestream"
-    mlperf_constantstream = "mlperf-constantstream"
-
-
-ARRIVALS: dict[Arrival, Pattern] = {
-    Arrival.closed: "closed loop",
-    Arrival.rate: "frame rate",
-    Arrival.offline: "offline",
+ARRIVALS: dict[str, Arrival] = {
+    "closed": "closed loop",
+    "rate": "frame rate",
+    "offline": "offline",
 }
+"""What load patterns are called on the command line."""
 
 
 def bench(
     model: Annotated[
         list[Path],
-        typer.Option("--model", help="ONNX file or .engine; repeat to measure them side by side."),
+        typer.Option(
+            "--model", help="ONNX file or .engine; several are measured in turns (repeatable)."
+        ),
     ],
     target: options.Target,
     out: options.Out,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Names of the models, in their order.")
+        list[str] | None,
+        typer.Option("--name", help="What tables call the models, in their order (repeatable)."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=11, help="Frames per model; 662 support p99, 6636 p99.9.")
+        int | None,
+        typer.Option(min=11, help="Frames timed per model: 662 support p99, 6636 support p99.9."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Shortest duration.")] = None,
-    arrival: Annotated[
-        Arrival | None,
+    seconds: Annotated[
+        float | None,
         typer.Option(
+            min=0, help="Shortest duration of the measurement in seconds; by default none."
+        ),
+    ] = None,
+    arrival: Annotated[
+        str | None,
+        typer.Option(
+            parser=options.one_of(ARRIVALS),
+            metavar=options.shown(ARRIVALS),
             help="How frames come: back to back, models taking turns (closed, the default), at a "
-            "camera's --fps (rate), or in batches for throughput (offline)."
+            "camera's --fps (rate), or in batches for throughput (offline).",
         ),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Frames per second of each camera; implies rate.")
+        float | None,
+        typer.Option(help="Frames per second of each camera, which makes the arrival rate."),
     ] = None,
     cameras: Annotated[
-        int | None, typer.Option(min=1, help="Cameras triggered together; 1 by default.")
+        int | None,
+        typer.Option(min=1, help="Number of cameras that are triggered together; by default 1."),
     ] = None,
     drop: Annotated[
-        bool, typer.Option("--drop", help="A newer frame replaces a waiting one.")
+        bool,
+        typer.Option(
+            "--drop", help="Let a newer frame replace one that waits, instead of a queue."
+        ),
     ] = False,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images per inference, offline; 1 by default.")
+        int | None,
+        typer.Option(min=1, help="Images per inference with --arrival offline; by default 1."),
     ] = None,
     preset: Annotated[
         PresetName | None,
@@ -85,15 +87,18 @@ def bench(
         ),
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option(help="Longest latency, 33ms; by default the camera's period.")
+        str | None,
+        typer.Option(
+            help="Longest latency allowed, for example 33ms; by default the camera's period."
+        ),
     ] = None,
     repeats: Annotated[
         int | None,
-        typer.Option(min=1, help="Independent runs; 3 by default, 1 with --preset."),
+        typer.Option(min=1, help="Number of independent runs; by default 3, with --preset 1."),
     ] = None,
     graphs: options.Graphs = True,
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
 ) -> None:
     """Measure latency and, beside it, power, clocks and temperature."""
     require_absent(out)
@@ -106,14 +111,14 @@ def bench(
 
     if preset is not None:
         refuse_together(
-            f"--preset {preset.value}", ("--arrival", arrival), ("--fps", fps),
+            f"--preset {preset}", ("--arrival", arrival), ("--fps", fps),
             ("--cameras", cameras), ("--drop", drop), ("--batch", batch),
         )  # fmt: skip
-        load = rules_of(preset.value)
+        load = rules_of(preset)
     else:
-        if arrival not in (None, Arrival.rate):
-            refuse_together(f"--arrival {arrival.value}", ("--fps", fps))
-        pattern = arrival or (Arrival.closed if fps is None else Arrival.rate)
+        if arrival not in (None, "rate"):
+            refuse_together(f"--arrival {arrival}", ("--fps", fps))
+        pattern = arrival or ("closed" if fps is None else "rate")
         load = Load(ARRIVALS[pattern], fps=fps, cameras=cameras or 1, drop=drop, batch=batch or 1)
     if samples is not None:
         load = replace(load, samples=samples)
@@ -127,7 +132,7 @@ def bench(
     with Progress(transient=True) as bar:
         task = bar.add_task("bench", total=None)
         record = run(
-            model, frames, out, load=load, threads=threads, device=device.value, names=name,
+            model, frames, out, load=load, threads=threads, device=device, names=name,
             repeats=repeats, deadline_ms=limit, graphs=graphs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip

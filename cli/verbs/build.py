@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,54 +10,69 @@ import typer
 from cli import options
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ConfigError
-
-
-class LibraryChoice(str, Enum):
-    """Which TensorRT."""
-
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
+from edgeuda.records.names import LibraryName
 
 
 def build(
     model: options.OnnxModel,
-    out: Annotated[Path, typer.Option("--out", help="Folder of engines; built ones are reused.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of engines; one that was built before is reused.")
+    ],
     library: Annotated[
-        LibraryChoice, typer.Option(help="TensorRT of the machine, or TensorRT-RTX.")
-    ] = LibraryChoice.tensorrt,
-    batch: Annotated[str, typer.Option(help="Batch: one number, or smallest,usual,largest.")] = "1",
+        LibraryName, typer.Option(help="Which library builds: TensorRT, or TensorRT for RTX.")
+    ] = "tensorrt",
+    batch: Annotated[
+        str, typer.Option(help="Images per inference: one number, or smallest,usual,largest.")
+    ] = "1",
     half: Annotated[
-        bool, typer.Option("--half", help="FP16 by flag, before TensorRT 10.12.")
+        bool,
+        typer.Option(
+            "--half", help="Let the builder use FP16, which TensorRT takes as a flag before 10.12."
+        ),
     ] = False,
-    workspace: Annotated[int | None, typer.Option(min=1, help="Workspace in MiB.")] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest workspace of the builder in MiB; by default its own."),
+    ] = None,
     level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Optimisation level of the builder.")
+        int | None,
+        typer.Option(
+            min=0, max=5, help="Optimisation level of the builder, 0 to 5; by default its own."
+        ),
     ] = None,
     dla_core: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Core of the deep learning accelerator; with --half or --calibrate."
+            min=0,
+            help="Core of the deep learning accelerator to build for, with --half or --calibrate.",
         ),
     ] = None,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Frames for INT8 by TensorRT's own calibrator, 8.6 to 10.11."),
+        typer.Option(
+            help="Folder of frames for INT8 by TensorRT's own calibrator, which 8.6 to 10.11 have."
+        ),
     ] = None,
     calibration_frames: Annotated[
-        int, typer.Option(min=1, help="Frames of --calibrate, evenly spread.")
+        int, typer.Option(min=1, help="Number of frames of --calibrate, spread evenly.")
     ] = 512,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Later TensorRT may load it.")
+        bool,
+        typer.Option(
+            "--version-compatible", help="Let later versions of TensorRT load the engine."
+        ),
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Later GPUs may load it.")
+        bool, typer.Option("--hardware-compatible", help="Let later GPUs load the engine.")
     ] = False,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="File of timings, read and written.")
+        Path | None, typer.Option(help="File of the builder's timings, which is read and written.")
     ] = None,
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option(help="Of tensorrt_rtx: compile for it without a GPU, SM86; repeatable."),
+        typer.Option(
+            help="GPU to compile for without having it, such as SM86, by tensorrt_rtx (repeatable)."
+        ),
     ] = None,
 ) -> None:
     """Build a model's engine, unless the same one is there already."""
@@ -78,7 +92,7 @@ def build(
         timing_cache=timing_cache,
         compute_capabilities=tuple(compute_capability or ()),
     )
-    trt = load_tensorrt(library.value, device=not compute_capability)
+    trt = load_tensorrt(library, device=not compute_capability)
     with model_file(model, "tensorrt") as file:
         if calibrate is None:
             engine = cached_engine(trt, file, settings, out)

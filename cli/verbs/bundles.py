@@ -13,7 +13,7 @@ from cli.verbs.shared import console, wrote
 if TYPE_CHECKING:
     from engines.bundle import Bundle
 
-BundleFile = Annotated[Path, typer.Argument(help="Bundle, .edgeuda.")]
+BundleFile = Annotated[Path, typer.Argument(help="Bundle to read, an .edgeuda file.")]
 PublicKey = Annotated[
     Path | None,
     typer.Option(help="Ed25519 public key, PEM: refuse what is not signed by its owner."),
@@ -22,20 +22,21 @@ PublicKey = Annotated[
 
 def bundle(
     model: Annotated[
-        list[Path], typer.Option("--model", help="ONNX file, FP32, FP16 or INT8; repeatable.")
+        list[Path], typer.Option("--model", help="ONNX file in FP32, FP16 or INT8 (repeatable).")
     ],
     out: options.Out,
     record: Annotated[
-        list[Path] | None, typer.Option(help="JSON record: scores, latency; repeatable.")
+        list[Path] | None,
+        typer.Option(help="JSON record of scores or latencies to pack (repeatable)."),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="recipe.toml of the run that made the network.")
+        Path | None, typer.Option(help="The recipe.toml of the run that made the network.")
     ] = None,
     licence: Annotated[
-        list[Path] | None, typer.Option(help="Licence of network or data; repeatable.")
+        list[Path] | None, typer.Option(help="Licence of the network or of its data (repeatable).")
     ] = None,
     sign: Annotated[
-        Path | None, typer.Option(help="Ed25519 private key, PEM without a password.")
+        Path | None, typer.Option(help="Ed25519 private key to sign with, PEM without a password.")
     ] = None,
 ) -> None:
     """Pack models, their calibration, metrics and licences into one checked file."""
@@ -57,7 +58,10 @@ def inspect(path: BundleFile) -> None:
 def verify(
     path: BundleFile,
     public_key: PublicKey = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Also unpack into this folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder that the bundle is unpacked into, once it was checked."),
+    ] = None,
 ) -> None:
     """Check a bundle's names, sizes, checksums and, with a key, its signature."""
     from engines.bundle import open_bundle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,141 +12,185 @@ from cli import options
 from cli.verbs.shared import console, space_or_none, wrote
 from edgeuda.errors import ConfigError, ParityError
 from edgeuda.files import require_absent
+from edgeuda.records.names import FrameRule, ProviderName, QuantizerName, RuleName, RuntimeName
 
 if TYPE_CHECKING:
     from edgeuda.records.calibration import CalibrationRecord
 
 
-class Backend(str, Enum):
-    """Runtime that will run the model."""
-
-    ort_x86 = "ort-x86"
-    tensorrt = "tensorrt"
-
-
-class Rule(str, Enum):
-    """How a tensor's range follows from its values."""
-
-    max = "max"
-    percentile = "percentile"
-    frame_percentile = "frame-percentile"
-    mse = "mse"
-    entropy = "entropy"
-
-
-class Quantizer(str, Enum):
-    """What places Q/DQ pairs and collects ranges."""
-
-    edgeuda = "edgeuda"
-    modelopt = "modelopt"
-
-
-class Choose(str, Enum):
-    """Which frames ranges are collected on."""
-
-    uniform = "uniform"
-    diverse = "diverse"
-    classes = "classes"
+FRAMES, RANGES, RECOVERY = "Frames", "Ranges", "What brings accuracy back"
+PLACEMENT, VERDICT, MACHINE = "What is quantized", "Verdict", "This machine"
 
 
 def calibrate(
     model: options.OnnxModel,
     target: options.Target,
     out: options.Out,
-    backend: Annotated[
-        Backend, typer.Option(help="Runtime the INT8 model is for.")
-    ] = Backend.ort_x86,
+    runtime: Annotated[
+        RuntimeName, typer.Option(help="Runtime that the INT8 model is for.")
+    ] = "ort-x86",
     rule: Annotated[
-        Rule, typer.Option(help="How a range follows from the values.")
-    ] = Rule.percentile,
+        RuleName,
+        typer.Option(
+            help="How the range of a tensor follows from its values.", rich_help_panel=RANGES
+        ),
+    ] = "percentile",
     percentile: Annotated[
         float | None,
         typer.Option(
-            min=50, max=100, help="Of a percentile rule; by default 99.99 of values, 90 of frames."
+            min=50,
+            max=100,
+            help="Percentage of a percentile rule; by default 99.99 of values, 90 of frames.",
+            rich_help_panel=RANGES,
         ),
     ] = None,
     frames: options.Frames = 128,
     choose: Annotated[
-        Choose,
-        typer.Option(help="Evenly over time, by colour and layout, or by predicted classes."),
-    ] = Choose.uniform,
+        FrameRule,
+        typer.Option(
+            help="Which frames: evenly over time, most different, or showing all classes.",
+            rich_help_panel=FRAMES,
+        ),
+    ] = "uniform",
     on: Annotated[
         list[Path] | None,
         typer.Option(
             "--on",
-            help="Collect ranges on these folders instead of --target, which then only judges; "
-            "repeatable.",
+            help="Folder that ranges are collected on instead of --target, which then only judges "
+            "(repeatable).",
+            rich_help_panel=FRAMES,
         ),
     ] = None,
     adapt_bn: Annotated[
         bool,
-        typer.Option("--adapt-bn", help="First re-estimate batch-norm statistics on the frames."),
+        typer.Option(
+            "--adapt-bn",
+            help="Estimate batch-norm statistics anew on the frames first.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = False,
     equalize: Annotated[
-        bool, typer.Option("--equalize", help="First equalize weights across layers.")
+        bool,
+        typer.Option(
+            "--equalize", help="Equalize weights across layers first.", rich_help_panel=RECOVERY
+        ),
     ] = False,
     correct_biases: Annotated[
-        bool, typer.Option("--correct-biases", help="Correct the mean error of rounded weights.")
+        bool,
+        typer.Option(
+            "--correct-biases",
+            help="Correct the mean error of rounded weights.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = False,
     finetune: Annotated[
         int,
-        typer.Option(min=0, help="Steps of training the rounded network to agree with FP32."),
+        typer.Option(
+            min=0,
+            help="Steps of training the rounded network to agree with FP32; 0 trains nothing.",
+            rich_help_panel=RECOVERY,
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of --finetune.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --finetune.", rich_help_panel=RECOVERY)] = 0,
     max_drop: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=100,
-            help="Points that INT8 may lose: of mIoU with --data, else of pixels that change "
-            "class. Blocks that lose most return to float.",
+            help="Points that INT8 may lose, of mIoU with --data, else of the pixels that change "
+            "class; blocks that lose most return to float until that is kept.",
+            rich_help_panel=PLACEMENT,
         ),
     ] = None,
     keep_float: Annotated[
         list[str] | None,
-        typer.Option(help="Weights, * allowed, whose layers stay float; repeatable."),
+        typer.Option(
+            help="Weights, with * for anything, whose layers stay float (repeatable).",
+            rich_help_panel=PLACEMENT,
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Labelled images: INT8 is scored too, not calibrated on.")
+        Path | None,
+        typer.Option(
+            help="Folder of labelled images that INT8 is scored on, but never calibrated on.",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     min_agreement: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Percent of the pixels that have to keep their class."),
+        typer.Option(
+            min=0,
+            max=100,
+            help="Least share of the pixels that keep their class, in percent.",
+            rich_help_panel=VERDICT,
+        ),
     ] = 95,
     min_class_agreement: Annotated[
-        float, typer.Option(min=0, max=100, help="Least IoU with FP32 of any class, in percent.")
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Least IoU with FP32 of any class, in percent.",
+            rich_help_panel=VERDICT,
+        ),
     ] = 50,
     page: Annotated[
         Path | None,
-        typer.Option(help="Also write an HTML page: verdict, worst frames, layers, histograms."),
+        typer.Option(
+            help="HTML page to write too, with verdict, worst frames, layers and histograms.",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     ranges: Annotated[
         Path | None,
-        typer.Option(help="File of histograms, kept and reused; by default beside --out."),
+        typer.Option(
+            help="File of histograms that is kept and reused; by default beside --out.",
+            rich_help_panel=RANGES,
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="TensorRT's calibration cache, whose scales are taken as they are."),
+        typer.Option(
+            help="Calibration cache of TensorRT whose scales are taken as they are.",
+            rich_help_panel=RANGES,
+        ),
     ] = None,
     unchecked_cache: Annotated[
-        bool, typer.Option("--unchecked-cache", help="Take a cache that does not say its origin.")
+        bool,
+        typer.Option(
+            "--unchecked-cache",
+            help="Take a cache also if it does not say its origin.",
+            rich_help_panel=RANGES,
+        ),
     ] = False,
     write_cache: Annotated[
-        Path | None, typer.Option(help="Also write the ranges as a calibration cache of TensorRT.")
+        Path | None,
+        typer.Option(help="Calibration cache of TensorRT to write too.", rich_help_panel=RANGES),
     ] = None,
     cache_version: Annotated[
-        int, typer.Option(help="TensorRT's version for --write-cache: 8601 is 8.6.1.")
+        int,
+        typer.Option(
+            help="Version of TensorRT for --write-cache, where 8601 is 8.6.1.",
+            rich_help_panel=RANGES,
+        ),
     ] = 8601,
     quantizer: Annotated[
-        Quantizer,
-        typer.Option(help="Whose placement and ranges; modelopt has to be installed by hand."),
-    ] = Quantizer.edgeuda,
+        QuantizerName,
+        typer.Option(
+            help="Whose placement and ranges; modelopt is installed by hand.",
+            rich_help_panel=PLACEMENT,
+        ),
+    ] = "edgeuda",
     device: Annotated[
-        options.ProviderName, typer.Option(help="Where ranges are collected.")
-    ] = options.ProviderName.cpu,
+        ProviderName,
+        typer.Option(
+            help="Where ONNX Runtime executes while ranges are collected.", rich_help_panel=MACHINE
+        ),
+    ] = "cpu",
     threads: options.Threads = None,
+    backend: Annotated[RuntimeName | None, options.renamed("--backend")] = None,
 ) -> None:
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.
 
@@ -169,8 +212,8 @@ def calibrate(
     if write_cache is not None:
         require_absent(write_cache)
     settings = Options(
-        target=backend.value,
-        rule=rule.value,
+        runtime=options.now("--runtime", runtime, "--backend", backend),
+        rule=rule,
         percentile=percentile,
         equalize=equalize,
         correct_biases=correct_biases,
@@ -180,8 +223,8 @@ def calibrate(
         whole_curve=page is not None,
         limits=Limits(min_agreement / 100, min_class_agreement / 100),
         threads=threads,
-        device=device.value,
-        quantizer=quantizer.value,
+        device=device,
+        quantizer=quantizer,
     )
     with Progress(
         TextColumn("{task.description}"),
@@ -196,7 +239,7 @@ def calibrate(
             bar.update(task, description=what, completed=done, total=total)
 
         record = run(
-            model, target, out, options=settings, frames=frames, choose=choose.value,
+            model, target, out, options=settings, frames=frames, choose=choose,
             on=on or (), data=data, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, finetune=finetune, seed=seed, ranges=ranges,
             cache=None if cache is None else Cache(cache, unchecked_cache), report=report,
@@ -243,15 +286,15 @@ def _say(record: CalibrationRecord) -> None:
         "INT8"
         + (
             f"; ONNX Runtime runs {record.int8_convs} of {record.convs} in integers here"
-            if record.target == "ort-x86"
+            if record.runtime == "ort-x86"
             else ""
         )
     )
     if record.assignment is not None:
-        kept = record.assignment["kept_float"]
+        kept = record.assignment.kept_float
         console.print(
-            f"within a drop of {100 * record.assignment['max_drop']:g} points "
-            f"({record.assignment['measure']}): "
+            f"within a drop of {100 * record.assignment.max_drop:g} points "
+            f"({record.assignment.measure}): "
             + (f"{', '.join(kept)} stay float" if kept else "every block is INT8")
         )
     if record.convergence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,25 +10,35 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, require_inputs, resolved_recipe, space_or_none, wrote
-from edgeuda.files import write_json, write_text
+from edgeuda.files import write_text
 
 
 def compare(
     source: options.Source,
     target: options.Target,
     data: options.Data,
-    out: Annotated[Path, typer.Option("--out", help="Folder; runs that are in it are kept.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the comparison; finished runs in it are kept.")
+    ],
     plan: Annotated[
-        str, typer.Option(help="Built-in plan or .toml file of methods: baselines, ablations, ...")
+        str,
+        typer.Option(
+            help="Methods to compare: a built-in plan such as baselines, or a .toml file."
+        ),
     ] = "baselines",
     oracle: Annotated[
-        Path | None, typer.Option(help="Labelled images that the oracle trains on.")
+        Path | None, typer.Option(help="Labelled target images that the oracle trains on.")
     ] = None,
     recipe: options.RecipeName = "small",
     overrides: options.Overrides = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable.")] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--seed", help="Seed of a training of every method; by default 0, 1 and 2 (repeatable)."
+        ),
+    ] = None,
     source_weight: options.SourceWeights = None,
     workers: options.Workers = 0,
 ) -> None:
@@ -45,11 +56,11 @@ def compare(
         source_weights=tuple(source_weight or ()),
     )  # fmt: skip
     record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
-    record["machine"] = identity()
+    record = replace(record, machine=identity())
     record_file, text_file, plot_file = (
         out / f"comparison.{suffix}" for suffix in ("json", "md", "svg")
     )
-    write_json(record_file, record)
+    record.write(record_file)
     write_text(text_file, markdown(record))
     write_text(plot_file, comparison(record))
     console.print(table(record))

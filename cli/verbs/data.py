@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,6 @@ from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import require_absent
 
 app = typer.Typer(no_args_is_help=True, help="Extract frames, check, split and render data.")
-
-
-class Format(str, Enum):
-    """Format of extracted frames."""
-
-    jpg = "jpg"
-    png = "png"
 
 
 @app.command()
@@ -35,18 +27,27 @@ def frames(
     ],
     out: options.Out,
     rate: Annotated[
-        float | None, typer.Option(help="Frames per second to look at; by default all.")
+        float | None, typer.Option(help="Frames per second to look at; by default all frames.")
     ] = None,
-    start: Annotated[float, typer.Option(help="Seconds to leave out at the beginning.")] = 0.0,
-    end: Annotated[float | None, typer.Option(help="Second at which to end.")] = None,
-    fps: Annotated[float, typer.Option(help="Frame rate of a folder of images.")] = 30.0,
+    start: Annotated[float, typer.Option(help="Seconds that are left out at the beginning.")] = 0.0,
+    end: Annotated[
+        float | None, typer.Option(help="Second at which to end; by default the last.")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Frames per second of a folder of images.")] = 30.0,
     distinct: Annotated[
         float,
-        typer.Option(help="Grey levels by which a frame must differ from the last kept; 0: all."),
+        typer.Option(
+            help="Grey levels by which a frame must differ from the last one kept; 0 keeps all."
+        ),
     ] = 2.0,
-    crop: Annotated[str | None, typer.Option(help="LEFT,TOP,WIDTH,HEIGHT in pixels.")] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="Part of the frame to keep: LEFT,TOP,WIDTH,HEIGHT in pixels.")
+    ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Image of the (cropped) size: black is painted grey.")
+        Path | None,
+        typer.Option(
+            help="Image of the cropped frame's size; where it is black, frames are painted grey."
+        ),
     ] = None,
     calibration: Annotated[
         Path | None,
@@ -55,14 +56,16 @@ def frames(
             "the recording holds."
         ),
     ] = None,
-    suffix: Annotated[Format, typer.Option("--format", help="Of the frames.")] = Format.jpg,
+    suffix: Annotated[
+        Literal["jpg", "png"], typer.Option("--format", help="Format of the frames.")
+    ] = "jpg",
     resume: options.Resume = False,
 ) -> None:
     """Write the distinct frames of footage to a folder that every verb takes as target."""
     from rich.progress import Progress as Bar
     from rich.progress import TextColumn
 
-    from edgeuda.data.curation import INDEX_FILE, Curation, Progress, curate, parse_crop
+    from edgeuda.data.curation import INDEX_FILE, Curation, CurationProgress, curate, parse_crop
     from edgeuda.data.footage import Span
 
     curation = Curation(
@@ -74,12 +77,12 @@ def frames(
     with Bar(TextColumn("{task.description}"), transient=True) as bar:
         task = bar.add_task("")
 
-        def report(now: Progress) -> None:
+        def report(now: CurationProgress) -> None:
             if now.seen % 10 == 0:
                 bar.update(task, description=f"{now.seen} frames, {now.kept} kept")
 
         span = Span(start, end, rate, fps)
-        found = curate(footage, out, span, curation, f".{suffix.value}", resume, report)
+        found = curate(footage, out, span, curation, f".{suffix}", resume, report)
     console.print(
         f"{found.seen} frames: kept {found.kept}, left out {found.duplicates} near-duplicates"
     )
@@ -91,14 +94,20 @@ def frames(
 
 @app.command()
 def check(
-    out: Annotated[Path, typer.Option("--out", help="HTML page; JSON and Markdown beside it.")],
-    source: Annotated[Path | None, typer.Option(help="Labelled source images.")] = None,
-    target: Annotated[Path | None, typer.Option(help="Target frames.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Labelled images to score on.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="HTML page to write; JSON and Markdown go beside it.")
+    ],
+    source: Annotated[Path | None, typer.Option(help="Folder of labelled source images.")] = None,
+    target: Annotated[Path | None, typer.Option(help="Folder of target frames.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Folder of labelled images to score on.")
+    ] = None,
     label_space: options.LabelSpaceName = None,
-    limit: Annotated[int, typer.Option(min=2, help="Images of each to look at.")] = 2000,
+    limit: Annotated[
+        int, typer.Option(min=2, help="Number of images of each data set that are looked at.")
+    ] = 2000,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 3 if there are errors.")
+        bool, typer.Option("--strict", help="Exit with code 3 if errors were found.")
     ] = False,
 ) -> None:
     """Look for damage, wrong labels, rare classes, leakage, and how far two domains are apart."""
@@ -141,22 +150,30 @@ def check(
 
 @app.command()
 def render(
-    out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted one is continued.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the data set; an interrupted one is continued.")
+    ],
     domain: Annotated[
         str, typer.Option(help="Look of the streets: simulator, camera or randomised.")
     ] = "simulator",
     count: Annotated[int, typer.Option(min=1, help="Number of streets.")] = 500,
-    size: Annotated[str, typer.Option("--size", help="HEIGHTxWIDTH.")] = "256x512",
-    seed: Annotated[int, typer.Option(min=0, help="Two seeds have no image in common.")] = 0,
+    size: Annotated[
+        str, typer.Option("--size", help="Size of the images in pixels, HEIGHTxWIDTH.")
+    ] = "256x512",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the streets; two seeds have no image in common.")
+    ] = 0,
     label_space: Annotated[
         str, typer.Option(help="Label space of the labels; what it lacks is ignored.")
     ] = "cityscapes-19",
     sequence: Annotated[
-        int, typer.Option(min=1, help="Frames of a drive along each street; 1: a still.")
+        int, typer.Option(min=1, help="Frames of a drive along each street; 1 is a still.")
     ] = 1,
     fps: Annotated[float, typer.Option(help="Frames per second of a drive.")] = 10.0,
-    speed: Annotated[float, typer.Option(help="Of the camera in a drive, m/s.")] = 9.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
+    speed: Annotated[
+        float, typer.Option(help="Speed of the camera in a drive in metres per second.")
+    ] = 9.0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that render.")] = 1,
 ) -> None:
     """Render streets with labels, the same for the same seed."""
     from edgeuda.labels import label_space as by_name
@@ -174,15 +191,16 @@ def render(
 
 @app.command()
 def split(
-    data: Annotated[Path, typer.Option("--data", help="Labelled images to split.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of labelled images to split.")],
     out: options.Out,
     shares: Annotated[
-        str, typer.Option(help="Shares of train, val and test; they are made to sum to 1.")
+        str, typer.Option(help="Shares of train, val and test, which are made to sum to 1.")
     ] = "0.8,0.1,0.1",
     gap: Annotated[
-        int, typer.Option(min=0, help="Frames left out between parts of one sequence.")
+        int,
+        typer.Option(min=0, help="Number of frames left out between the parts of one sequence."),
     ] = 5,
-    seed: Annotated[int, typer.Option(help="Of the order of sequences.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the sequences.")] = 0,
     label_space: options.LabelSpaceName = None,
 ) -> None:
     """Split labelled images by sequence into lists that every verb takes."""

@@ -12,7 +12,7 @@ import typer
 
 from cli import options
 from cli.verbs.adapt import adapt
-from cli.verbs.calibrate import Backend, calibrate
+from cli.verbs.calibrate import calibrate
 from cli.verbs.evaluate import evaluate
 from cli.verbs.report import report
 from cli.verbs.shared import console
@@ -75,7 +75,7 @@ def demo(
     )  # fmt: skip
     fp32 = next((out / "tradeoff" / "models").glob("stage-2-*-fp32.onnx"))
     tensorrt = out / "stage-2-INT8-for-TensorRT.onnx"
-    _once(tensorrt, lambda path: _int8(fp32, target, path, Backend.tensorrt))
+    _once(tensorrt, lambda path: _int8(fp32, target, path))
     _say("Scoring the stages between")
     results = out / "results"
     scored = {
@@ -122,10 +122,10 @@ def _once(path: Path, make: Callable[[Path], object]) -> None:
         make(path)
 
 
-def _int8(model: Path, target: Path, out: Path, backend: Backend) -> None:
+def _int8(model: Path, target: Path, out: Path) -> None:
     ranges = model.with_name(f"{model.stem}.ranges.npz")  # the sweep's: of the same frames
     try:
-        calibrate(model, target, out, backend, ranges=ranges)
+        calibrate(model, target, out, "tensorrt", ranges=ranges)
     except ParityError as refused:  # the model is there, and the report says it too
         console.print(f"[yellow]{refused}[/]", soft_wrap=True)
 

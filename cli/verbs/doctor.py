@@ -15,9 +15,11 @@ from edgeuda.files import require_absent, write_json
 def doctor(
     need: Annotated[
         list[str] | None,
-        typer.Option(help="Task that has to be possible, else exit with 10; repeatable."),
+        typer.Option(
+            help="Task that has to be possible; if it is not, the exit code is 10 (repeatable)."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="JSON record to write too.")] = None,
 ) -> None:
     """Say what this machine can do, what it lacks, and the command that gets it."""
     if out is not None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +9,7 @@ import typer
 from cli import options
 from cli.verbs.shared import console, parse_size, require_inputs, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
-from edgeuda.files import require_absent, write_json, write_text
+from edgeuda.files import require_absent, write_json
 
 
 def evaluate(
@@ -24,37 +20,49 @@ def evaluate(
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     native: Annotated[
-        bool, typer.Option("--native", help="Resize scores, not labels, to the frame.")
+        bool,
+        typer.Option(
+            "--native", help="Enlarge class scores, and not label maps, to the size of the frame."
+        ),
     ] = False,
     scales: Annotated[
-        str, typer.Option(help="Sizes to look at, relative to the input: 0.75,1,1.25.")
+        str,
+        typer.Option(
+            help="Scales of the frame to average over, relative to the input: 0.75,1,1.25."
+        ),
     ] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Look at the mirror image too.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average over the frame and its mirror image.")
+    ] = False,
     window: Annotated[
         bool, typer.Option("--window", help="Slide a window over frames at native resolution.")
     ] = False,
     window_size: Annotated[
         str | None,
-        typer.Option(help="Rows and columns of the window: 1024x1024; by default the input's."),
+        typer.Option(
+            help="Rows and columns of the window, 1024x1024; by default those of the input."
+        ),
     ] = None,
     stride: Annotated[
-        float, typer.Option(help="From a window to the next, as a share of its side.")
+        float, typer.Option(help="Step from one window to the next, as a share of its side.")
     ] = 5 / 6,
     boundary: Annotated[
         float | None,
-        typer.Option(help="Boundary IoU too; width as a share of the diagonal, Cityscapes 0.005."),
+        typer.Option(help="Width for boundary IoU as a share of the diagonal, for example 0.005."),
     ] = None,
     tables: Annotated[
-        bool, typer.Option("--csv", help="Write CSV beside --out: per class and per image.")
+        bool, typer.Option("--csv", help="Write CSV tables beside --out, per class and per image.")
     ] = False,
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
+    from edgeuda.accuracy.scoring import table_paths
+
     written = [out]
     if tables:
-        written += [out.with_suffix(f".{what}.csv") for what in ("classes", "images")]
+        written += table_paths(out)
     for path in written:
         require_absent(path)
     from edgeuda.accuracy.evaluation import table
@@ -71,13 +79,13 @@ def evaluate(
             )
             raise ConfigError(msg)
         scored = score_exported(
-            model, data, title, threads=threads, device=device.value, graphs=graphs, stored=stored,
+            model, data, title, threads=threads, device=device, graphs=graphs, stored=stored,
             ignore_unmapped=ignore_unmapped, boundary=boundary,
         )  # fmt: skip
     else:
-        if device is not options.DeviceName.cpu:
+        if device != "cpu":
             msg = (
-                f"{model}: a checkpoint is scored on the CPU, found --device {device.value}. "
+                f"{model}: a checkpoint is scored on the CPU, found --device {device}. "
                 "Export it, or leave --device out"
             )
             raise ConfigError(msg)
@@ -95,8 +103,7 @@ def evaluate(
         )  # fmt: skip
     write_json(out, scored.to_record())
     if tables:
-        _write_csv(written[1], scored.class_rows())
-        _write_csv(written[2], scored.image_rows())
+        scored.write_tables(out)
     console.print(table([scored.evaluation]))
     if scored.boundary_miou is not None:
         console.print(
@@ -111,17 +118,3 @@ def _scales(text: str) -> tuple[float, ...]:
     except ValueError as err:
         msg = f"--scales: expected numbers between commas, found {text!r}"
         raise ConfigError(msg) from err
-
-
-def _cell(text: str) -> str:
-    """Return a cell that a spreadsheet takes for text, whatever a file is called."""
-    number = re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text)
-    return text if number or not text.startswith(("=", "+", "-", "@", "\t", "\r")) else f"'{text}"
-
-
-def _write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())

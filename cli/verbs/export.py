@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -10,22 +9,14 @@ import typer
 from cli import options
 from cli.verbs.shared import console, require_inputs, wrote
 from edgeuda.errors import require
-
-
-class Head(str, Enum):
-    """What the graph returns."""
-
-    labels = "labels"
-    logits = "logits"
-    scores = "scores"
-    labels_low = "labels_low"
+from edgeuda.records.names import Head
 
 
 def export(
     model: options.RunModel,
     target: options.Target,
     out: options.Out,
-    head: Annotated[Head, typer.Option(help="What the graph returns.")] = Head.labels,
+    head: Annotated[Head, typer.Option(help="What the graph returns.")] = "labels",
     frames: options.Frames = 8,
 ) -> None:
     """Export to ONNX: uint8 image in, uint8 labels out, checked against torch on target frames."""
@@ -33,7 +24,7 @@ def export(
     require("torch", "train")
     from engines.api import export as run
 
-    record = run(model, target, out, head=head.value, frames=frames)
+    record = run(model, target, out, head=head, frames=frames)
     console.print(
         f"agreement with torch on {record.frames} frames: {record.pixels_equal:.4%} of the pixels"
     )

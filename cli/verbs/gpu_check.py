@@ -20,12 +20,14 @@ def gpu_check(
     model: options.OnnxModel,
     target: options.Target,
     out: options.Out,
-    frames: Annotated[int, typer.Option(min=2, help="Frames to compare on.")] = 16,
+    frames: Annotated[int, typer.Option(min=2, help="Number of frames to compare on.")] = 16,
     skip: Annotated[
         list[str] | None,
-        typer.Option(help="Check that is not wanted, with * for anything; repeatable."),
+        typer.Option(help="Check that is left out, where * stands for anything (repeatable)."),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="How long the last check runs.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Duration of the last check in seconds.")
+    ] = 60.0,
     threads: options.Threads = None,
 ) -> None:
     """Try devices, kernel, engines and providers against the CPU; exit code 10 if one fails.

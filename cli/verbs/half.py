@@ -17,7 +17,9 @@ def half(
     frames: options.Frames = 16,
     min_agreement: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Percent of the pixels that have to keep their class."),
+        typer.Option(
+            min=0, max=100, help="Least share of the pixels that keep their class, in percent."
+        ),
     ] = 99,
     threads: options.Threads = None,
 ) -> None:

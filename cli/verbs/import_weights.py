@@ -14,18 +14,27 @@ from edgeuda.files import require_absent
 
 
 def import_weights(
-    weights: Annotated[Path, typer.Option("--weights", help=".pth, .pt or .safetensors file.")],
-    out: Annotated[Path, typer.Option("--out", help="Model file to write, .safetensors.")],
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights", help="Weights of another project: a .pth, .pt or .safetensors file."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Model file to write, a .safetensors file.")],
     label_space: Annotated[
         str | None,
-        typer.Option(help="Label space it was trained on; cityscapes-19 where it has 19 classes."),
+        typer.Option(
+            help="Label space it was trained on; by default cityscapes-19 where it has 19 classes."
+        ),
     ] = None,
     weights_key: Annotated[
         str | None,
-        typer.Option(help="Where in the file the network lies, if it holds several: ema, say."),
+        typer.Option(
+            help="Where in the file the network lies if it holds several, for example ema."
+        ),
     ] = None,
     size: Annotated[
-        str, typer.Option("--input", help="Input size of the network, HEIGHTxWIDTH.")
+        str, typer.Option("--input", help="Input size of the network in pixels, HEIGHTxWIDTH.")
     ] = "512x1024",
 ) -> None:
     """Convert a segmentation network trained elsewhere, so that every verb takes it."""

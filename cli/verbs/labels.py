@@ -15,7 +15,8 @@ def labels(
         str | None, typer.Argument(help="Built-in label space or .json file to show.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(help="Show what becomes of its classes in this space.")
+        str | None,
+        typer.Option(help="Label space in which it is shown what becomes of the classes."),
     ] = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
 ) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from cli import options
 from cli.verbs.shared import require_inputs, wrote
 from edgeuda.errors import require
+from edgeuda.records.names import Selector
 
 
 def pseudo_label(
@@ -16,8 +17,8 @@ def pseudo_label(
     target: options.Target,
     out: options.Out,
     selector: Annotated[
-        Literal["instance-adaptive", "class-balanced", "constant", "all"],
-        typer.Option(help="Which pixels get a label; the others are 255."),
+        Selector,
+        typer.Option(help="Which pixels get a label; all others are 255."),
     ] = "instance-adaptive",
     keep: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the pixels of a class that is kept.")

@@ -12,10 +12,10 @@ from cli.verbs.shared import console, wrote
 
 def report(
     records: Annotated[
-        list[Path], typer.Argument(help="JSON records, or folders searched for them.")
+        list[Path], typer.Argument(help="JSON records, or folders that are searched for them.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Page to write, .html.")],
-    title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")],
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML file, with JSON, Markdown and CSV beside it."""
     from engines.report.page import build_report

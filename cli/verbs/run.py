@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 from cli import options
 from cli.verbs.shared import console, refuse_together, wrote
 from edgeuda.errors import ConfigError, DataError, OutputError, without_passwords
-from edgeuda.files import require_absent, sha256, write_json
+from edgeuda.files import require_absent, sha256
 
 if TYPE_CHECKING:
     from engines.live.sinks import Sink
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
 
 def run(
     model: Annotated[
-        Path, typer.Option("--model", help="Bundle (.edgeuda), ONNX file or .engine.")
+        Path, typer.Option("--model", help="Bundle (.edgeuda), ONNX file or .engine to run.")
     ],
     out: options.Out,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="Video, folder or list; camera's number or rtsp:// address."),
+        typer.Option(
+            "--target",
+            help="Video, folder or list of frames, or a camera's number or rtsp:// address.",
+        ),
     ] = None,
     member: Annotated[
-        str | None, typer.Option(help="Model of the bundle; by default the best for --device.")
+        str | None,
+        typer.Option(help="Name of a model in the bundle; by default the best for --device."),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option(help="Ed25519 public key that must have signed the bundle.")
@@ -37,24 +42,38 @@ def run(
     video: Annotated[
         bool, typer.Option("--video", help="Write overlay.mkv, which plays at true speed.")
     ] = False,
-    labels: Annotated[bool, typer.Option("--labels", help="Write label maps as PNG.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Write label maps as PNG files.")
+    ] = False,
     window: Annotated[
-        bool, typer.Option("--window", help="Show overlays; Q or Escape ends.")
+        bool,
+        typer.Option("--window", help="Show overlays in a window, where Q or Escape ends the run."),
     ] = False,
     fps: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Play a recording as a camera of this rate: late frames drop."),
+        typer.Option(
+            min=0.1,
+            help="Frames per second at which a recording plays as a camera; late frames drop.",
+        ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="End after so many segmented frames.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of segmented frames after which it ends; by default none."
+        ),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.1, help="End after so long.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds after which it ends; by default none.")
+    ] = None,
     ros2: Annotated[
-        str | None, typer.Option(help="Image topic: run as a ROS 2 node instead of --target.")
+        str | None,
+        typer.Option(help="Topic of images to run on as a ROS 2 node, instead of --target."),
     ] = None,
-    ros2_labels: Annotated[str, typer.Option(help="Topic of label images.")] = "/edgeuda/labels",
+    ros2_labels: Annotated[
+        str, typer.Option(help="Topic that label images are published on.")
+    ] = "/edgeuda/labels",
     threads: options.Threads = None,
-    device: options.RunDevice = options.DeviceName.cpu,
+    device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
 ) -> None:
     """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
@@ -67,13 +86,14 @@ def run(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
             ("--fps", fps), ("--frames", frames), ("--seconds", seconds),
         )  # fmt: skip
+    from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
     from engines.opening import open_runner
 
     say = partial(console.print, markup=False, soft_wrap=True)
     with (
-        model_file(model, device.value, member, public_key) as file,
-        open_runner(file, threads, device.value, graphs=graphs, trusted=True) as runner,
+        model_file(model, device, member, public_key) as file,
+        open_runner(file, threads, device, graphs=graphs, trusted=True) as runner,
     ):
         checksum = sha256(file)
         if ros2 is not None:
@@ -83,7 +103,7 @@ def run(
             return
         from edgeuda.data.footage import Span, camera, footage, frame_rate
         from engines.live.capture import Capture
-        from engines.live.loop import Limits
+        from engines.live.loop import StopAt
         from engines.live.loop import run as segment_stream
         from engines.live.sinks import LabelMaps, OverlayVideo, Window
 
@@ -112,28 +132,21 @@ def run(
             Capture(source, live=live, fps=None if live else fps),
             sinks,
             lossless=whole,
-            limits=Limits(frames, seconds),
+            limits=StopAt(frames, seconds),
             stop=stop,
             status=say,
         )
-    record["model"] = {"file": str(model), "sha256": checksum}
-    record["source"] = without_passwords(target)
-    path = out / "run.json"
-    write_json(path, record)
-    counted, memory = record["frames"], record["resident_mb"]
-    tail = list(record["latency_ms"]["percentiles"].items())
-    say(
-        f"{counted['segmented']} of {counted['received']} frames, {counted['dropped']} dropped, "
-        + (f"{counted['missed']} missed, " if counted["missed"] else "")
-        + f"{record['reconnects']} reconnects; "
-        + ", ".join(f"p{name} {value:.1f} ms" for name, value in tail[:1] + tail[1:][-1:])
-        + f"; resident memory {memory['start']:.0f} to {memory['end']:.0f} MB"
+    record = replace(
+        record, model=ModelFile(str(model), checksum), source=without_passwords(target)
     )
+    path = out / "run.json"
+    record.write(path)
+    say(str(record))
     written = [path for path in (out / "overlay.mkv", out / "labels") if path.exists()]
     wrote(path, *written)
-    if record["error"] is not None:
-        raise DataError(record["error"])
-    failed = [f"{name}: {one['error']}" for name, one in record["sinks"].items() if one["error"]]
+    if record.error is not None:
+        raise DataError(record.error)
+    failed = [f"{name}: {one.error}" for name, one in record.sinks.items() if one.error]
     if failed:
         msg = f"The network went on to the end, but not all was written. {'; '.join(failed)}"
         raise OutputError(msg)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from cli import options
-from cli.verbs.export import Head
 from cli.verbs.shared import (
     console,
     milliseconds,
@@ -19,75 +17,80 @@ from cli.verbs.shared import (
     wrote,
 )
 from edgeuda.errors import ConfigError, require
+from edgeuda.records.names import Head, Precision, SweepRuntime
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-
-class PrecisionName(str, Enum):
-    """Arithmetic of a variant."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-    int8 = "int8"
-
-
-class Backend(str, Enum):
-    """What runs a variant."""
-
-    cpu = "cpu"
-    openvino = "openvino"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    engine = "engine"
+    from edgeuda.records.tradeoff import TradeoffRecord
 
 
 def tradeoff(
     model: Annotated[
-        list[Path], typer.Option("--model", help="Run folder or .safetensors file; repeatable.")
+        list[Path],
+        typer.Option("--model", help="Run folder or .safetensors file of a network (repeatable)."),
     ],
     target: options.Target,
-    out: Annotated[Path, typer.Option("--out", help="Folder; an interrupted sweep goes on in it.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the sweep; an interrupted one goes on.")
+    ],
     data: Annotated[
-        Path | None, typer.Option("--data", help="Labelled target images; without, FP32 is truth.")
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of labelled target images; without them FP32 counts as the truth.",
+        ),
     ] = None,
     label_space: options.LabelSpaceName = None,
     ignore_unmapped: options.IgnoreUnmapped = False,
     name: Annotated[
-        list[str] | None, typer.Option("--name", help="Names of the networks, in their order.")
+        list[str] | None,
+        typer.Option("--name", help="What tables call the networks, in their order (repeatable)."),
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(help="Input size, 512x1024; repeatable. By default the network's own."),
-    ] = None,
-    precision: Annotated[
-        list[PrecisionName] | None, typer.Option(help="Repeatable; by default fp32 and int8.")
-    ] = None,
-    head: Annotated[
-        list[Head] | None,
         typer.Option(
-            help="What the graphs return; repeatable. By default scores for a BiSeNet on a CPU, "
-            "else labels, which are the same."
+            help="Input size in pixels, 512x1024; by default the network's own (repeatable)."
         ),
     ] = None,
-    backend: Annotated[
-        list[Backend] | None, typer.Option(help="Repeatable; by default cpu.")
+    precision: Annotated[
+        list[str] | None,
+        options.several(
+            Precision, "Arithmetic of a variant; by default fp32 and int8 (repeatable)."
+        ),
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        options.several(
+            Head,
+            "What a variant's graph returns; by default scores for a BiSeNet on a CPU, else "
+            "labels, which are the same (repeatable).",
+        ),
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        options.several(SweepRuntime, "What runs a variant; by default cpu (repeatable)."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Largest latency, 33ms, at the highest percentile measured.")
+        str | None,
+        typer.Option(
+            help="Largest latency allowed at the highest percentile measured, for example 33ms."
+        ),
     ] = None,
     min_miou: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Least mIoU in percent: 60.")
+        float | None,
+        typer.Option(min=0, max=100, help="Least mIoU allowed in percent, for example 60."),
     ] = None,
-    frames: Annotated[int, typer.Option(min=8, help="Frames to calibrate on.")] = 128,
+    frames: Annotated[int, typer.Option(min=8, help="Number of frames to calibrate on.")] = 128,
     samples: Annotated[
-        int, typer.Option(min=33, help="Frames timed per variant; 662 support p99.")
+        int, typer.Option(min=33, help="Number of frames timed per variant: 662 support p99.")
     ] = 700,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeated runs.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of independent runs.")] = 3,
     threads: options.Threads = None,
+    backend: Annotated[list[str] | None, options.renamed("--backend")] = None,
 ) -> None:
     """Make, score and time variants on the same images; name the one to take, and why."""
-    from edgeuda.decision import Budget
+    from edgeuda.records.tradeoff import Budget
 
     if min_miou is not None and 0 < min_miou <= 1:
         msg = f"--min-miou {min_miou:g}: expected percent, as all figures here are: {min_miou:.0%}"
@@ -103,13 +106,14 @@ def tradeoff(
     from calibration.api import sweep
     from engines.report.words import said_of
 
+    chosen = options.now("--runtime", runtime, "--backend", backend)
     record = sweep(
         model, target, out, names=names, data=data, stored=space_or_none(label_space),
         ignore_unmapped=ignore_unmapped,
         sizes=[parse_size("--size", text) for text in size or ()],
-        precisions=[one.value for one in precision or (PrecisionName.fp32, PrecisionName.int8)],
-        heads=[one.value for one in head or ()],
-        backends=[one.value for one in backend or (Backend.cpu,)],
+        precisions=cast("list[Precision]", precision or ["fp32", "int8"]),
+        heads=cast("list[Head]", head or []),
+        runtimes=cast("list[SweepRuntime]", chosen or ["cpu"]),
         budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
         say=lambda text: console.print(text, markup=False),
     )  # fmt: skip
@@ -121,22 +125,20 @@ def tradeoff(
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 
-def _table(record: dict[str, Any]) -> Table:
+def _table(record: TradeoffRecord) -> Table:
     from rich.table import Table
 
-    from edgeuda.decision import standing
-
-    tail = record["tail"]
+    tail = record.tail
     table = Table(title="Trade-off")
-    for column in ("variant", f"{record['measure']} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
+    for column in ("variant", f"{record.measure} [95 %]", "p50 ms", f"p{tail} ms", "verdict"):
         table.add_column(column, justify="left" if column in ("variant", "verdict") else "right")
-    for row in record["variants"]:
-        estimate, total = row["accuracy"], row["total_ms"]
-        where = standing(row, record["choice"]["name"])
+    for row in record.variants:
+        estimate, total = row.accuracy, row.total_ms
+        where = row.standing(record.taken)
         table.add_row(
-            row["name"],
-            f"{100 * estimate['value']:.1f} "
-            rf"\[{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]",
+            row.name,
+            f"{100 * estimate.value:.1f} "
+            rf"\[{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]",
             f"{total['50']:.2f}", f"{total[tail]:.2f}", "" if where == "dominated" else where,
         )  # fmt: skip
     return table

@@ -26,11 +26,13 @@ def train(
     ignore_unmapped: options.IgnoreUnmapped = False,
     classes: Annotated[
         str | None,
-        typer.Option(help="Label space the network learns; by default that of the labels."),
+        typer.Option(help="Label space that the network learns; by default that of the labels."),
     ] = None,
     target: Annotated[
         Path | None,
-        typer.Option(help="Target frames whose colours source images take (source.style)."),
+        typer.Option(
+            help="Folder of target frames whose colours source images take, see source.style."
+        ),
     ] = None,
     seed: options.Seed = None,
     source_weight: options.SourceWeights = None,
@@ -42,13 +44,13 @@ def train(
     require_inputs(data=(*source, target))
     choose_device(device)
     settings = resolved_recipe(recipe, overrides, seed)
-    from edgeuda.training.pipeline import Options, train_source
+    from edgeuda.training.pipeline import RunOptions, train_source
 
     model = train_source(
         settings,
         source,
         space_or_none(classes),
-        Options(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
+        RunOptions(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
         space_or_none(label_space),
         target,
     )

@@ -57,7 +57,7 @@ def floors(graph: dict[str, set[str]]) -> list[list[str]]:
 
     def height(name: str, above: tuple[str, ...] = ()) -> int:
         if name not in level:
-            below = [n for n in graph[name] if n not in (*above, name)]
+            below = [n for n in sorted(graph[name]) if n not in (*above, name)]
             level[name] = 1 + max((height(n, (*above, name)) for n in below), default=-1)
         return level[name]
 

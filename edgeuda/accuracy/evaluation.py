@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc
 from edgeuda.labels import IGNORE, LabelSpace, subsets_of
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,7 +163,7 @@ class Evaluation:
     model_file: str
     model_sha256: str
     model_kind: Literal["checkpoint", "onnx"]
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     data_folder: str
     images: int
     labels_sha256: str

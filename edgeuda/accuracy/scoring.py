@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +22,10 @@ from edgeuda.accuracy.evaluation import (
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.data.treatment import applied_to
-from edgeuda.files import sha256
+from edgeuda.files import sha256, write_text
 from edgeuda.labels import LabelSpace
 from edgeuda.records.identity import Identity, identity_of
+from edgeuda.records.names import Precision
 from edgeuda.spec import ModelSpec
 
 
@@ -45,7 +49,7 @@ class Subject:
     spec: ModelSpec
     file: Path
     kind: Literal["checkpoint", "onnx"]
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     protocol: str = DEPLOYED
     passes: Callable[[], list[dict[str, Any]]] | None = None
     identity: Identity | None = None
@@ -80,6 +84,28 @@ class Scored:
         """Return one row per image, see `edgeuda.accuracy.evaluation.image_row`."""
         space = self.evaluation.label_space
         return [image_row(str(path), found, space) for path, found in self.images]
+
+    def write_tables(self, out: Path) -> None:
+        """Write both as CSV beside the record ``out``, see `table_paths`."""
+        for path, rows in zip(
+            table_paths(out), (self.class_rows(), self.image_rows()), strict=True
+        ):
+            text = io.StringIO()
+            writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            write_text(path, text.getvalue())
+
+
+def table_paths(out: Path) -> list[Path]:
+    """Return where `Scored.write_tables` writes: a row per class, and a row per image."""
+    return [out.with_suffix(f".{what}.csv") for what in ("classes", "images")]
+
+
+def _cell(text: str) -> str:
+    """Return a cell that a spreadsheet takes for text, whatever a file is called."""
+    number = re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", text)
+    return text if number or not text.startswith(("=", "+", "-", "@", "\t", "\r")) else f"'{text}"
 
 
 def score(

@@ -8,12 +8,11 @@ cover another drive, or another training of the network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DataError
+from edgeuda.records.tradeoff import Estimate
 
 BLOCK = 10
 RESAMPLES = 1000
@@ -21,26 +20,6 @@ TAILS = (2.5, 97.5)
 
 Counts = npt.NDArray[np.int64]
 """``[N, K, K]`` confusion matrices of images in their order, rows truth."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval.
-
-    Attributes:
-        value: Over all images.
-        low: Lower end.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def none(self) -> bool:
-        """Whether the interval holds zero: of a difference, that it is within noise."""
-        return self.low <= 0 <= self.high
 
 
 def miou_interval(images: Counts, seed: int = 0) -> Estimate:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.curation import Thumbnail, difference, thumbnail
 from edgeuda.data.folders import LabelledFolder, class_counts, parallel, spread
 from edgeuda.data.images import Image, is_turned, list_images, read_image
@@ -22,7 +23,6 @@ from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import sha256
 from edgeuda.labels import counterparts, describe
-from edgeuda.records import schemas
 
 SCHEMA = schemas.DATA_CHECK
 STATISTICS = ("lightness", "green to red", "blue to yellow")
@@ -57,7 +57,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """Something a person should know.
 
     Attributes:
@@ -79,7 +79,7 @@ class Finding:
     @classmethod
     def about(
         cls, severity: Severity, role: str, what: str, advice: str, files: Sequence[str]
-    ) -> Finding:
+    ) -> DataFinding:
         """Return a finding that names the first `SHOWN` of all ``files`` and counts them."""
         return cls(severity, role, what, advice, files[:SHOWN], len(files))
 
@@ -116,7 +116,7 @@ class Look:
 
 
 @dataclass
-class Role:
+class DataSet:
     """A data set and what was seen of it.
 
     Attributes:
@@ -155,8 +155,8 @@ class Check:
         gap: Distance of source and target, if both are there.
     """
 
-    roles: dict[str, Role]
-    findings: list[Finding] = field(default_factory=list)
+    roles: dict[str, DataSet]
+    findings: list[DataFinding] = field(default_factory=list)
     gap: dict[str, Any] | None = None
 
     def to_record(self) -> dict[str, Any]:
@@ -184,10 +184,10 @@ def check(
     roles = {}
     for name, folder in labelled.items():
         looks = parallel(partial(_look_at_pair, folder), spread(range(len(folder)), limit))
-        roles[name] = Role(name, folder.root, len(folder), looks, folder)
+        roles[name] = DataSet(name, folder.root, len(folder), looks, folder)
     for name, (root, paths) in frames.items():
         looks = parallel(_look_at, spread(paths, limit))
-        roles[name] = Role(name, root, len(paths), looks)
+        roles[name] = DataSet(name, root, len(paths), looks)
     result = Check(roles)
     for role in roles.values():
         result.findings += [*_defects(role), *_sizes(role), *_classes(role), *_repeats(role)]
@@ -284,7 +284,7 @@ def _alike(a: Look, b: Look) -> bool:
     return a.digest == b.digest or difference(a.small, b.small) < SAME
 
 
-def gap(source: Role, target: Role) -> dict[str, Any] | None:
+def gap(source: DataSet, target: DataSet) -> dict[str, Any] | None:
     """Return how far two domains are apart in brightness and colour, None without images.
 
     ``frechet`` is the Fréchet distance between Gaussians over each image's means and deviations,
@@ -335,7 +335,7 @@ def scale(measured: Mapping[str, Any]) -> str:
     return f"{times} two halves of one data set ({usual:.1f})"
 
 
-def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
+def _apart(measured: Mapping[str, Any], chance: float) -> list[DataFinding]:
     """Say what the gap between source and target means, and what of a recipe answers it.
 
     Args:
@@ -360,13 +360,13 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[Finding]:
     ]
     if any("lightness" not in name for name in ordered):
         advice.append(
-            "where a stage trains on source images, --set stage1.style=colour (likewise "
+            "where a stage trains on source images, `stage1.style=colour` (likewise "
             "source.style and stage2.style) gives them the target's colours"
         )
     advice.append("leave source.augment on, which varies both while the source network trains")
     worst = abs(gaps[ordered[0]])
     return [
-        Finding(
+        DataFinding(
             "warning" if worst >= LARGE else "note",
             "source, target",
             f"images of target are {', '.join(said)}; {share}. The distance in brightness and "
@@ -391,13 +391,13 @@ def frechet(
     return float(math.sqrt(max(0.0, float(((means[0] - means[1]) ** 2).sum() + spread_))))
 
 
-def _defects(role: Role) -> list[Finding]:
+def _defects(role: DataSet) -> list[DataFinding]:
     found = []
     bad = [look.defect for look in role.looks if look.defect is not None]
     if bad:
         share = len(bad) / len(role.looks)
         found.append(
-            Finding.about(
+            DataFinding.about(
                 "error" if role.labelled or share > 0.05 else "warning",
                 role.name,
                 f"{len(bad)} of {len(role.looks)} images cannot be read",
@@ -408,7 +408,7 @@ def _defects(role: Role) -> list[Finding]:
     missing = _missing(role)
     if missing:
         found.append(
-            Finding.about(
+            DataFinding.about(
                 "error",
                 role.name,
                 f"{len(missing)} images have no label",
@@ -419,7 +419,7 @@ def _defects(role: Role) -> list[Finding]:
     wrong = [look.label_defect for look in role.looks if look.label_defect is not None]
     if wrong:
         found.append(
-            Finding.about(
+            DataFinding.about(
                 "error",
                 role.name,
                 f"{len(wrong)} of {len(role.looks)} labels cannot be used",
@@ -430,7 +430,7 @@ def _defects(role: Role) -> list[Finding]:
     turned = [str(look.path) for look in role.looks if look.turned]
     if turned:
         found.append(
-            Finding.about(
+            DataFinding.about(
                 "warning" if role.labelled else "note",
                 role.name,
                 f"{len(turned)} images are turned by their EXIF orientation",
@@ -441,7 +441,7 @@ def _defects(role: Role) -> list[Finding]:
     return found
 
 
-def _missing(role: Role) -> list[Path]:
+def _missing(role: DataSet) -> list[Path]:
     """Return the images of a labelled folder that have no label file."""
     if role.labelled is None:
         return []
@@ -453,7 +453,7 @@ def _missing(role: Role) -> list[Path]:
     return [path for path in images if path not in have]
 
 
-def _sizes(role: Role) -> list[Finding]:
+def _sizes(role: DataSet) -> list[DataFinding]:
     sizes = Counter(look.size for look in role.readable)
     aspects = {round(size[1] / size[0], 2) for size in sizes if size is not None}
     if len(aspects) <= 1:
@@ -461,7 +461,7 @@ def _sizes(role: Role) -> list[Finding]:
     usual = sizes.most_common(1)[0][0]
     others = [str(look.path) for look in role.readable if look.size != usual]
     return [
-        Finding.about(
+        DataFinding.about(
             "warning",
             role.name,
             f"images of {len(sizes)} sizes and {len(aspects)} aspects; all are resized to the "
@@ -472,7 +472,7 @@ def _sizes(role: Role) -> list[Finding]:
     ]
 
 
-def _classes(role: Role) -> list[Finding]:
+def _classes(role: DataSet) -> list[DataFinding]:
     counts = role.counts
     if counts is None or role.labelled is None:
         return []
@@ -481,7 +481,7 @@ def _classes(role: Role) -> list[Finding]:
     absent = [names[i] for i in np.flatnonzero(totals == 0)]
     if absent:
         found.append(
-            Finding(
+            DataFinding(
                 "warning",
                 role.name,
                 f"no pixel of {', '.join(absent)}",
@@ -494,11 +494,11 @@ def _classes(role: Role) -> list[Finding]:
     ]
     if rare:
         text = f"rare: {', '.join(rare)}"
-        found.append(Finding("note", role.name, text, "Their IoU will swing between seeds"))
+        found.append(DataFinding("note", role.name, text, "Their IoU will swing between seeds"))
     return found
 
 
-def _repeats(role: Role) -> list[Finding]:
+def _repeats(role: DataSet) -> list[DataFinding]:
     """Images that equal another of the same data set; neighbours in a sequence excepted."""
     by_digest: dict[str, list[Look]] = defaultdict(list)
     for look in role.readable:
@@ -509,7 +509,7 @@ def _repeats(role: Role) -> list[Finding]:
         extra = sum(len(looks) - 1 for looks in same)
         files = [f"{looks[0].path} = {looks[1].path}" for looks in same]
         text = f"{extra} images are copies of others"
-        found.append(Finding("warning", role.name, text, "Remove them", files[:SHOWN], extra))
+        found.append(DataFinding("warning", role.name, text, "Remove them", files[:SHOWN], extra))
     ordered = sorted(role.readable, key=lambda look: sequence_of(look.path))
     still = [
         str(after.path)
@@ -518,7 +518,7 @@ def _repeats(role: Role) -> list[Finding]:
     ]
     if len(still) > 0.1 * len(ordered):
         found.append(
-            Finding.about(
+            DataFinding.about(
                 "warning" if role.labelled is None else "note",
                 role.name,
                 f"{len(still)} of {len(ordered)} images hardly differ from the one before",
@@ -529,7 +529,7 @@ def _repeats(role: Role) -> list[Finding]:
     return found
 
 
-def _leaks(roles: Sequence[Role]) -> list[Finding]:
+def _leaks(roles: Sequence[DataSet]) -> list[DataFinding]:
     found = []
     for index, first in enumerate(roles):
         for second in roles[index + 1 :]:
@@ -547,7 +547,7 @@ def _leaks(roles: Sequence[Role]) -> list[Finding]:
                 else "Is one of the folders the wrong one?",
             }[severe]
             found.append(
-                Finding.about(
+                DataFinding.about(
                     "error" if severe else "warning",
                     f"{first.name}, {second.name}",
                     f"{len(pairs)} images of {first.name} are also in {second.name}, "
@@ -559,7 +559,7 @@ def _leaks(roles: Sequence[Role]) -> list[Finding]:
     return found
 
 
-def _absent(roles: Mapping[str, Role]) -> list[Finding]:
+def _absent(roles: Mapping[str, DataSet]) -> list[DataFinding]:
     test = roles.get("test")
     source, there = roles["source"].counts, None if test is None else test.counts
     if source is None or there is None or test is None or test.labelled is None:
@@ -571,14 +571,14 @@ def _absent(roles: Mapping[str, Role]) -> list[Finding]:
         try:
             text = describe(counterparts(test.labelled.space, trained.space))
         except ConfigError as err:
-            return [Finding("error", "source, test", str(err))]
+            return [DataFinding("error", "source, test", str(err))]
         text = f"labels of {test.labelled.space.name} count as {trained.space.name}: {text}"
-        return [Finding("note", "source, test", text)]
+        return [DataFinding("note", "source, test", text)]
     lost = [names[i] for i in np.flatnonzero((source.sum(0) == 0) & (there.sum(0) > 0))]
     if not lost:
         return []
     return [
-        Finding(
+        DataFinding(
             "error",
             "source, test",
             f"{', '.join(lost)} are scored but have no source label",
@@ -587,7 +587,7 @@ def _absent(roles: Mapping[str, Role]) -> list[Finding]:
     ]
 
 
-def _role_record(role: Role) -> dict[str, Any]:
+def _role_record(role: DataSet) -> dict[str, Any]:
     sizes = Counter(look.size for look in role.readable if look.size is not None)
     colours = np.array([look.colour for look in role.readable], np.float64)
     record: dict[str, Any] = {

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry, Lens, alike, crop_fits
 from edgeuda.data.footage import Frame, Span, footage
 from edgeuda.data.images import Image, read_image, write_image
@@ -31,7 +32,6 @@ from edgeuda.files import (
     write_atomic,
     write_json,
 )
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Curation:
 
 
 @dataclass
-class Progress:
+class CurationProgress:
     """How far a curation is.
 
     Attributes:
@@ -105,8 +105,8 @@ def curate(
     curation: Curation,
     suffix: str = ".jpg",
     resume: bool = False,
-    report: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+    report: Callable[[CurationProgress], None] = lambda _: None,
+) -> CurationProgress:
     """Write the distinct frames of footage to a folder that every verb takes as target.
 
     ``images/`` holds the frames, ``frames.jsonl`` a line for each, ``frames.json`` the settings and
@@ -328,15 +328,15 @@ def _from_hex(text: str) -> Thumbnail | None:
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(rows, columns)
 
 
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
+def _begin(out: Path, settings: dict[str, Any], resume: bool) -> CurationProgress:
     """Open the folder, or find out how far an earlier call came."""
     done, started = out / INDEX_FILE, out / PROGRESS_FILE
     found = done if done.exists() else started if started.exists() else None
     if found is None or not resume:
         if out.exists() and (found is not None or not is_empty(out)):
-            msg = f"{out}: exists. Choose another --out, or continue it with --resume"
+            msg = f"{out}: exists. Choose another `out`, or continue it with `resume`"
             raise OutputExistsError(msg)
-        progress = Progress()
+        progress = CurationProgress()
         _save(out, settings, progress)
         return progress
     record = read_json(found, SCHEMA)
@@ -353,14 +353,14 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> Progress:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = "".join(f"{line}\n" for line in lines[: own["kept"]])
         write_atomic(path, lambda name: name.write_text(kept, encoding="utf-8"))
-    return Progress(**own, thumbnail=thumb, geometries=geometries)
+    return CurationProgress(**own, thumbnail=thumb, geometries=geometries)
 
 
-def _save(out: Path, settings: dict[str, Any], progress: Progress) -> None:
+def _save(out: Path, settings: dict[str, Any], progress: CurationProgress) -> None:
     write_json(out / PROGRESS_FILE, _record(settings, progress))
 
 
-def _record(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _record(settings: dict[str, Any], progress: CurationProgress) -> dict[str, Any]:
     """Return the JSON form; frames as the camera gave them have no geometry in it."""
     record = {"schema": SCHEMA, **settings, **asdict(progress)}
     if progress.geometries in ([], [None]):

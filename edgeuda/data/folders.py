@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.images import Image, LabelMap, is_turned, list_images, read_image
 from edgeuda.data.label_files import read_ids
@@ -25,7 +26,6 @@ from edgeuda.data.treatment import applied_to, as_shown, labels_as_shown
 from edgeuda.errors import DataError
 from edgeuda.files import read_json, sha256, sha256_of, stamp
 from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 

@@ -71,7 +71,7 @@ def open_sources(
     given = tuple(weights) or (1.0,) * len(paths)
     if len(given) != len(paths) or min(given) <= 0:
         msg = (
-            f"--source-weight: expected one positive number for each of the {len(paths)} sources, "
+            f"`source_weights`: expected one positive number for each of the {len(paths)} sources, "
             f"found {', '.join(f'{weight:g}' for weight in given)}"
         )
         raise ConfigError(msg)

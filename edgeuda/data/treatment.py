@@ -15,11 +15,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.data.camera import CameraGeometry, alike
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, LabelMap, read_image
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import read_json
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def geometry_of(frames: Sequence[Path]) -> CameraGeometry | None:
             msg = (
                 f"{folder}: its frames are {'raw' if two is None else two.describe()}, those of "
                 f"{first[0]} are {'raw' if one is None else one.describe()}. A model has one "
-                "camera: extract all footage with the same --calibration and --crop"
+                "camera: extract all footage with the same `calibration` and `crop`"
             )
             raise DataError(msg)
     return one
@@ -197,7 +197,7 @@ def is_raw(origin: Path, size: tuple[int, int], geometry: CameraGeometry) -> boo
             f"gives it, found {size[0]}x{size[1]}. The model's frames are {geometry.describe()}. "
             + (
                 "If this one was treated so, keep the frames.json that says it beside the folder; "
-                "if it is raw, extract it by `edgeuda data frames` without --crop"
+                "if it is raw, extract it by `edgeuda data frames` without `crop`"
                 if treated
                 else "Give footage of the camera that the model was made for, or adapt the model "
                 "to this one"

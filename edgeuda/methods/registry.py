@@ -206,12 +206,14 @@ def register_method(kind: MethodType) -> MethodType:
         ConfigError: If another one has its name.
 
     Example:
+        >>> import edgeuda
         >>> from edgeuda.methods.entropy import EntropyMinimisation, EntropySettings
+        >>> from edgeuda.methods.registry import METHODS, MethodType, forget_method
         >>> kind = MethodType(
         ...     "calm", EntropySettings, title="entropy, weighted once more", label="calm",
         ...     build=lambda settings, stage: EntropyMinimisation(settings, stage.weights),
         ... )
-        >>> register_method(kind).name in METHODS
+        >>> edgeuda.register_method(kind).name in METHODS
         True
         >>> forget_method("calm")
     """

@@ -8,20 +8,19 @@ Sources: Mei et al., "Instance Adaptive Self-training for Unsupervised Domain Ad
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgeuda.methods.settings import Positive, Section, Share, Weight
+from edgeuda.records.names import Selector
 
 PATTERNS = 0x3C00 + 1
 """Half-precision numbers from 0 to 1. They are ordered like their bits, so that a histogram over
 the bits is a sorted list."""
 HIGHEST = 0.999
 """What a threshold of 1 or more becomes."""
-
-Selector = Literal["instance-adaptive", "class-balanced", "constant", "all"]
 
 
 class SelectorSettings(Section):

@@ -123,7 +123,7 @@ class FeatureFusion(nn.Module):
         return u + u * gate
 
 
-class Head(nn.Module):
+class ScoreHead(nn.Module):
     """Classifier: 3x3 convolution, 1x1 to the classes, bilinear up-sampling by ``factor``."""
 
     def __init__(self, inputs: int, middle: int, classes: int, factor: int) -> None:
@@ -164,9 +164,9 @@ class BiSeNet(Network):
         self.context = ContextPath(width, encoder)
         self.spatial = SpatialPath(width)
         self.fusion = FeatureFusion(width, self.gate)
-        self.main = Head(2 * c, 2 * c, classes, 8)
-        self.aux8 = Head(c, c // 2, classes, 8)
-        self.aux16 = Head(c, c // 2, classes, 16)
+        self.main = ScoreHead(2 * c, 2 * c, classes, 8)
+        self.aux8 = ScoreHead(c, c // 2, classes, 8)
+        self.aux16 = ScoreHead(c, c // 2, classes, 16)
         own = set() if encoder == RESNET18 else set(self.context.trunk.modules())
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module not in own:  # timm's are initialised

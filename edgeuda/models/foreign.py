@@ -22,6 +22,7 @@ from torch import Tensor
 from edgeuda.errors import ModelError
 from edgeuda.labels import SPACES, LabelSpace
 from edgeuda.models.checkpoint import build, require_finite
+from edgeuda.models.encoders import Triple
 from edgeuda.models.network import Network
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 
@@ -29,11 +30,9 @@ DEEPEST = 6
 """Levels of dictionaries and wrappers in which a network is looked for."""
 COUNTER = "num_batches_tracked"
 
-Triple = tuple[float, float, float]
-
 
 @dataclass(frozen=True)
-class Origin:
+class Upstream:
     """A project's network.
 
     Attributes:
@@ -76,7 +75,7 @@ class Imported:
 
     model: Network
     spec: ModelSpec
-    origin: Origin
+    origin: Upstream
     matched: Mapping[str, str]
     left_out: tuple[str, ...]
     new: tuple[str, ...]
@@ -177,7 +176,7 @@ def _chosen(
         prefix = names.get(weights_key.rstrip("."))
         if prefix is None:
             msg = (
-                f"{path}: --weights-key {weights_key}: holds no network there, but at "
+                f"{path}: `weights_key` {weights_key}: holds no network there, but at "
                 f"{', '.join(names)}"
             )
             raise ModelError(msg)
@@ -185,13 +184,13 @@ def _chosen(
     if len(found) > 1:
         msg = (
             f"{path}: holds {len(found)} networks, at {', '.join(names)}: one is probably a moving "
-            "average of the other. Say which is wanted with --weights-key"
+            "average of the other. Say which is wanted with `weights_key`"
         )
         raise ModelError(msg)
     return next(iter(found.items()))
 
 
-def recognise(state: Mapping[str, Tensor]) -> Origin | None:
+def recognise(state: Mapping[str, Tensor]) -> Upstream | None:
     """Return the project that a state dict comes from, None if it is none that is known."""
     for origin in ORIGINS:
         if all(key in state for key in origin.marks) and not any(
@@ -231,7 +230,7 @@ def import_checkpoint(
     if len(space) != classes:
         msg = (
             f"{path}: has {classes} classes, label space {space.name!r} has {len(space)}. "
-            "Give the one it was trained on with --label-space"
+            "Give the one it was trained on as `label_space`"
         )
         raise ModelError(msg)
     pre = Preprocessing(*size, origin.mean, origin.std)
@@ -372,8 +371,8 @@ SHIFT = (
     "of an eighth here. The classifier counts two dilations, as it does in the released code"
 )
 
-ORIGINS: tuple[Origin, ...] = (
-    Origin(
+ORIGINS: tuple[Upstream, ...] = (
+    Upstream(
         "CoinCheung/BiSeNet V1",
         "bisenet",
         ("cp.resnet.conv1.weight", "ffm.conv.weight", "ffm.bn.weight", "conv_out.conv_out.weight"),
@@ -383,7 +382,7 @@ ORIGINS: tuple[Origin, ...] = (
         CITYSCAPES_MEAN,
         CITYSCAPES_STD,
     ),
-    Origin(
+    Upstream(
         "CoinCheung/BiSeNet V1 with the published gate",
         "bisenet-paper-gate",
         ("cp.resnet.conv1.weight", "ffm.conv2.weight", "conv_out.conv_out.weight"),
@@ -394,7 +393,7 @@ ORIGINS: tuple[Origin, ...] = (
         CITYSCAPES_STD,
         remark="Old releases align corners when up-sampling: edges come out shifted here",
     ),
-    Origin(
+    Upstream(
         "MMSegmentation BiSeNetV1",
         "bisenet-relu-gate",
         ("backbone.context_path.backbone.conv1.weight", "decode_head.conv_seg.weight"),
@@ -402,7 +401,7 @@ ORIGINS: tuple[Origin, ...] = (
         _mmseg,
         "main.classifier.weight",
     ),
-    Origin(
+    Upstream(
         "AdaptSegNet DeepLabV2, two levels",
         "deeplabv2-r101-multi-caffe",
         ("layer5.conv2d_list.0.weight", "layer6.conv2d_list.0.weight"),
@@ -419,7 +418,7 @@ ORIGINS: tuple[Origin, ...] = (
         ("resnet.conv1.weight",),
         SHIFT,
     ),
-    Origin(
+    Upstream(
         "AdaptSegNet DeepLabV2, one level",
         "deeplabv2-r101-multi-caffe",
         ("layer5.conv2d_list.0.weight",),

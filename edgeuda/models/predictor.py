@@ -81,7 +81,7 @@ class TestTime:
             msg = f"Scales: expected numbers from 0.1 to 4, found {list(self.scales)}"
             raise ConfigError(msg)
         if self.window_size is not None and not self.window:
-            msg = f"Window of {self.window_size}: expected a sliding window (--window) to size"
+            msg = f"Window of {self.window_size}: expected a sliding window (`window`) to size"
             raise ConfigError(msg)
         if self.window_size is not None and any(s < 32 or s % 32 for s in self.window_size):
             found = "x".join(map(str, self.window_size))

@@ -159,8 +159,8 @@ def _offline(url: str, place: Path, err: Exception, instead: str) -> str:
     where = f"put it there as {place}" if place.suffix else f"copy the cache {place}"
     return (
         f"{url} could not be downloaded ({' '.join(str(err).split())[:200]}). Where there is no "
-        f"internet, download it elsewhere and {where}, or name the file: --set "
-        f"model.pretrained=FILE{instead}; to start from random weights: --set model.pretrained=none"
+        f"internet, download it elsewhere and {where}, or name the file, "
+        f"`model.pretrained=FILE`{instead}; to start from random weights: `model.pretrained=none`"
     )
 
 

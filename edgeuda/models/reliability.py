@@ -30,7 +30,7 @@ PIXELS = 4000
 KEPT = (0.5, 0.8, 0.9, 0.95, 0.968)
 """Confidences at which the share and accuracy of the labels above are recorded."""
 
-Counts = npt.NDArray[np.int64]
+BinCounts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class Reliability:
         confidence: ``[K, BINS]`` float64, sum of their confidences.
     """
 
-    pixels: Counts
-    correct: Counts
+    pixels: BinCounts
+    correct: BinCounts
     confidence: npt.NDArray[np.float64]
 
     def error(self) -> float:

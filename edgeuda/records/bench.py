@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
+from edgeuda import schemas
 from edgeuda.errors import require
-from edgeuda.records import schemas
+from edgeuda.records.form import Record
 from edgeuda.records.percentiles import Drift, LatencySummary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-SCHEMA = schemas.BENCH
-
 
 @dataclass(frozen=True)
-class Method:
+class BenchMethod:
     """How the latencies were measured.
 
     Attributes:
@@ -121,8 +119,24 @@ class ModelLatency:
     longest_queue: int
     frames_per_second: float
     energy_per_frame_j: float | None
-    execution: dict[str, str]
-    fallbacks: list[str]
+    execution: dict[str, str] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            msg = f"expected at least one stage of {self.name!r}, found none"
+            raise ValueError(msg)
+
+    @property
+    def end_to_end_stage(self) -> str:
+        """The stage that covers a whole frame, ``total``; else inference, else the last one."""
+        names = list(self.stages)
+        return next((name for name in ("total", "inference") if name in self.stages), names[-1])
+
+    @property
+    def end_to_end(self) -> LatencySummary:
+        """Latency of a whole frame."""
+        return self.stages[self.end_to_end_stage]
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,64 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class BenchRecord:
+class Channel:
+    """What a sensor of the machine read while it was measured.
+
+    Attributes:
+        unit: Unit of the figures.
+        n: Readings.
+        mean: Their mean.
+        min: The least.
+        max: The greatest.
+        start: The first.
+        end: The last.
+    """
+
+    unit: str
+    n: int
+    mean: float
+    min: float
+    max: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class MachineState:
+    """The machine while it was measured; what is empty or None is not known.
+
+    Attributes:
+        interval_s: Seconds between readings.
+        sources: What was read.
+        channels: By name, for example ``power.gpu``.
+        not_available: What the machine does not tell, and why.
+        throttled: Whether clocks were held down at any time.
+        other_load_cores: Cores that other processes took on average.
+    """
+
+    interval_s: float | None = None
+    sources: list[str] = field(default_factory=list)
+    channels: dict[str, Channel] = field(default_factory=dict)
+    not_available: dict[str, str] = field(default_factory=dict)
+    throttled: bool | None = None
+    other_load_cores: float | None = None
+
+
+@dataclass(frozen=True)
+class SamplesFile:
+    """Where the samples of a benchmark are.
+
+    Attributes:
+        file: Its name; it lies beside the record.
+        sha256: Its checksum.
+    """
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BenchRecord(Record):
     """One benchmark.
 
     Attributes:
@@ -163,28 +234,23 @@ class BenchRecord:
         models: In the order given.
         ratios: Every further model against the first, where models took turns.
         noise: Largest spread of a model's median over the repeats, as a share; None below three.
-        state: See `engines.machine.vitals.Vitals.to_record`.
+        state: The machine during the run.
         warnings: What a reader must know before the figures.
-        samples: Name and checksum of the file with every sample, if one was written.
+        samples: The file with every sample; None if none was written.
     """
+
+    SCHEMA: ClassVar[str] = schemas.BENCH
+    AGAIN: ClassVar[str] = "Measure again with `edgeuda bench`"
 
     created: str
     machine: dict[str, str]
-    method: Method
+    method: BenchMethod
     models: tuple[ModelLatency, ...]
     ratios: tuple[Ratio, ...]
     noise: float | None
-    state: dict[str, Any]
+    state: MachineState
     warnings: tuple[str, ...]
-    samples: dict[str, str] | None
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-    def to_json(self) -> str:
-        """Return `to_record` as text."""
-        return json.dumps(self.to_record())
+    samples: SamplesFile | None
 
     def to_pandas(self) -> DataFrame:
         """Return the percentiles in milliseconds as a data frame, one row per model and stage.

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import read_json, write_json
-from edgeuda.records import schemas
+from edgeuda import schemas
+from edgeuda.records.form import OMIT, Record, entries
+from edgeuda.records.names import QuantizerName, RuleName, RuntimeName
 from edgeuda.spec import Preprocessing
 
-Target = Literal["ort-x86", "tensorrt"]
-"""The runtime that a graph is quantized for."""
-Quantizer = Literal["edgeuda", "modelopt"]
-"""Whose placement and ranges."""
-RuleName = Literal["max", "percentile", "frame-percentile", "mse", "entropy"]
-"""How a range is taken from a histogram, see `calibration.rules`."""
 RecordedRule = RuleName | Literal["tensorrt-cache"]
-SCHEMA = schemas.CALIBRATION
 
 
 class Range(NamedTuple):
@@ -44,33 +36,56 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Acceptance:
-    """How a quantized model differs from its FP32 form on frames.
+class ClassAgreement:
+    """What INT8 makes of a class.
+
+    Attributes:
+        share: Its share of the pixels in FP32, 0 to 1.
+        iou: Between FP32 and INT8, 0 to 1; None where neither has it.
+        became: The class that most of its lost pixels turned into; None if none was lost.
+    """
+
+    share: float
+    iou: float | None
+    became: str | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one form of a network differs from another on frames; the first is called FP32.
 
     Attributes:
         frames: Names of the frames.
         agreement: Share of equal pixels over all frames, 0 to 1.
         frame_agreement: The same of each frame.
-        classes: By class: ``share`` of the pixels in FP32, ``iou`` between both (None where neither
-            has it), and ``became``, the class most of its lost pixels turned into.
+        classes: By class.
         regions: ``[4][4]`` agreement by part of the image, rows from the top.
         divergence: Mean Kullback-Leibler divergence of the class probabilities, in nats.
         confidence: Mean probability of the likeliest class in FP32.
         confidence_shift: INT8's minus FP32's.
         worst: Positions in ``frames`` of the least agreement, worst first.
-        limits: What was accepted.
-        reasons: Why it is refused; empty if it is accepted.
     """
 
     frames: tuple[str, ...]
     agreement: float
     frame_agreement: tuple[float, ...]
-    classes: dict[str, dict[str, Any]]
+    classes: dict[str, ClassAgreement]
     regions: tuple[tuple[float, ...], ...]
     divergence: float
     confidence: float
     confidence_shift: float
     worst: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Acceptance(Agreement):
+    """How a quantized model differs from its FP32 form on frames, and whether that is accepted.
+
+    Attributes:
+        limits: What was accepted.
+        reasons: Why it is refused; empty if it is accepted.
+    """
+
     limits: Limits = field(default_factory=Limits)
     reasons: tuple[str, ...] = ()
 
@@ -80,22 +95,12 @@ class Acceptance:
         return not self.reasons
 
     def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"accepted": self.accepted, **asdict(self)}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Acceptance:
-        """Read `to_record`'s form; raises TypeError or KeyError if it is damaged."""
-        values = {key: value for key, value in record.items() if key != "accepted"}
-        values["limits"] = Limits(**values["limits"])
-        values["regions"] = tuple(tuple(row) for row in values["regions"])
-        for name in ("frames", "frame_agreement", "worst", "reasons"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+        """Return the JSON form, which says whether it was accepted."""
+        return {"accepted": self.accepted, **entries(self)}
 
 
 @dataclass(frozen=True)
-class Frame:
+class CalibrationFrame:
     """A calibration image.
 
     Attributes:
@@ -123,11 +128,71 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class CalibrationRecord:
+class BlockEffect:
+    """What quantizing one group of convolutions, and nothing else, does.
+
+    Attributes:
+        group: Name of the block.
+        convs: Its convolutions, by their output.
+        weights: Names of their weights.
+        share: Share of all multiplications of the network, 0 to 1.
+        disagreement: Share of the frames' pixels whose class changes, 0 to 1.
+        divergence: Mean KL divergence of the class probabilities, in nats.
+    """
+
+    group: str
+    convs: tuple[str, ...]
+    weights: tuple[str, ...]
+    share: float
+    disagreement: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class BudgetStep:
+    """One assignment on the way from all INT8 to all float.
+
+    Attributes:
+        returned: The group that this step returned to float; None at first.
+        int8_share: Share of the multiplications that are INT8, 0 to 1.
+        drop: What is lost against FP32, 0 to 1: mIoU where there are labels, else the share of the
+            pixels that changed class.
+    """
+
+    returned: str | None
+    int8_share: float
+    drop: float
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A mixed-precision assignment and how it was found.
+
+    Attributes:
+        kept_float: Groups that stay float.
+        convs: Their convolutions, by their output.
+        max_drop: The budget, 0 to 1.
+        measure: ``mIoU`` or ``disagreement``: what the drop is of.
+        met: Whether the budget is kept.
+        effects: Every group, most harmful per multiplication first.
+        curve: Every assignment that was tried, from all INT8 on.
+    """
+
+    kept_float: tuple[str, ...]
+    convs: frozenset[str]
+    max_drop: float
+    measure: str
+    met: bool
+    effects: tuple[BlockEffect, ...]
+    curve: tuple[BudgetStep, ...]
+
+
+@dataclass(frozen=True)
+class CalibrationRecord(Record):
     """Everything that determined a quantized model, and what came of it.
 
     Attributes:
-        target: The runtime the model is for.
+        runtime: What the model is for.
         rule: How ranges were taken from the histograms, or ``tensorrt-cache``: they were read.
         percentile: The rule's percentage; None for rules without one.
         model: File name of the FP32 model.
@@ -149,18 +214,22 @@ class CalibrationRecord:
         scores: With labels: ``fp32`` and ``int8`` mIoU, 0 to 1, and ``images``.
         folders: Number of calibration frames by the name of their folder.
         quantizer: Whose placement and ranges these are.
-        assignment: How layers were chosen to stay float, see `Assignment`.
+        assignment: How layers were chosen to stay float.
         geometry: What was done to the calibration frames, see `edgeuda.data.treatment.noted`.
         skipped: Files among those looked at that could not be read.
     """
 
-    target: Target
+    SCHEMA: ClassVar[str] = schemas.CALIBRATION
+    OLDER: ClassVar[tuple[str, ...]] = (schemas.CALIBRATION_1,)
+    AGAIN: ClassVar[str] = "Calibrate again with `edgeuda calibrate`"
+
+    runtime: RuntimeName
     rule: RecordedRule
     percentile: float | None
     model: str
     model_sha256: str
     preprocessing: Preprocessing
-    frames: tuple[Frame, ...]
+    frames: tuple[CalibrationFrame, ...]
     ranges: dict[str, Range]
     layers: tuple[Layer, ...]
     int8_convs: int
@@ -172,27 +241,18 @@ class CalibrationRecord:
     convergence: tuple[float, ...] = ()
     acceptance: Acceptance | None = None
     scores: dict[str, float] | None = None
-    assignment: dict[str, Any] | None = None
+    assignment: Assignment | None = None
     folders: dict[str, int] = field(default_factory=dict)
-    quantizer: Quantizer = "edgeuda"
-    geometry: dict[str, Any] | None = None
-    skipped: tuple[str, ...] = ()
+    quantizer: QuantizerName = "edgeuda"
+    geometry: dict[str, Any] | None = field(default=None, metadata={OMIT: True})
+    skipped: list[str] | None = field(default=None, metadata={OMIT: True})
 
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        record = {"schema": SCHEMA, **asdict(self)}
-        record["preprocessing"] = self.preprocessing.to_record()
-        if self.geometry is None:
-            del record["geometry"]
-        if not self.skipped:
-            del record["skipped"]
-        if self.acceptance is not None:
-            record["acceptance"] = self.acceptance.to_record()
-        return record
-
-    def to_json(self) -> str:
-        """Return `to_record` as text."""
-        return json.dumps(self.to_record())
+    @classmethod
+    def modern(cls, record: dict[str, Any]) -> dict[str, Any]:
+        """Return a record of version 1 with its runtime's name of today."""
+        if record["schema"] != schemas.CALIBRATION_1:
+            return record
+        return {**record, "runtime": record["target"]}
 
     def __str__(self) -> str:
         verdict = "not judged"
@@ -200,40 +260,9 @@ class CalibrationRecord:
             verdict = "accepted" if self.acceptance.accepted else "not accepted"
         placed = sum(layer.int8 for layer in self.layers)
         return (
-            f"{self.model} for {self.target}: {placed} of {len(self.layers)} convolutions INT8, "
+            f"{self.model} for {self.runtime}: {placed} of {len(self.layers)} convolutions INT8, "
             f"{self.agreement:.2%} of the pixels keep their class, {verdict}"
         )
-
-    def write(self, path: Path) -> None:
-        """Write the JSON form."""
-        write_json(path, self.to_record())
-
-    @classmethod
-    def read(cls, path: Path) -> CalibrationRecord:
-        """Read what `write` wrote.
-
-        Raises:
-            DataError: If the file is not such a record.
-        """
-        record = read_json(path, SCHEMA)
-        del record["schema"]
-        try:
-            size = record.pop("preprocessing")
-            accepted = record.pop("acceptance", None)
-            return cls(
-                acceptance=None if accepted is None else Acceptance.from_record(accepted),
-                transforms=tuple(record.pop("transforms", ())),
-                convergence=tuple(record.pop("convergence", ())),
-                skipped=tuple(record.pop("skipped", ())),
-                preprocessing=Preprocessing.from_record(size),
-                frames=tuple(Frame(**frame) for frame in record.pop("frames")),
-                ranges={name: Range(*limits) for name, limits in record.pop("ranges").items()},
-                layers=tuple(Layer(**layer) for layer in record.pop("layers")),
-                **record,
-            )
-        except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as err:
-            msg = f"{path}: its {SCHEMA!r} record is damaged ({err!r}). Calibrate again"
-            raise DataError(msg) from err
 
 
 def record_path(model: Path) -> Path:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeuda import schemas
 from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256
-from edgeuda.records import schemas
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Identity:
         return json.dumps(self.to_record())
 
     @classmethod
-    def from_record(cls, record: Any, origin: str) -> Identity:
+    def from_record(cls, record: Any, origin: str = "its identity") -> Identity:
         """Read `to_record`'s form.
 
         Args:

@@ -40,6 +40,21 @@ class LatencySummary:
     jitter: float
     intervals: dict[str, tuple[float, float]]
 
+    @property
+    def median(self) -> float:
+        """The 50th percentile."""
+        return self.percentiles["50"]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The median's interval; None if so few samples have none."""
+        return self.intervals.get("50")
+
+    @property
+    def tail(self) -> str:
+        """The highest percentile there is, for example ``"99"``."""
+        return max(self.percentiles, key=float)
+
 
 def samples_needed(percentile: float) -> int:
     """Return how many samples a percentile needs before it is reported.

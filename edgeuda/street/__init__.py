@@ -1,7 +1,7 @@
 """Labelled driving scenes in two domains, drawn from a seed: data for demos and tests."""
 
 from edgeuda.street.dataset import write_dataset
-from edgeuda.street.domain import DOMAINS, Domain
+from edgeuda.street.domain import DOMAINS, StreetDomain
 from edgeuda.street.scene import Drive, render
 
-__all__ = ["DOMAINS", "Domain", "Drive", "render", "write_dataset"]
+__all__ = ["DOMAINS", "Drive", "StreetDomain", "render", "write_dataset"]

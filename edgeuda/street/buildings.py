@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeuda.street import textures
-from edgeuda.street.domain import Color
+from edgeuda.street.domain import Shade
 from edgeuda.street.stage import Stage
 
 _DEPTH = 9.0
@@ -70,7 +70,7 @@ def draw_building(
 
 def draw_boards(
     stage: Stage, side: int, u: float, start: float, end: float, tall: float,
-    style: str, color: Color, name: str,
+    style: str, color: Shade, name: str,
 ) -> None:  # fmt: skip
     """Draw a fence or wall of one `textures.boards` style along the street."""
     tile = textures.boards(style, stage.domain.texture)
@@ -101,7 +101,7 @@ def draw_guardrail(stage: Stage, side: int, u: float, start: float, end: float) 
 
 
 def draw_hedge(
-    stage: Stage, side: int, u: float, start: float, end: float, tall: float, color: Color
+    stage: Stage, side: int, u: float, start: float, end: float, tall: float, color: Shade
 ) -> None:
     """Draw a ragged hedge along the street."""
     tile, mask = textures.crown("hedge", 0)

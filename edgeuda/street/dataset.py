@@ -14,11 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgeuda import schemas
 from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json, write_atomic, write_json
 from edgeuda.labels import SPACES, LabelSpace, mapping
-from edgeuda.records import schemas
 from edgeuda.street.domain import DOMAIN_NAMES, domain_of
 from edgeuda.street.scene import STILL, Drive, render
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-Range = tuple[float, float]
+Drawn = tuple[float, float]
 """Lowest and highest value, drawn uniformly per image or per object."""
-Color = tuple[float, float, float]
+Shade = tuple[float, float, float]
 """RGB, 0 to 255."""
 
 
@@ -31,19 +31,19 @@ class Light:
     """
 
     weight: float
-    sun: Color
-    ambient: Color
-    elevation: Range
-    zenith: Color
-    horizon: Color
-    clouds: Range
-    haze: Range
+    sun: Shade
+    ambient: Shade
+    elevation: Drawn
+    zenith: Shade
+    horizon: Shade
+    clouds: Drawn
+    haze: Drawn
     wet: float = 0.0
     lamps: float = 0.0
 
 
 @dataclass(frozen=True)
-class Domain:
+class StreetDomain:
     """Everything that may differ between two domains. Lengths are metres, angles degrees.
 
     Counts named ``..._per_100m`` are means along one side of the street, or along the whole
@@ -78,39 +78,39 @@ class Domain:
     """
 
     name: str
-    eye_height: Range
-    pitch: Range
-    field_of_view: Range
-    yaw: Range
-    roll: Range
-    curvature: Range
-    slope: Range
+    eye_height: Drawn
+    pitch: Drawn
+    field_of_view: Drawn
+    yaw: Drawn
+    roll: Drawn
+    curvature: Drawn
+    slope: Drawn
     lanes: tuple[int, int]
-    lane_width: Range
+    lane_width: Drawn
     parking: float
-    sidewalk_width: Range
-    verge_width: Range
+    sidewalk_width: Drawn
+    verge_width: Drawn
     planted_verge: float
-    setback: Range
+    setback: Drawn
     junction: float
     gap: float
     floors: tuple[int, int]
     pitched_roof: float
     facades: tuple[str, ...]
-    walls: tuple[Color, ...]
+    walls: tuple[Shade, ...]
     crowns: tuple[str, ...]
     trees_per_100m: float
-    tree_height: Range
+    tree_height: Drawn
     bushes_per_100m: float
     fence: float
     fences: tuple[str, ...]
-    fence_color: tuple[Color, ...]
+    fence_color: tuple[Shade, ...]
     wall_style: str
     bush: str
     overhead: float
-    signal_frame: Color
-    warning_sign: Color
-    direction_sign: Color
+    signal_frame: Shade
+    warning_sign: Shade
+    direction_sign: Shade
     cloud_edge: float
     lamps_per_100m: float
     signs_per_100m: float
@@ -121,25 +121,25 @@ class Domain:
     heavy: float
     people_per_100m: float
     cyclists_per_100m: float
-    asphalt: tuple[Color, ...]
-    paving: tuple[Color, ...]
-    grass: tuple[Color, ...]
-    foliage: tuple[Color, ...]
-    paints: tuple[Color, ...]
-    clothes: tuple[Color, ...]
+    asphalt: tuple[Shade, ...]
+    paving: tuple[Shade, ...]
+    grass: tuple[Shade, ...]
+    foliage: tuple[Shade, ...]
+    paints: tuple[Shade, ...]
+    clothes: tuple[Shade, ...]
     texture: float
     lights: tuple[Light, ...]
-    exposure: Range
+    exposure: Drawn
     white_balance: float
-    noise: Range
-    sensor_blur: Range
-    vignette: Range
+    noise: Drawn
+    sensor_blur: Drawn
+    vignette: Drawn
     jpeg: tuple[int, int]
     motorcycles: float = 0.0
     trams: float = 0.0
 
 
-_SIMULATOR = Domain(
+_SIMULATOR = StreetDomain(
     name="simulator",
     eye_height=(1.5, 1.9),
     pitch=(-2.0, 1.0),
@@ -218,7 +218,7 @@ _SIMULATOR = Domain(
     jpeg=(100, 100),
 )  # fmt: skip
 
-_CAMERA = Domain(
+_CAMERA = StreetDomain(
     name="camera",
     eye_height=(1.1, 1.35),
     pitch=(-0.5, 3.0),
@@ -305,24 +305,24 @@ _CAMERA = Domain(
     jpeg=(55, 90),
 )  # fmt: skip
 
-DOMAINS: dict[str, Domain] = {domain.name: domain for domain in (_SIMULATOR, _CAMERA)}
+DOMAINS: dict[str, StreetDomain] = {domain.name: domain for domain in (_SIMULATOR, _CAMERA)}
 """The built-in domains: a clean simulator, and a vehicle's camera in other streets."""
 
-BARE: tuple[Color, ...] = ((96, 88, 78), (122, 112, 100), (70, 64, 58), (140, 128, 112))
+BARE: tuple[Shade, ...] = ((96, 88, 78), (122, 112, 100), (70, 64, 58), (140, 128, 112))
 """Trees without leaves, which neither preset has."""
-WORN: tuple[Color, ...] = ((140, 138, 134), (160, 156, 150), (66, 66, 70))
+WORN: tuple[Shade, ...] = ((140, 138, 134), (160, 156, 150), (66, 66, 70))
 """Roads brighter and darker than those of the presets."""
 RANDOMISED = "randomised"
 """A domain whose every image is of a domain of its own, see `randomised`."""
 DOMAIN_NAMES = (*DOMAINS, RANDOMISED)
 
 
-def domain_of(name: str, seed: int) -> Domain:
+def domain_of(name: str, seed: int) -> StreetDomain:
     """Return the domain that an image of ``seed`` is rendered in."""
     return randomised(seed) if name == RANDOMISED else DOMAINS[name]
 
 
-def randomised(seed: int) -> Domain:
+def randomised(seed: int) -> StreetDomain:
     """Draw a domain: every parameter from what lies between the presets, colours beyond it.
 
     Numbers are drawn between both presets; ranges and lists are those of both together; colours
@@ -334,7 +334,7 @@ def randomised(seed: int) -> Domain:
     rng = np.random.default_rng(seed)
     drawn = {
         field.name: _drawn(getattr(_SIMULATOR, field.name), getattr(_CAMERA, field.name), rng)
-        for field in fields(Domain)
+        for field in fields(StreetDomain)
         if field.name not in ("name", "lights")
     }
     lights = tuple(_lit(light, rng) for light in (*_SIMULATOR.lights, *_CAMERA.lights))
@@ -347,7 +347,7 @@ def randomised(seed: int) -> Domain:
         "motorcycles": 0.35,
         "trams": 0.12,
     }
-    return Domain(name=RANDOMISED, lights=lights, **drawn)
+    return StreetDomain(name=RANDOMISED, lights=lights, **drawn)
 
 
 def _drawn(a: Any, b: Any, rng: np.random.Generator) -> Any:
@@ -365,7 +365,7 @@ def _drawn(a: Any, b: Any, rng: np.random.Generator) -> Any:
     return min(a[0], b[0]), max(a[1], b[1])
 
 
-def _tinted(color: Color, rng: np.random.Generator) -> Color:
+def _tinted(color: Shade, rng: np.random.Generator) -> Shade:
     gains = rng.uniform(0.7, 1.3) * rng.uniform(0.85, 1.15, 3)
     red, green, blue = np.clip(np.array(color) * gains, 0, 255).tolist()
     return red, green, blue

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeuda.street.domain import Color
+from edgeuda.street.domain import Shade
 from edgeuda.street.stage import Stage
-from edgeuda.street.view import Floats
+from edgeuda.street.view import Points
 
 _FRONT = (0.0, 0.2, -1.0)
 
 
-def rectangle(u: float, v: float, s: float, wide: float, tall: float) -> Floats:
+def rectangle(u: float, v: float, s: float, wide: float, tall: float) -> Points:
     """Return a rectangle that faces the camera, centred at ``(u, v, s)``, ``[4, 3]``."""
     return ellipse(u, v, s, wide * 0.5**0.5, tall * 0.5**0.5, 4, 45)
 
 
 def ellipse(
     u: float, v: float, s: float, wide: float, tall: float, sides: int = 14, turn: float = 0
-) -> Floats:
+) -> Points:
     """Return an ellipse's polygon (or a regular one) that faces the camera, ``[sides, 3]``."""
     angle = np.radians(turn) + np.arange(sides) * 2 * np.pi / sides
     return np.stack([u + wide * np.cos(angle), v + tall * np.sin(angle), np.full(sides, s)], -1)
@@ -59,7 +59,7 @@ def draw_sign(stage: Stage, u: float, s: float, rng: np.random.Generator) -> Non
     v, r = rng.uniform(2.3, 2.9), rng.uniform(0.38, 0.52)
     draw_post(stage, u, s, v + 0.3, 0.1, 150)
 
-    def paint(points: Floats, color: Color) -> None:
+    def paint(points: Points, color: Shade) -> None:
         points[:, 2] -= 0.05
         stage.surface(points, np.array(color) * fade, _FRONT, "traffic sign")
 

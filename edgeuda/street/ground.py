@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.street import textures
-from edgeuda.street.domain import Domain
-from edgeuda.street.stage import IDS, Bytes, Stage
-from edgeuda.street.view import Floats
+from edgeuda.street.domain import StreetDomain
+from edgeuda.street.stage import IDS, Canvas, Stage
+from edgeuda.street.view import Points
 
 Singles = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ class Plan:
         return any(start < b and end > a for a, b in self.junctions[side > 0])
 
 
-def draw_plan(domain: Domain, rng: np.random.Generator) -> Plan:
+def draw_plan(domain: StreetDomain, rng: np.random.Generator) -> Plan:
     """Draw a street from the domain."""
     sides = []
     for _ in range(2):
@@ -87,7 +87,7 @@ def draw_plan(domain: Domain, rng: np.random.Generator) -> Plan:
     )
 
 
-def draw_ground(stage: Stage, plan: Plan, shadows: list[Floats]) -> None:
+def draw_ground(stage: Stage, plan: Plan, shadows: list[Points]) -> None:
     """Paint the ground, darkened inside the ``shadows``' ``[N, 2]`` pixel polygons."""
     top, lateral, distance = stage.view.ground()
     seen = np.isfinite(distance)
@@ -125,7 +125,7 @@ def draw_ground(stage: Stage, plan: Plan, shadows: list[Floats]) -> None:
     cv2.copyTo(painted, seen.astype(np.uint8), stage.pixels[top:])
 
 
-def _zones(plan: Plan, u: Singles, s: Singles, away: Singles) -> tuple[Bytes, Bytes, Singles]:
+def _zones(plan: Plan, u: Singles, s: Singles, away: Singles) -> tuple[Canvas, Canvas, Singles]:
     """Return class ids, materials and unlit colours (float32, ``[H, W, 3]``) of the ground."""
     kerb, walk = plan.kerb, plan.kerb + plan.verge
     stone = tuple(1.14 * c for c in plan.paving)

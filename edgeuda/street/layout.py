@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from edgeuda.street import buildings, furniture, people, plants, vehicles
-from edgeuda.street.domain import Domain
+from edgeuda.street.domain import StreetDomain
 from edgeuda.street.ground import Plan
 from edgeuda.street.stage import Stage
-from edgeuda.street.view import Floats, View
+from edgeuda.street.view import Points, View
 
 _SIDES = (-1, 1)
 
@@ -34,13 +34,15 @@ class Thing:
 
     depth: float
     draw: Callable[[Stage], None]
-    base: Floats | None = None
+    base: Points | None = None
     tall: float = 0.0
     lifted: float = 0.0
     speed: float = 0.0
 
 
-def draw_layout(domain: Domain, plan: Plan, view: View, rng: np.random.Generator) -> list[Thing]:
+def draw_layout(
+    domain: StreetDomain, plan: Plan, view: View, rng: np.random.Generator
+) -> list[Thing]:
     """Draw the street's objects, sorted from far to near."""
     things: list[Thing] = []
     for side in _SIDES:
@@ -76,7 +78,7 @@ def in_the_way(thing: Thing, view: View) -> bool:
 
 def shadows(
     things: list[Thing], stage: Stage, seconds: float = 0.0, speed: float = 0.0
-) -> list[Floats]:
+) -> list[Points]:
     """Return the pixel polygons of the shadows that things cast on the ground."""
     away = -stage.to_sun / max(float(stage.to_sun[1]), 0.12) * (1, 0, 1)
     direct = max(stage.light.sun) > 0.3
@@ -106,23 +108,23 @@ def _fraction(s: float) -> float:
     return float((s * 7.31) % 1)
 
 
-def _square(u: float, s: float, half: float) -> Floats:
+def _square(u: float, s: float, half: float) -> Points:
     return np.array([(u + a * half, 0, s + b * half) for a in _SIDES for b in _SIDES], np.float64)
 
 
-def _covers(base: Floats, point: Floats) -> bool:
+def _covers(base: Points, point: Points) -> bool:
     """Return whether a point is in or close to a footprint's bounding box."""
     return bool((point >= base.min(0) - 0.4).all() and (point <= base.max(0) + 0.4).all())
 
 
-def _spread(rate_per_100m: float, near: float, far: float, rng: np.random.Generator) -> Floats:
+def _spread(rate_per_100m: float, near: float, far: float, rng: np.random.Generator) -> Points:
     """Return distances, more of them near than far, where they are large enough to matter."""
     count = rng.poisson(rate_per_100m * (far - near) / 100)
     return np.asarray(near + (far - near) * rng.random(count) ** 1.5)
 
 
 def _plots(
-    domain: Domain, plan: Plan, far: float, side: int, rng: np.random.Generator
+    domain: StreetDomain, plan: Plan, far: float, side: int, rng: np.random.Generator
 ) -> list[Thing]:
     things: list[Thing] = []
     start = rng.uniform(-8, 0)
@@ -162,7 +164,7 @@ def _plots(
 
 
 def _fence(
-    domain: Domain, plan: Plan, side: int, start: float, end: float, rng: np.random.Generator
+    domain: StreetDomain, plan: Plan, side: int, start: float, end: float, rng: np.random.Generator
 ) -> Thing:
     u = plan.front - plan.setback + 0.2
     color = domain.fence_color[rng.integers(len(domain.fence_color))]
@@ -178,7 +180,7 @@ def _fence(
 
 
 def _garden(
-    domain: Domain, plan: Plan, side: int, start: float, end: float, rng: np.random.Generator
+    domain: StreetDomain, plan: Plan, side: int, start: float, end: float, rng: np.random.Generator
 ) -> list[Thing]:
     """Trees behind a fence, wall or hedge."""
     things = []
@@ -214,7 +216,7 @@ def _garden(
     return things
 
 
-def _tree(domain: Domain, u: float, s: float, rng: np.random.Generator) -> Thing:
+def _tree(domain: StreetDomain, u: float, s: float, rng: np.random.Generator) -> Thing:
     tall = rng.uniform(*domain.tree_height)
     style = domain.crowns[rng.integers(len(domain.crowns))]
     seed = np.random.default_rng(rng.integers(1 << 32))
@@ -223,7 +225,7 @@ def _tree(domain: Domain, u: float, s: float, rng: np.random.Generator) -> Thing
 
 
 def _roadside(
-    domain: Domain, plan: Plan, view: View, side: int, rng: np.random.Generator
+    domain: StreetDomain, plan: Plan, view: View, side: int, rng: np.random.Generator
 ) -> list[Thing]:
     """What stands and walks on one sidewalk."""
     things: list[Thing] = []
@@ -299,7 +301,7 @@ def _roadside(
 
 
 def _traffic(
-    domain: Domain, plan: Plan, view: View, roadside: list[Thing], rng: np.random.Generator
+    domain: StreetDomain, plan: Plan, view: View, roadside: list[Thing], rng: np.random.Generator
 ) -> list[Thing]:
     """What parks and drives on the road, and who crosses it."""
     things: list[Thing] = []

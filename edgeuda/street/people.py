@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgeuda.street.furniture import ellipse
 from edgeuda.street.stage import Stage
-from edgeuda.street.view import Floats
+from edgeuda.street.view import Points
 
 _FRONT = (0.0, 0.3, -0.95)
 _SKIN = np.array([(224, 180, 150), (196, 146, 112), (140, 96, 70), (92, 62, 46)], np.float64)
@@ -182,7 +182,7 @@ def draw_cyclist(
     figure.disc(0, 1.67, 0.125, 0.095, helmet, "rider")
 
 
-def _motorcycle(figure: _Figure, paint: Floats) -> None:
+def _motorcycle(figure: _Figure, paint: Points) -> None:
     """Paint a motorcycle from the side."""
     name, dark = "motorcycle", (40, 40, 42)
     for x in (-0.66, 0.66):
@@ -202,7 +202,7 @@ def draw_bicycle(stage: Stage, u: float, s: float, rng: np.random.Generator) -> 
     _bicycle(figure, np.array(stage.domain.paints[rng.integers(len(stage.domain.paints))]))
 
 
-def _bicycle(figure: _Figure, frame: Floats) -> None:
+def _bicycle(figure: _Figure, frame: Points) -> None:
     tyre = (26, 26, 28)
     view = figure.stage.view
     thick = max(0.055, 1.1 * view.ahead(figure.s) / view.focal)
@@ -221,6 +221,6 @@ def _bicycle(figure: _Figure, frame: Floats) -> None:
     figure.limb((0.34, 1.02), (0.52, 1.04), (0.06, 0.06), (40, 36, 34), "bicycle")
 
 
-def _clothes(stage: Stage, rng: np.random.Generator) -> Floats:
+def _clothes(stage: Stage, rng: np.random.Generator) -> Points:
     palette = stage.domain.clothes
     return np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.8, 1.1)

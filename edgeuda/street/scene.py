@@ -8,13 +8,13 @@ import numpy as np
 
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError
-from edgeuda.street.domain import Domain, Light
+from edgeuda.street.domain import Light, StreetDomain
 from edgeuda.street.ground import draw_ground, draw_plan
 from edgeuda.street.layout import advanced, draw_layout, in_the_way, in_view, shadows
 from edgeuda.street.sensor import expose, reflect
 from edgeuda.street.sky import draw_sky, draw_skyline
 from edgeuda.street.stage import Stage
-from edgeuda.street.view import Floats, draw_view
+from edgeuda.street.view import Points, draw_view
 
 SMALLEST = 32
 """Fewest rows and columns of an image."""
@@ -49,7 +49,7 @@ STILL = Drive(1)
 
 
 def render(
-    domain: Domain, seed: int, height: int, width: int, drive: Drive = STILL, frame: int = 0
+    domain: StreetDomain, seed: int, height: int, width: int, drive: Drive = STILL, frame: int = 0
 ) -> tuple[Image, LabelMap]:
     """Render a street and its label map.
 
@@ -112,7 +112,7 @@ def render(
     return expose(image, domain, light, camera, grain), label
 
 
-def _draw_light(domain: Domain, rng: np.random.Generator) -> tuple[Light, Floats]:
+def _draw_light(domain: StreetDomain, rng: np.random.Generator) -> tuple[Light, Points]:
     """Draw a kind of light and the direction to the sun."""
     weights = np.array([light.weight for light in domain.lights])
     light = domain.lights[rng.choice(len(weights), p=weights / weights.sum())]

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap
-from edgeuda.street.domain import Domain, Light
-from edgeuda.street.stage import IDS, Bytes
+from edgeuda.street.domain import Light, StreetDomain
+from edgeuda.street.stage import IDS, Canvas
 
 
-def reflect(image: Bytes, label: LabelMap, wet: float, rng: np.random.Generator) -> Bytes:
+def reflect(image: Canvas, label: LabelMap, wet: float, rng: np.random.Generator) -> Canvas:
     """Mirror what stands on the ground in the wet road below it.
 
     Args:
@@ -37,8 +37,8 @@ def reflect(image: Bytes, label: LabelMap, wet: float, rng: np.random.Generator)
 
 
 def expose(
-    image: Bytes,
-    domain: Domain,
+    image: Canvas,
+    domain: StreetDomain,
     light: Light,
     rng: np.random.Generator,
     grain: np.random.Generator | None = None,
@@ -80,7 +80,7 @@ def expose(
     return np.ascontiguousarray(recorded)
 
 
-def _bloom(image: Bytes) -> Bytes:
+def _bloom(image: Canvas) -> Canvas:
     height, width = image.shape[:2]
     small = cv2.resize(
         image, (max(width // 4, 1), max(height // 4, 1)), interpolation=cv2.INTER_AREA
@@ -90,7 +90,7 @@ def _bloom(image: Bytes) -> Bytes:
     return np.asarray(cv2.add(image, np.clip(1.3 * wide, 0, 90).astype(np.uint8)), np.uint8)
 
 
-def _drops(image: Bytes, rng: np.random.Generator) -> Bytes:
+def _drops(image: Canvas, rng: np.random.Generator) -> Canvas:
     """Rain streaks in the air and drops on the lens, where the image is blurred."""
     height, width = image.shape[:2]
     mask = np.zeros((height, width), np.uint8)

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.labels import SPACES
-from edgeuda.street.domain import Domain, Light
-from edgeuda.street.view import Floats, View
+from edgeuda.street.domain import Light, StreetDomain
+from edgeuda.street.view import Points, View
 
 IDS: dict[str, int] = {name: i for i, name in enumerate(SPACES["cityscapes-19"].classes)}
 """Cityscapes train ids by class name."""
 
-Bytes = npt.NDArray[np.uint8]
+Canvas = npt.NDArray[np.uint8]
 UP = (0.0, 1.0, 0.0)
 _SUBPIXEL = 4
 
@@ -35,26 +35,26 @@ class Stage:
         colors: Of the sun, of ambient light and of haze, ``[3, 3]``.
     """
 
-    pixels: Bytes
+    pixels: Canvas
     view: View
-    domain: Domain
+    domain: StreetDomain
     light: Light
-    to_sun: Floats
+    to_sun: Points
     haze: float
-    faces: Floats = field(init=False)
-    colors: Floats = field(init=False)
+    faces: Points = field(init=False)
+    colors: Points = field(init=False)
 
     def __post_init__(self) -> None:
         light = self.light
         object.__setattr__(self, "faces", np.stack([self.to_sun, np.array(UP)], -1))
         object.__setattr__(self, "colors", np.array([light.sun, light.ambient, light.horizon]))
 
-    def lit(self, color: npt.ArrayLike, normal: npt.ArrayLike, depth: float) -> Floats:
+    def lit(self, color: npt.ArrayLike, normal: npt.ArrayLike, depth: float) -> Points:
         """Return a colour ``[..., 3]`` as seen: lit on a surface with this normal, behind haze."""
         gain, veil = self.lighting(normal, depth)
         return np.asarray(color, np.float64) * gain + veil
 
-    def lighting(self, normal: npt.ArrayLike, depth: float) -> tuple[Floats, Floats]:
+    def lighting(self, normal: npt.ArrayLike, depth: float) -> tuple[Points, Points]:
         """Return `lit` as a factor ``[..., 3]`` and an addend ``[3]`` for a place ``depth``."""
         clear = math.exp(-max(self.view.ahead(depth), 0.0) / self.haze)
         facing = np.asarray(normal, np.float64) @ self.faces
@@ -63,7 +63,7 @@ class Stage:
         gain *= clear
         return gain, self.colors[2] * (1 - clear)
 
-    def polygon(self, corners: Floats, color: Sequence[float] | Floats, name: str) -> None:
+    def polygon(self, corners: Points, color: Sequence[float] | Points, name: str) -> None:
         """Fill a polygon given by ``[N, 2]`` pixel coordinates."""
         fixed = np.rint((corners - 0.5) * (1 << _SUBPIXEL)).astype(np.int32)
         red, green, blue = color
@@ -73,7 +73,7 @@ class Stage:
     def surface(
         self,
         points: npt.ArrayLike,
-        color: Sequence[float] | Floats,
+        color: Sequence[float] | Points,
         normal: tuple[float, float, float],
         name: str,
     ) -> None:
@@ -96,12 +96,12 @@ class Stage:
 
     def tile(
         self,
-        tile: Bytes,
+        tile: Canvas,
         points: npt.ArrayLike,
         tint: npt.ArrayLike,
         normal: npt.ArrayLike,
         name: str,
-        mask: Bytes | None = None,
+        mask: Canvas | None = None,
     ) -> None:
         """Map a texture on a rectangle.
 

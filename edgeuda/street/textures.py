@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.street.stage import Bytes
+from edgeuda.street.stage import Canvas
 
 Noise = npt.NDArray[np.float32]
 
@@ -64,7 +64,7 @@ def ground() -> Noise:
 
 
 @cache
-def facade(style: str, floors: int, variant: int, texture: float) -> Bytes:
+def facade(style: str, floors: int, variant: int, texture: float) -> Canvas:
     """Return a house front, ``[h, w, 4]`` uint8: grey-ish RGB to be tinted, and lit windows.
 
     Args:
@@ -152,7 +152,7 @@ def facade(style: str, floors: int, variant: int, texture: float) -> Bytes:
 
 
 @cache
-def crown(style: str, variant: int) -> tuple[Bytes, Bytes]:
+def crown(style: str, variant: int) -> tuple[Canvas, Canvas]:
     """Return a tree's crown as a tile ``[96, 96, 4]`` and its mask ``[96, 96]``, both uint8.
 
     Args:
@@ -194,7 +194,7 @@ def crown(style: str, variant: int) -> tuple[Bytes, Bytes]:
 
 
 @cache
-def boards(style: str, texture: float) -> Bytes:
+def boards(style: str, texture: float) -> Canvas:
     """Return a piece of fence or wall, ``[24, 48, 4]`` uint8, three by one and a half metres.
 
     Args:

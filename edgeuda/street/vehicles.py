@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.street.domain import Color
+from edgeuda.street.domain import Shade
 from edgeuda.street.stage import Stage
-from edgeuda.street.view import Floats
+from edgeuda.street.view import Points
 
 _CORNERS = 12
 PAINT, GLASS, TYRE, RIM, REAR, HEAD, PLATE, TRIM, CARGO = range(9)
@@ -118,8 +118,8 @@ SHAPES: dict[str, Shape] = {
 class _Mesh:
     """Faces of a vehicle; ``corners`` [F, 12, 3] as (along, across, up), padded by repetition."""
 
-    corners: Floats
-    normals: Floats
+    corners: Points
+    normals: Points
     materials: npt.NDArray[np.intp]
     details: npt.NDArray[np.bool_]
 
@@ -201,7 +201,7 @@ def _mesh(kind: str) -> _Mesh:
     )
 
 
-def footprint(kind: str, u: float, s: float, heading: float) -> Floats:
+def footprint(kind: str, u: float, s: float, heading: float) -> Points:
     """Return the corners of a vehicle on the ground, ``[4, 3]`` street coordinates."""
     shape = SHAPES[kind]
     a, b = shape.long / 2, shape.wide / 2
@@ -209,14 +209,14 @@ def footprint(kind: str, u: float, s: float, heading: float) -> Floats:
     return np.asarray(_turn(local, heading) + np.array((u, 0.0, s)))
 
 
-def _turn(local: Floats, heading: float) -> Floats:
+def _turn(local: Points, heading: float) -> Points:
     """Turn (along, across, up) into (u, v, s); heading 0 drives away from the camera."""
     a, b, v = np.moveaxis(local, -1, 0)
     c, d = np.cos(heading), np.sin(heading)
     return np.stack([a * d + b * c, v, a * c - b * d], -1)
 
 
-def draw_vehicle(stage: Stage, kind: str, u: float, s: float, heading: float, paint: Color) -> None:
+def draw_vehicle(stage: Stage, kind: str, u: float, s: float, heading: float, paint: Shade) -> None:
     """Draw a vehicle centred at ``(u, s)``; heading in radians, 0 away from the camera."""
     mesh, shape = _mesh(kind), SHAPES[kind]
     local = mesh.corners - (shape.long / 2, 0.0, 0.0)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.street.domain import Domain
+from edgeuda.street.domain import StreetDomain
 
-Floats = npt.NDArray[np.float64]
+Points = npt.NDArray[np.float64]
 
 NEAR = 0.8
 """Nearest distance that is projected, metres; surfaces that pass the eye are cut there."""
@@ -55,7 +55,7 @@ class View:
         """Return the distance from the camera of a place along the street, negative behind it."""
         return s - self.travelled
 
-    def project(self, points: npt.ArrayLike) -> Floats:
+    def project(self, points: npt.ArrayLike) -> Points:
         """Project ``[..., 3]`` street coordinates to ``[..., 2]`` pixel coordinates (x, y)."""
         street = np.asarray(points, np.float64)
         s = np.maximum(street[..., 2] - self.travelled, NEAR)
@@ -66,7 +66,7 @@ class View:
         image[..., 1] = y + (self.horizon + self.roll * x)
         return image
 
-    def ground(self) -> tuple[int, Floats, Floats]:
+    def ground(self) -> tuple[int, Points, Points]:
         """Return what the ground's pixels show.
 
         Returns:
@@ -87,12 +87,12 @@ class View:
         inside = 1 / inverse
         return top, x * inside / self.focal + self.eye_offset - self._bend(inside), depth
 
-    def _bend(self, s: Floats) -> Floats:
+    def _bend(self, s: Points) -> Points:
         return s * (self.yaw + 0.5 * self.curvature * s)
 
 
 def draw_view(
-    domain: Domain, rng: np.random.Generator, height: int, width: int, eye_offset: float
+    domain: StreetDomain, rng: np.random.Generator, height: int, width: int, eye_offset: float
 ) -> View:
     """Draw a camera and the street's course from the domain."""
     focal = width / 2 / math.tan(math.radians(rng.uniform(*domain.field_of_view)) / 2)

@@ -32,7 +32,7 @@ from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import load_model
 from edgeuda.models.subject import score_checkpoint
-from edgeuda.records import schemas
+from edgeuda.records.comparison import ORACLE, ComparedMethod, ComparisonRecord, OverSeeds
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
@@ -54,12 +54,9 @@ else:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = schemas.COMPARISON
-ORACLE = "oracle"
-
 
 @dataclass(frozen=True)
-class Variant:
+class PlanRow:
     """One method of a plan: a recipe, and whether it is trained on labelled target images."""
 
     name: str
@@ -99,7 +96,7 @@ def built_in_plans() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir())
 
 
-def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[Variant]:
+def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[PlanRow]:
     """Read a plan: TOML tables, each a method's name and what it changes in the recipe.
 
     A table may also hold ``like``, the name of an earlier table that it is merged over, and
@@ -150,19 +147,19 @@ def load_plan(name: str, recipe: str, overrides: tuple[str, ...] = ()) -> list[V
         except ConfigError as err:
             msg = f"{name}: {method}: {err}"
             raise ConfigError(msg) from err
-        variants.append(Variant(method, found, trains_on == ORACLE))
+        variants.append(PlanRow(method, found, trains_on == ORACLE))
     return variants
 
 
 def compare(
-    variants: Sequence[Variant],
+    variants: Sequence[PlanRow],
     track: Track,
     seeds: Sequence[int],
     out: Path,
     workers: int = 0,
     report: Callable[[str], None] = lambda _: None,
     keep: Path | None = None,
-) -> dict[str, Any]:
+) -> ComparisonRecord:
     """Run every method with every seed and return the record of their scores.
 
     Runs lie under ``out/runs``, named by what they depend on: what two methods have in common is
@@ -249,13 +246,8 @@ def compare(
                 notes[variant.name][str(seed)] = said
             report(f"seed {seed}, {variant.name}: {100 * found.miou:.1f}")
     frames.keep(out)  # once more: what other ranks met
-    record = {
-        **_record(variants, seeds, scores, failures, costs, signals, data), **frames.noted()
-    }  # fmt: skip
-    for method in record["methods"]:
-        method["reliability"] = trusted[method["name"]]
-        method["remarks"] = notes[method["name"]]
-    return record
+    record = _record(variants, seeds, scores, failures, costs, signals, trusted, notes, data)
+    return replace(record, **frames.noted())
 
 
 def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
@@ -318,14 +310,16 @@ def _cost(chain: Sequence[Path]) -> tuple[float, float]:
 
 
 def _record(
-    variants: Sequence[Variant],
+    variants: Sequence[PlanRow],
     seeds: Sequence[int],
     scores: dict[str, list[Evaluation | None]],
     failures: dict[str, dict[str, str]],
     costs: dict[str, list[tuple[float, float]]],
     signals: dict[str, list[dict[str, Any] | None]],
+    trusted: dict[str, list[dict[str, Any] | None]],
+    notes: dict[str, dict[str, list[str]]],
     data: LabelledFolder,
-) -> dict[str, Any]:
+) -> ComparisonRecord:
     values = {
         name: [None if found is None else 100 * found.miou for found in runs]
         for name, runs in scores.items()
@@ -340,31 +334,27 @@ def _record(
         gap = None if top is None else _mean(_differences(top, base))
         iou = [None if found is None else found.iou for found in scores[name]]
         methods.append(
-            {
-                "name": name,
-                "stages": list(variant.recipe.stages),
-                "trains_on": ORACLE if variant.oracle else "source",
-                "miou": _summary(values[name]),
-                "gain": _summary(gains),
-                "failed": failures[name],
-                "gap_closed": None if not gap else _rounded(_mean(gains) / gap, 3),
-                "iou": {
+            ComparedMethod(
+                name=name,
+                stages=list(variant.recipe.stages),
+                trains_on=ORACLE if variant.oracle else "source",
+                miou=_summary(values[name]),
+                gain=_summary(gains),
+                failed=failures[name],
+                gap_closed=None if not gap else _rounded(_mean(gains) / gap, 3),
+                iou={
                     label: [None if row is None else _rounded(100 * row[index]) for row in iou]
                     for index, label in enumerate(data.space.classes)
                 },
-                "seconds": [round(seconds, 1) for seconds, _ in costs[name]],
-                "waiting_for_data": [waiting for _, waiting in costs[name]],
-                "signals": signals[name],
-                "recipe_sha256": variant.recipe.digest(),
-            }
+                seconds=[round(seconds, 1) for seconds, _ in costs[name]],
+                waiting_for_data=[waiting for _, waiting in costs[name]],
+                signals=signals[name],
+                recipe_sha256=variant.recipe.digest(),
+                reliability=trusted[name],
+                remarks=notes[name],
+            )
         )
-    return {
-        "schema": SCHEMA,
-        "seeds": list(seeds),
-        "classes": list(data.space.classes),
-        "images": len(data),
-        "methods": methods,
-    }
+    return ComparisonRecord(list(seeds), list(data.space.classes), len(data), methods)
 
 
 def _differences(
@@ -386,16 +376,16 @@ def _rounded(value: float, digits: int = 2) -> float | None:
     return None if np.isnan(value) else round(float(value), digits)
 
 
-def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+def _summary(values: Sequence[float | None]) -> OverSeeds:
     present = [value for value in values if value is not None]
-    return {
-        "runs": [None if value is None else round(value, 2) for value in values],
-        "mean": _rounded(_mean(values)),
-        "stdev": round(statistics.stdev(present), 2) if len(present) > 1 else None,
-    }
+    return OverSeeds(
+        [None if value is None else round(value, 2) for value in values],
+        _rounded(_mean(values)),
+        round(statistics.stdev(present), 2) if len(present) > 1 else None,
+    )
 
 
-def table(record: dict[str, Any]) -> Table:
+def table(record: ComparisonRecord) -> Table:
     """Return the record's methods as a table for the terminal."""
     from rich.table import Table
 
@@ -408,42 +398,42 @@ def table(record: dict[str, Any]) -> Table:
     return result
 
 
-def markdown(record: dict[str, Any]) -> str:
+def markdown(record: ComparisonRecord) -> str:
     """Return the record's methods as a Markdown table with a caption."""
     header, rows = _rows(record)
     lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(record)}\n"
 
 
-def _rows(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    seeds = ", ".join(map(str, record["seeds"]))
+def _rows(record: ComparisonRecord) -> tuple[list[str], list[list[str]]]:
+    seeds = ", ".join(map(str, record.seeds))
     header = ["method", "mIoU", f"seeds {seeds}", "gain", "gap closed"]
     rows = []
-    for method in record["methods"]:
-        gap = method["gap_closed"]
+    for method in record.methods:
+        gap = method.gap_closed
         rows.append(
             [
-                method["name"],
-                _spread(method["miou"]),
-                ", ".join("failed" if v is None else f"{v:.1f}" for v in method["miou"]["runs"]),
-                _spread(method["gain"], "+"),
+                method.name,
+                _spread(method.miou),
+                ", ".join("failed" if v is None else f"{v:.1f}" for v in method.miou.runs),
+                _spread(method.gain, "+"),
                 "-" if gap is None else f"{gap:.0%}",
             ]
         )
     return header, rows
 
 
-def _spread(summary: dict[str, Any], sign: str = "") -> str:
-    if summary["mean"] is None:
+def _spread(summary: OverSeeds, sign: str = "") -> str:
+    if summary.mean is None:
         return "-"
-    mean = f"{summary['mean']:{sign}.1f}"
-    return mean if summary["stdev"] is None else f"{mean} ± {summary['stdev']:.1f}"
+    mean = f"{summary.mean:{sign}.1f}"
+    return mean if summary.stdev is None else f"{mean} ± {summary.stdev:.1f}"
 
 
-def _caption(record: dict[str, Any]) -> str:
-    first = record["methods"][0]["name"]
+def _caption(record: ComparisonRecord) -> str:
+    first = record.methods[0].name
     return (
-        f"{record['images']} images; mean ± standard deviation over {len(record['seeds'])} seeds. "
+        f"{record.images} images; mean ± standard deviation over {len(record.seeds)} seeds. "
         f"Gain: difference to {first!r} with the same seed. Gap closed: share of the distance from "
         f"{first!r} to the best oracle."
     )

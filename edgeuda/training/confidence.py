@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.data.folders import spread
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.files import read_json, write_json
 from edgeuda.models.network import Network
 from edgeuda.models.reliability import fit_temperature, reliabilities
-from edgeuda.records import schemas
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains
 from edgeuda.training.loader import Chosen, Images, Joined

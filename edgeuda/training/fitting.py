@@ -41,7 +41,7 @@ from edgeuda.training.loader import (
 )
 from edgeuda.training.monitor import Probe
 from edgeuda.training.recipe import Recipe
-from edgeuda.training.trainer import Run, fit
+from edgeuda.training.trainer import TrainingRun, fit
 from edgeuda.training.watch import Watch, drop_snapshots, read_signals
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ def fit_stage(
         if number > 1:  # rounds that each lose a little would pass unnoticed
             watch.reference = read_signals(job.folder.parent / "round1")[0]["histogram"]
     title = METHODS[stage].label + (f", round {number}" if number else "")
-    run = Run(job.folder, title, job.digest, job.workers, recipe.compile)
+    run = TrainingRun(job.folder, title, job.digest, job.workers, recipe.compile)
     # Before anything is read: who comes second must not touch the log of the first.
     with alone(job.folder) if job.fabric.is_global_zero else nullcontext():
         fit(model, spec, method, data, section, run, job.fabric, watch, finish)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.models.predictor import normalise
+from edgeuda.records.adaptation import Signals
 from edgeuda.spec import Preprocessing
 from edgeuda.views.transforms import STRONG, colour
 
@@ -37,37 +36,6 @@ PIXELS = 2000
 TEMPERATURE = 0.05
 PRESENT = 0.02
 """Share of the pixels from which on a class is expected to stay; see `collapse`."""
-
-
-@dataclass(frozen=True)
-class Signals:
-    """State of a network on the probe's frames.
-
-    Attributes:
-        entropy: Mean pixel entropy over ln K, 0 to 1.
-        confidence: Mean probability of the winner.
-        flip_agreement: Share of the pixels whose class survives a horizontal flip.
-        view_agreement: Mean IoU, over the classes predicted in either, between the label maps of
-            the frames as they are and perturbed in colour.
-        start_agreement: Share of the pixels with the class that the stage's first network gave.
-        neighbourhood_density: See `neighbourhood_density`.
-        divergence: Jensen-Shannon divergence, base 2, between ``histogram`` and the shares of the
-            classes in the source labels, 0 to 1.
-        histogram: ``[K]`` share of the pixels predicted as each class.
-    """
-
-    entropy: float
-    confidence: float
-    flip_agreement: float
-    view_agreement: float
-    start_agreement: float
-    neighbourhood_density: float
-    divergence: float
-    histogram: tuple[float, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return {**asdict(self), "histogram": list(self.histogram)}
 
 
 class Probe:

@@ -37,7 +37,13 @@ from edgeuda.files import (
 from edgeuda.labels import LabelSpace
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import load_model, save_model
-from edgeuda.records import schemas
+from edgeuda.records.adaptation import (
+    AdaptationRecord,
+    MeasuredNetwork,
+    StageCurve,
+    StageRecord,
+)
+from edgeuda.records.form import parse
 from edgeuda.records.identity import MODEL_FILE, RUN_FILE, RUN_SCHEMA, descent, model_file
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
@@ -56,7 +62,7 @@ ADAPTATION_FILE = "adaptation.json"
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What is no setting of the method.
 
     Attributes:
@@ -78,7 +84,7 @@ def train_source(
     recipe: Recipe,
     source: Path | Sequence[Path],
     space: LabelSpace | None,
-    options: Options,
+    options: RunOptions,
     stored: LabelSpace | None = None,
     target: Path | None = None,
 ) -> Path:
@@ -98,7 +104,7 @@ def train_source(
     if recipe.source.style != "none" and target is None:
         msg = (
             f"Recipe {recipe.name!r}: source.style = {recipe.source.style!r} needs target frames. "
-            "Give them with --target, or set source.style=none"
+            "Give them as `target`, or take `source.style=none`"
         )
         raise ConfigError(msg)
     sources = open_sources(
@@ -127,7 +133,7 @@ def adapt(
     init: Path,
     source: Path | Sequence[Path],
     target: Path,
-    options: Options,
+    options: RunOptions,
     stored: LabelSpace | None = None,
 ) -> Path:
     """Adapt a source-trained network to unlabelled target frames; returns the model file.
@@ -183,8 +189,8 @@ def adapt(
             run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
         frames.keep(options.out)  # once more: what the other ranks met
-        record = adaptation_record(recipe, options.out, domains)
-        write_json(options.out / ADAPTATION_FILE, {**record, **frames.noted()})
+        record = replace(adaptation_record(recipe, options.out, domains), **frames.noted())
+        record.write(options.out / ADAPTATION_FILE)
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
@@ -203,7 +209,7 @@ def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
         msg = (
             f"{init}: expected a network for the input of recipe {recipe.name!r}, "
             f"{recipe.model.input[0]}x{recipe.model.input[1]}, found one for {size[0]}x{size[1]}. "
-            f"Use the recipe it was trained with, or --set model.input=[{size[0]},{size[1]}]"
+            f"Use the recipe it was trained with, or take `model.input=[{size[0]},{size[1]}]`"
         )
         raise ModelError(msg)
     own = {
@@ -234,14 +240,14 @@ def _identity(sources: Sources, frames: FrameFolder | None) -> Iterator[str]:
         yield from frames.identity()
 
 
-def _is_done(options: Options, digest: str, fabric: Fabric) -> bool:
+def _is_done(options: RunOptions, digest: str, fabric: Fabric) -> bool:
     """Check the run folder against ``--resume``; true if the run in it is complete."""
     done = _check_folder(options, digest)
     fabric.barrier()  # all ranks have looked before one of them writes
     return done
 
 
-def _check_folder(options: Options, digest: str) -> bool:
+def _check_folder(options: RunOptions, digest: str) -> bool:
     record = options.out / RUN_FILE
     if not options.resume:
         require_absent(options.out)
@@ -326,37 +332,30 @@ def _write_identity(
     )
 
 
-def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> dict[str, Any]:
+def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> AdaptationRecord:
     """Return the stages of an adaptation with their curves and label-free signals."""
     stages = []
     for stage in recipe.stages:
         log = read_log(out / stage)
-        curve = {
-            name: [line[key] for line in log]
-            for name, key in (
-                ("step", "step"),
-                ("loss", "loss"),
-                ("keep", "keep"),
-                ("threshold", "thresholds"),
-            )
-            if log and key in log[0]
-        }
+        first = log[0] if log else {}
+        signals = read_signals(out / stage)
         stages.append(
-            {
-                "name": METHODS[stage].label,
-                "method": METHODS[stage].title,
-                "steps": log[-1]["step"] if log else recipe.section(stage).length,
-                "seconds": log[-1]["seconds"] if log else None,
-                "seed": recipe.seed,
-                "recipe_sha256": recipe.digest(),
-                "curve": curve,
-                "signals": read_signals(out / stage),
-                "remarks": remarks(stage, log, read_signals(out / stage)),
-            }
+            StageRecord(
+                name=METHODS[stage].label,
+                method=METHODS[stage].title,
+                steps=log[-1]["step"] if log else recipe.section(stage).length,
+                seconds=log[-1]["seconds"] if log else None,
+                seed=recipe.seed,
+                recipe_sha256=recipe.digest(),
+                curve=StageCurve(
+                    [line["step"] for line in log],
+                    *(
+                        [line[key] for line in log] if key in first else None
+                        for key in ("loss", "keep", "thresholds")
+                    ),
+                ),
+                signals=[parse(MeasuredNetwork, line, str(out / stage)) for line in signals],
+                remarks=remarks(stage, log, signals),
+            )
         )
-    return {
-        "schema": schemas.ADAPTATION,
-        "classes": list(domains.space.classes),
-        "source_shares": domains.frequencies.tolist(),
-        "stages": stages,
-    }
+    return AdaptationRecord(stages, list(domains.space.classes), domains.frequencies.tolist())

@@ -22,6 +22,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from edgeuda import schemas
 from edgeuda.data.folders import ahead
 from edgeuda.data.frames import FrameFolder, frame_folder
 from edgeuda.data.images import Image, resize_image, resize_label, write_image, write_label
@@ -50,7 +51,6 @@ from edgeuda.methods.selection import (
 )
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model
-from edgeuda.records import schemas
 from edgeuda.records.identity import model_file
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.loader import Images, sample, to_unit

@@ -282,13 +282,13 @@ def _validate(table: dict[str, Any], origin: str, overrides: tuple[str, ...]) ->
 def _apply(table: dict[str, Any], override: str) -> None:
     path, found, value = override.partition("=")
     if not found:
-        msg = f"--set {override}: expected section.key=value"
+        msg = f"`{override}`: expected section.key=value"
         raise ConfigError(msg)
     *sections, key = path.strip().split(".")
     for section in sections:
         inner: Any = table.setdefault(section, {})
         if not isinstance(inner, dict):
-            msg = f"--set {override}: {section!r} is a value, not a section"
+            msg = f"`{override}`: {section!r} is a value, not a section"
             raise ConfigError(msg)
         table = inner
     try:
@@ -302,7 +302,7 @@ def _explain(origin: str, error: Any, overrides: tuple[str, ...] = ()) -> str:
     path = ".".join(str(part) for part in error["loc"])
     given = [item for item in overrides if item.partition("=")[0].strip() == path]
     if given:
-        origin = f"--set {given[-1]}"
+        origin = f"`{given[-1]}`"
     if error["type"] != "extra_forbidden":
         return f"{origin}: {path}: {error['msg']}, found {error['input']!r}"
     whole = recipe_type()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeuda import schemas
 from edgeuda.data.folders import class_counts, labelled_folder
 from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import TrainingError
@@ -30,7 +31,6 @@ from edgeuda.methods.lse import (
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Network
-from edgeuda.records import schemas
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import (

@@ -20,7 +20,7 @@ from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.accuracy.scoring import score
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError, require
-from edgeuda.files import read_json, sha256
+from edgeuda.files import sha256
 from edgeuda.labels import SPACES, LabelSpace, label_space
 from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.custom import CustomNetwork, Heads, register_network
@@ -28,9 +28,10 @@ from edgeuda.models.fused import fused
 from edgeuda.models.network import Network
 from edgeuda.models.predictor import Predictor, TestTime
 from edgeuda.models.subject import subject_of
+from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import MODEL_FILE, model_file
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
-from edgeuda.training.pipeline import ADAPTATION_FILE, Options, train_source
+from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, train_source
 from edgeuda.training.pipeline import adapt as run_adaptation
 from edgeuda.training.recipe import Recipe, load_recipe
 from edgeuda.training.trainer import read_log
@@ -118,8 +119,7 @@ class Run:
         path = self.folder / ADAPTATION_FILE
         if not path.exists():
             return []
-        stages = read_json(path)["stages"]
-        return [f"{stage['name']}: {text}" for stage in stages for text in stage["remarks"]]
+        return AdaptationRecord.read(path).said()
 
     def to_json(self) -> str:
         """Return folder, checksum, remarks and log as JSON."""
@@ -204,7 +204,7 @@ def train(
         'camvid-11'
     """
     chosen = _recipe(recipe, settings)
-    options = Options(Path(out), resume, workers)
+    options = RunOptions(Path(out), resume, workers)
     folders = _paths(source)
     train_source(
         chosen, folders, _space(classes), options, _space(stored),
@@ -262,7 +262,7 @@ def adapt(
     pre = open_network(start).spec.preprocessing
     own = {name: [pre.height, pre.width] for name in ("model.input", "geometry.crop")}
     chosen = _recipe(recipe, {**own, **(settings or {})})
-    options = Options(out, resume, workers, ignore_unmapped)
+    options = RunOptions(out, resume, workers, ignore_unmapped)
     run_adaptation(chosen, start, _paths(source), Path(target), options, _space(stored))
     return Run(out)
 

@@ -47,7 +47,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the library s
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Where and how a stage runs.
 
     Attributes:
@@ -91,7 +91,7 @@ def fit(
     method: Method,
     data: StepData,
     optimisation: Optimisation,
-    run: Run,
+    run: TrainingRun,
     fabric: Fabric,
     watch: Watch | None = None,
     finish: Callable[[], None] | None = None,
@@ -183,7 +183,7 @@ def fit(
                 msg = (
                     f"{run.title}: stopped by {' '.join(stop) or 'another rank'} after step {done} "
                     f"of {optimisation.steps}; the state is in {run.folder / CHECKPOINT_FILE}. "
-                    "Continue with --resume"
+                    "Continue with `resume`"
                 )
                 raise Interrupted(msg)
     model.eval()
@@ -263,7 +263,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _save(
-    run: Run,
+    run: TrainingRun,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     method: Method,
@@ -327,13 +327,13 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         what = str(err).splitlines()[0] if str(err) else type(err).__name__
         msg = (
             f"{path}: expected a checkpoint, found a file that cannot be read as one ({what}). "
-            "Remove it, and --resume begins this stage again"
+            "Remove it, and `resume` begins this stage again"
         )
         raise ModelError(msg) from err
     return dict(state)
 
 
-def _read_checkpoint(run: Run) -> dict[str, Any] | None:
+def _read_checkpoint(run: TrainingRun) -> dict[str, Any] | None:
     """Return the run's checkpoint, None if there is none."""
     path = run.folder / CHECKPOINT_FILE
     if not path.exists():
@@ -342,7 +342,7 @@ def _read_checkpoint(run: Run) -> dict[str, Any] | None:
     if state["digest"] != run.digest:
         msg = (
             f"{path}: belongs to another recipe, seed or data. Resume with the settings it was "
-            "started with (recipe.toml beside it), or choose another --out"
+            "started with (recipe.toml beside it), or choose another `out`"
         )
         raise ModelError(msg)
     return state
@@ -350,7 +350,7 @@ def _read_checkpoint(run: Run) -> dict[str, Any] | None:
 
 def _restore(
     state: dict[str, Any] | None,
-    run: Run,
+    run: TrainingRun,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     method: Method,
@@ -367,7 +367,7 @@ def _restore(
             msg = (
                 f"{run.folder / CHECKPOINT_FILE}: does not fit this network and method "
                 f"({str(err).splitlines()[0]}). It may be of another version of EdgeUDA; remove "
-                "it, and --resume begins this stage again"
+                "it, and `resume` begins this stage again"
             )
             raise ModelError(msg) from err
         start = int(state["step"])
@@ -404,7 +404,7 @@ def _require_finite(total: torch.Tensor, losses: Losses, step: int, names: tuple
 
 
 @contextmanager
-def _log(run: Run, writes: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _log(run: TrainingRun, writes: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open the run's log on the rank that writes."""
     if not writes:
         yield lambda _: None

@@ -16,8 +16,10 @@ from edgeuda.errors import TrainingError
 from edgeuda.files import write_text
 from edgeuda.models.checkpoint import save_model
 from edgeuda.models.network import Network
+from edgeuda.records.adaptation import Signals
+from edgeuda.records.form import entries
 from edgeuda.spec import ModelSpec
-from edgeuda.training.monitor import RANKED, Probe, Signals, choose, collapse
+from edgeuda.training.monitor import RANKED, Probe, choose, collapse
 from edgeuda.training.recipe import MonitorSection
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Measurement:
         """Return the JSON form."""
         return {
             "step": self.step,
-            **self.signals.to_record(),
+            **entries(self.signals),
             "alarm": self.alarm,
             "chosen": self.chosen,
             **({"refused": self.refused} if self.refused else {}),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-Range = tuple[float, float]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ColourChain:
         equalise: Probability of histogram equalisation.
     """
 
-    brightness: Range = (1.0, 1.0)
-    contrast: Range = (1.0, 1.0)
-    saturation: Range = (1.0, 1.0)
-    sharpness: Range = (1.0, 1.0)
-    shadow: Range = (0.0, 0.0)
-    noise: Range = (0.0, 0.0)
-    blur: Range = (0.0, 0.0)
+    brightness: Bounds = (1.0, 1.0)
+    contrast: Bounds = (1.0, 1.0)
+    saturation: Bounds = (1.0, 1.0)
+    sharpness: Bounds = (1.0, 1.0)
+    shadow: Bounds = (0.0, 0.0)
+    noise: Bounds = (0.0, 0.0)
+    blur: Bounds = (0.0, 0.0)
     equalise: float = 0.0
 
 
@@ -56,7 +56,7 @@ SOURCE = ColourChain(
 """The labelled source branch."""
 
 
-def uniform(limits: Range, generators: Sequence[Generator]) -> Tensor:
+def uniform(limits: Bounds, generators: Sequence[Generator]) -> Tensor:
     """Draw ``[N]`` floats uniformly from a range, one from each generator."""
     low, high = limits
     return low + (high - low) * torch.cat([torch.rand(1, generator=g) for g in generators])

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image
 from edgeuda.errors import ConfigError
+from edgeuda.records.names import Arrival, PresetName
 from edgeuda.records.percentiles import samples_needed
 from engines.bench.frame_path import STAGES, FramePath, Shot
 
@@ -24,8 +24,6 @@ WARMUP_TOLERANCE = 0.02
 WARMUP_LIMITS = (10, 30)
 """Times the shortest warm-up after which it ends, settled or not; the second where models are so
 slow that the first does not hold two windows."""
-
-Arrival = Literal["closed loop", "frame rate", "offline"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Load:
         return None if self.fps is None else 1e3 / self.fps
 
 
-PRESETS: Mapping[str, Load] = {
+PRESETS: Mapping[PresetName, Load] = {
     "mlperf-singlestream": Load(
         samples=6636, seconds=600, percentile=99.9, preset="mlperf-singlestream"
     ),
@@ -91,7 +89,7 @@ PRESETS: Mapping[str, Load] = {
 """MLPerf Automotive v0.5's rules for the segmentation task."""
 
 
-def preset(name: str) -> Load:
+def preset(name: PresetName) -> Load:
     """Return a preset.
 
     Raises:
@@ -148,7 +146,7 @@ class Series:
 
 
 @dataclass
-class Measurement:
+class BenchState:
     """Where a run has got to.
 
     Attributes:
@@ -171,7 +169,7 @@ class Measurement:
 
 
 def closed_loop(
-    paths: Sequence[FramePath], shots: Sequence[Shot], load: Load, run: int, state: Measurement
+    paths: Sequence[FramePath], shots: Sequence[Shot], load: Load, run: int, state: BenchState
 ) -> None:
     """Feed frames back to back; models take turns in each round, in an order drawn anew."""
     order = random.Random(run)
@@ -204,7 +202,7 @@ def at_frame_rate(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Series,
 ) -> None:
     """Feed frames of cameras at their rate; latency counts from when a frame comes.
@@ -245,7 +243,7 @@ def offline(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Series,
 ) -> None:
     """Segment batches back to back."""

@@ -17,15 +17,17 @@ from edgeuda.data.folders import spread
 from edgeuda.data.frames import FrameFolder
 from edgeuda.data.treatment import applied_to, treatment_of
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import now_utc, sha256, write_json, write_npz
+from edgeuda.files import now_utc, sha256, write_npz
 from edgeuda.records.bench import (
+    BenchMethod,
     BenchRecord,
     Deadline,
-    Method,
     ModelLatency,
     Ratio,
+    SamplesFile,
     samples_path,
 )
+from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import (
     drift,
     percentile_interval,
@@ -37,8 +39,8 @@ from engines.bench.load import (
     WARMUP_LIMITS,
     WARMUP_TOLERANCE,
     WARMUP_WINDOW,
+    BenchState,
     Load,
-    Measurement,
     Series,
     at_frame_rate,
     closed_loop,
@@ -47,7 +49,7 @@ from engines.bench.load import (
 )
 from engines.machine.hardware import identity
 from engines.machine.vitals import OTHER_LOAD, Monitor, Vitals, energy_per_frame
-from engines.onnx.session import Device, usable_cores
+from engines.onnx.session import usable_cores
 from engines.opening import open_runner
 from engines.runner import Runner
 
@@ -62,7 +64,7 @@ def bench(
     *,
     load: Load | None = None,
     threads: int | None = None,
-    device: Device | Sequence[Device] = "cpu",
+    device: DeviceName | Sequence[DeviceName] = "cpu",
     repeats: int = 3,
     deadline_ms: float | None = None,
     warmup_seconds: float = 2.0,
@@ -117,11 +119,11 @@ def bench(
     machine = identity()
     threads = threads or usable_cores()
     created = now_utc()
-    devices: list[Device] = [device] * len(models) if isinstance(device, str) else list(device)
+    devices: list[DeviceName] = [device] * len(models) if isinstance(device, str) else list(device)
     placed = list(zip(models, devices, strict=True))
     turns = [placed] if load.arrival == "closed loop" else [[one] for one in placed]
     share = _share(load, repeats)
-    state = Measurement(
+    state = BenchState(
         [Series() for _ in models],
         perf_counter_ns(),
         progress,
@@ -162,7 +164,7 @@ def bench(
     )  # fmt: skip
     samples = min(len(one.start_s) for one in state.series)
     preset_met = complete and samples >= load.samples if load.preset else None
-    method = Method(
+    method = BenchMethod(
         arrival=load.arrival,
         fps=load.fps,
         cameras=load.cameras,
@@ -195,12 +197,12 @@ def bench(
         latencies,
         _ratios(latencies, state.series) if load.arrival == "closed loop" else (),
         _noise(latencies),
-        vitals.to_record(),
+        vitals.summary(),
         (*_warnings(method, latencies, vitals), *_unlike(shots, facts), *broken),
         None if out is None else _write_samples(samples_path(out), state.series, vitals),
     )
     if out is not None:
-        write_json(out, record.to_record())
+        record.write(out)
     return record
 
 
@@ -242,7 +244,7 @@ def _measure(
     shots: Sequence[Shot],
     load: Load,
     run: int,
-    state: Measurement,
+    state: BenchState,
     series: Sequence[Series],
 ) -> None:
     if load.arrival == "closed loop":
@@ -350,7 +352,7 @@ def _noise(models: Sequence[ModelLatency]) -> float | None:
     return max(spreads, default=None)
 
 
-def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) -> list[str]:
+def _warnings(method: BenchMethod, models: Sequence[ModelLatency], vitals: Vitals) -> list[str]:
     found = []
     if not method.complete:
         found.append("The run was stopped before its end")
@@ -374,7 +376,7 @@ def _warnings(method: Method, models: Sequence[ModelLatency], vitals: Vitals) ->
     return found
 
 
-def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict[str, str]:
+def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> SamplesFile:
     columns = {
         f"{index}.{name}": values
         for index, one in enumerate(series)
@@ -382,4 +384,4 @@ def _write_samples(path: Path, series: Sequence[Series], vitals: Vitals) -> dict
     }
     columns |= {f"state.{name}": values for name, values in vitals.arrays().items()}
     write_npz(path, columns)
-    return {"file": path.name, "sha256": sha256(path)}
+    return SamplesFile(path.name, sha256(path))

@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from engines.cuda.driver import require_success, version_of
 from engines.cuda.labels_kernel import LabelsKernel
-from engines.cuda.memory import array_at, size_of
-
-Bytes = npt.NDArray[Any]
+from engines.cuda.memory import Bytes, array_at, size_of
 
 
 class CudaPythonDevice:

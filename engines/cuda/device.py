@@ -17,11 +17,10 @@ from engines.cuda.cuda_python import CudaPythonDevice
 from engines.cuda.driver import cuda_devices, driver_version
 from engines.cuda.extra import cuda_extra
 from engines.cuda.libcudart import CudaRuntimeDevice
+from engines.cuda.memory import Bytes
 from engines.cuda.pycuda_device import PycudaDevice
 
 logger = logging.getLogger(__name__)
-
-Bytes = npt.NDArray[Any]
 
 
 class DeviceMemory(Protocol):

@@ -11,9 +11,7 @@ import numpy.typing as npt
 from edgeuda.errors import DeviceError
 from engines.cuda.driver import version_of
 from engines.cuda.labels_kernel import WithoutKernel
-from engines.cuda.memory import array_at, size_of
-
-Bytes = npt.NDArray[Any]
+from engines.cuda.memory import Bytes, array_at, size_of
 
 NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 _TO_DEVICE, _TO_HOST = 1, 2

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Bytes = npt.NDArray[Any]
+"""What is copied to a device and from it: contiguous, of any type."""
+
 
 def size_of(shape: tuple[int, ...], dtype: type) -> int:
     """Return the bytes of an array."""

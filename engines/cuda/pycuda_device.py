@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from edgeuda.errors import DeviceError
 from engines.cuda.labels_kernel import WithoutKernel
-
-Bytes = npt.NDArray[Any]
+from engines.cuda.memory import Bytes
 
 
 class PycudaDevice(WithoutKernel):

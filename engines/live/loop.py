@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,19 @@ import numpy.typing as npt
 from edgeuda.data.treatment import as_shown, noted
 from edgeuda.errors import EdgeudaError
 from edgeuda.files import now_utc
-from edgeuda.records import schemas
+from edgeuda.records.live import (
+    CourseTable,
+    FrameCounts,
+    LiveLatency,
+    LiveRecord,
+    ResidentMemory,
+    SinkCounts,
+)
 from edgeuda.records.percentiles import supported
 from engines.live.capture import Capture
 from engines.live.sinks import Result, Sink, SinkThread
 from engines.runner import Runner, segment
 
-SCHEMA = schemas.LIVE
 RECENT = 30
 """Frames over which the frame rate and latency on the screen are taken."""
 MINUTES = 2000
@@ -72,13 +77,13 @@ class Course:
     """
 
     every: float = 10.0
-    entries: list[tuple[float, int, int, float]] = field(default_factory=list)
+    entries: list[tuple[float, int, int, float | None]] = field(default_factory=list)
 
     def note(self, seconds: float, frames: int, dropped: int) -> None:
         """Add an entry if it is time."""
         if self.entries and seconds - self.entries[-1][0] < self.every:
             return
-        self.entries.append((round(seconds, 1), frames, dropped, round(resident_mb(), 1)))
+        self.entries.append((round(seconds, 1), frames, dropped, resident_mb()))
         if len(self.entries) > MINUTES:
             del self.entries[1::2]
             self.every *= 2
@@ -101,7 +106,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Limits:
+class StopAt:
     """When to end; None never.
 
     Attributes:
@@ -119,10 +124,10 @@ def run(
     sinks: Sequence[Sink],
     *,
     lossless: bool,
-    limits: Limits | None = None,
+    limits: StopAt | None = None,
     stop: threading.Event | None = None,
     status: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> LiveRecord:
     """Segment frames until the source ends, a limit is reached or ``stop`` is set.
 
     The source is read in its own thread, and each sink writes in its own: with a camera neither a
@@ -148,7 +153,7 @@ def run(
     Raises:
         EdgeudaError: If not even one frame was segmented.
     """
-    limits, stop = limits or Limits(), stop or threading.Event()
+    limits, stop = limits or StopAt(), stop or threading.Event()
     threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
     latencies, course = LatencyHistogram(), Course()
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
@@ -207,57 +212,52 @@ def run(
     if error is not None and not frames:
         raise error
     took = elapsed()
-    return {
-        "schema": SCHEMA,
-        "created": created,
-        "backend": runner.backend,
-        "precision": runner.precision,
-        "execution": dict(runner.execution),
-        "fallbacks": list(runner.fallbacks),
-        "seconds": round(took, 3),
-        "frames": {
-            "received": capture.received,
-            "segmented": frames,
-            "dropped": capture.queue.dropped,
-            "missed": capture.missed,
-            "per_second": round(frames / took, 3),
-        },
+    return LiveRecord(
+        created=created,
+        backend=runner.backend,
+        precision=runner.precision,
+        execution=dict(runner.execution),
+        fallbacks=list(runner.fallbacks),
+        seconds=round(took, 3),
+        frames=FrameCounts(
+            capture.received, frames, capture.queue.dropped, capture.missed, round(frames / took, 3)
+        ),
         **noted(geometry, applied, frames - applied),
-        "reconnects": capture.reconnects,
-        "error": None if error is None else str(error),
-        "latency_ms": {
-            "from": "the decoded frame" if lossless else "the frame's arrival",
-            "to": "its label map",
-            "percentiles": latencies.percentiles(),
-            "resolution": "1 %",
-            "max": latencies.max,
-        },
-        "sinks": {
-            one.sink.name: {
-                "written": one.written,
-                "dropped": one.queue.dropped + one.refused,
-                "error": None if one.error is None else str(one.error),
-            }
+        reconnects=capture.reconnects,
+        error=None if error is None else str(error),
+        latency_ms=LiveLatency(
+            since="the decoded frame" if lossless else "the frame's arrival",
+            to="its label map",
+            percentiles=latencies.percentiles(),
+            resolution="1 %",
+            max=latencies.max,
+        ),
+        sinks={
+            one.sink.name: SinkCounts(
+                one.written,
+                one.queue.dropped + one.refused,
+                None if one.error is None else str(one.error),
+            )
             for one in threads
         },
-        "resident_mb": {"start": round(begin_memory, 1), "end": round(resident_mb(), 1)},
-        "course": {
-            "columns": ["seconds", "frames", "dropped", "resident_mb"],
-            "rows": [list(entry) for entry in course.entries],
-        },
-    }
+        resident_mb=ResidentMemory(begin_memory, resident_mb()),
+        course=CourseTable(
+            ["seconds", "frames", "dropped", "resident_mb"],
+            [list(entry) for entry in course.entries],
+        ),
+    )
 
 
-def resident_mb() -> float:
-    """Return this process's resident memory in megabytes; NaN where it cannot be read."""
+def resident_mb() -> float | None:
+    """Return this process's resident memory in megabytes; None where it cannot be read."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
-        return float("nan")
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
-def _over(limits: Limits, frames: int, seconds: float) -> bool:
+def _over(limits: StopAt, frames: int, seconds: float) -> bool:
     return (limits.frames is not None and frames >= limits.frames) or (
         limits.seconds is not None and seconds >= limits.seconds
     )

@@ -217,7 +217,7 @@ class Window:
 
     def __init__(self, colors: npt.NDArray[np.uint8], quit_: Callable[[], object]) -> None:
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            msg = "No display: --window needs a screen (DISPLAY is not set). Leave it out"
+            msg = "No display: `window` needs a screen (DISPLAY is not set). Leave it out"
             raise DeviceError(msg)
         self._colors, self._quit = colors, quit_
 

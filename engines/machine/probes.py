@@ -25,7 +25,7 @@ Reading = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Probe:
+class SensorProbe:
     """A source of readings.
 
     Attributes:
@@ -42,7 +42,7 @@ class Probe:
     close: Callable[[], None] = lambda: None
 
 
-def find_probes(root: Path = Path("/")) -> tuple[list[Probe], dict[str, str]]:
+def find_probes(root: Path = Path("/")) -> tuple[list[SensorProbe], dict[str, str]]:
     """Return the probes this machine has, and why kinds are missing, by kind.
 
     Args:
@@ -60,7 +60,7 @@ def _read_number(path: Path) -> float:
     return float(path.read_text(encoding="ascii"))
 
 
-def _files(read: Mapping[str, tuple[Path, float]], title: str, unit: str) -> Probe | None:
+def _files(read: Mapping[str, tuple[Path, float]], title: str, unit: str) -> SensorProbe | None:
     """Return a probe of the sysfs files that can be read, each times a factor."""
     usable = {}
     for name, (path, factor) in read.items():
@@ -77,16 +77,16 @@ def _files(read: Mapping[str, tuple[Path, float]], title: str, unit: str) -> Pro
                 found[name] = factor * _read_number(path)
         return found
 
-    return Probe(title, dict.fromkeys(usable, unit), values)
+    return SensorProbe(title, dict.fromkeys(usable, unit), values)
 
 
-def _thermal_zones(root: Path) -> Probe | None:
+def _thermal_zones(root: Path) -> SensorProbe | None:
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
     named = {f"temperature.{text_of(z / 'type') or z.name}": (z / "temp", 1e-3) for z in zones}
     return _files(named, "thermal zones", "°C")
 
 
-def _cpu_clocks(root: Path) -> Probe | None:
+def _cpu_clocks(root: Path) -> SensorProbe | None:
     cores = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
     probe = _files({str(path): (path, 1e-3) for path in cores}, "cpufreq", "MHz")
     if probe is None:
@@ -96,10 +96,10 @@ def _cpu_clocks(root: Path) -> Probe | None:
         values = list(probe.read().values())
         return {"clock.cpu": sum(values) / len(values)} if values else {}
 
-    return Probe(probe.title, {"clock.cpu": "MHz"}, mean)
+    return SensorProbe(probe.title, {"clock.cpu": "MHz"}, mean)
 
 
-def _gpu_devfreq(root: Path) -> Probe | None:
+def _gpu_devfreq(root: Path) -> SensorProbe | None:
     """Jetson's integrated GPU."""
     found = {
         f"clock.{path.parent.name}": (path, 1e-6)
@@ -109,7 +109,7 @@ def _gpu_devfreq(root: Path) -> Probe | None:
     return _files(found, "devfreq", "MHz")
 
 
-def _throttle_counts(root: Path) -> Probe | None:
+def _throttle_counts(root: Path) -> SensorProbe | None:
     """Intel's counts of how often a package was throttled, from the beginning of the run."""
     pattern = "cpu[0-9]*/thermal_throttle/package_throttle_count"
     paths = sorted((root / "sys/devices/system/cpu").glob(pattern))
@@ -117,13 +117,13 @@ def _throttle_counts(root: Path) -> Probe | None:
     if probe is None:
         return None
     first = probe.read()
-    return Probe(
+    return SensorProbe(
         "thermal_throttle", probe.units,
         lambda: {name: value - first.get(name, value) for name, value in probe.read().items()},
     )  # fmt: skip
 
 
-def _rapl(root: Path, missing: dict[str, str]) -> Probe | None:
+def _rapl(root: Path, missing: dict[str, str]) -> SensorProbe | None:
     """Power from Intel's and AMD's energy counters, which wrap around."""
     zones = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     counters: dict[str, tuple[Path, float]] = {}
@@ -155,10 +155,10 @@ def _rapl(root: Path, missing: dict[str, str]) -> Probe | None:
             last[name] = now, energy
         return found
 
-    return Probe("RAPL", dict.fromkeys(counters, "W"), watts)
+    return SensorProbe("RAPL", dict.fromkeys(counters, "W"), watts)
 
 
-def _ina3221(root: Path) -> Probe | None:
+def _ina3221(root: Path) -> SensorProbe | None:
     """Jetson's power monitor: rails with volts and amperes."""
     rails = {}
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
@@ -179,10 +179,10 @@ def _ina3221(root: Path) -> Probe | None:
             for name, (volts, amperes) in rails.items()
         }
 
-    return Probe("INA3221", dict.fromkeys(rails, "W"), watts)
+    return SensorProbe("INA3221", dict.fromkeys(rails, "W"), watts)
 
 
-def _other_load(root: Path) -> Probe | None:
+def _other_load(root: Path) -> SensorProbe | None:
     """Cores that other processes take, of those this one may use: busy time less its own."""
     stat = root / "proc/stat"
     cores = (
@@ -214,10 +214,10 @@ def _other_load(root: Path) -> Probe | None:
         last[:] = now
         return {"load.other": max(0.0, (all_busy - own) / seconds), "load.own": own / seconds}
 
-    return Probe("/proc/stat", {"load.other": "cores", "load.own": "cores"}, read)
+    return SensorProbe("/proc/stat", {"load.other": "cores", "load.own": "cores"}, read)
 
 
-def _nvml() -> Probe | None:
+def _nvml() -> SensorProbe | None:
     """The first NVIDIA GPU by NVML, where its driver and nvidia-ml-py are."""
     try:
         nvml = require("pynvml", "gpu")
@@ -255,7 +255,7 @@ def _nvml() -> Probe | None:
         return found
 
     units = {name: unit for name, (unit, _) in usable.items()}
-    return Probe("NVML", units, values, nvml.nvmlShutdown) if usable else None
+    return SensorProbe("NVML", units, values, nvml.nvmlShutdown) if usable else None
 
 
 def _throttle_reasons(nvml: Any, device: Any) -> float:
@@ -267,7 +267,7 @@ def _throttle_reasons(nvml: Any, device: Any) -> float:
     return float(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device) & ~own_will)
 
 
-def _tegrastats() -> Probe | None:
+def _tegrastats() -> SensorProbe | None:
     """Jetson's and DRIVE's tegrastats, a program that prints a line per interval."""
     program = shutil.which("tegrastats")
     if program is None:
@@ -293,7 +293,7 @@ def _tegrastats() -> Probe | None:
     if not first:
         close()
         return None
-    return Probe(
+    return SensorProbe(
         "tegrastats", {n: _UNITS[n.split(".")[0]] for n in first}, lambda: latest[0], close
     )
 

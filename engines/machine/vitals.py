@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.machine.probes import INTERVAL, Probe, find_probes
+from edgeuda.records.bench import Channel, MachineState
+from engines.machine.probes import INTERVAL, SensorProbe, find_probes
 
 OTHER_LOAD = 0.15
 """Share of the usable cores that other processes take, above which it is said."""
@@ -58,27 +58,19 @@ class Vitals:
         chosen = chosen[~np.isnan(chosen)]
         return float(chosen.mean()) if len(chosen) else None
 
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form: per channel mean, extremes, first and last; no samples."""
+    def summary(self) -> MachineState:
+        """Return what records keep: per channel mean, extremes, first and last; no samples."""
         channels = {}
         for name, values in self.channels.items():
             known = np.asarray(values, np.float64)
             known = known[~np.isnan(known)]
             if not len(known):
                 continue
-            channels[name] = {
-                "unit": self.units[name], "n": len(known), "mean": float(known.mean()),
-                "min": float(known.min()), "max": float(known.max()),
-                "start": float(known[0]), "end": float(known[-1]),
-            }  # fmt: skip
-        return {
-            "interval_s": INTERVAL,
-            "sources": self.sources,
-            "channels": channels,
-            "not_available": self.missing,
-            "throttled": self.throttled,
-            "other_load_cores": self.other_load,
-        }
+            figures = (known.mean(), known.min(), known.max(), known[0], known[-1])
+            channels[name] = Channel(self.units[name], len(known), *map(float, figures))
+        return MachineState(
+            INTERVAL, self.sources, channels, self.missing, self.throttled, self.other_load
+        )
 
     @property
     def throttled(self) -> bool | None:
@@ -105,7 +97,10 @@ class Monitor:
     """
 
     def __init__(
-        self, origin_ns: int, probes: Sequence[Probe] | None = None, interval: float = INTERVAL
+        self,
+        origin_ns: int,
+        probes: Sequence[SensorProbe] | None = None,
+        interval: float = INTERVAL,
     ) -> None:
         self.vitals = Vitals()
         self._origin, self._interval = origin_ns, interval

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from edgeuda.data.images import LabelMap, resize_label
 from edgeuda.errors import ModelError, require
+from edgeuda.records.names import Head
 from engines.onnx.graphs import drop_unread, rename, shapes_of_one_image
 from engines.onnx.label_cast import cast_by_float
-from engines.onnx.metadata import Head
 
 if TYPE_CHECKING:
     import onnx

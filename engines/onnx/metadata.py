@@ -7,20 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeuda import schemas
 from edgeuda.errors import DataError, DependencyError, ModelError, require
-from edgeuda.records import schemas
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.session import open_session
-
-Head = Literal["labels", "logits", "scores", "labels_low"]
-Precision = Literal["fp32", "fp16", "int8"]
 
 SPEC_KEY = "edgeuda.spec"
 IDENTITY_KEY = "edgeuda.identity"
@@ -179,17 +177,20 @@ def precision_of(metadata: Mapping[str, str]) -> Precision:
     return "fp16" if HALF_KEY in metadata else "fp32"
 
 
-def policy_of(metadata: Mapping[str, str]) -> str | None:
+def runtime_of(metadata: Mapping[str, str]) -> str | None:
     """Return the runtime a model is quantized for; None if it is not."""
     text = metadata.get(QUANTIZATION_KEY)
     if text is None:
         return None
     try:
-        return str(json.loads(text)["policy"])
-    except (ValueError, TypeError, KeyError, RecursionError) as err:
+        note = json.loads(text)
+        return str(
+            note["policy"] if note.get("schema") == schemas.QUANTIZATION_1 else note["runtime"]
+        )
+    except (AttributeError, ValueError, TypeError, KeyError, RecursionError) as err:
         msg = (
             f"The model's metadata {QUANTIZATION_KEY!r} is damaged: expected a record with a "
-            f"'policy', found {text[:60]!r}. Calibrate it again"
+            f"'runtime', found {text[:60]!r}. Calibrate it again"
         )
         raise ModelError(msg) from err
 
@@ -220,7 +221,7 @@ def made_from(metadata: Mapping[str, str]) -> str | None:
     try:
         found = json.loads(metadata.get(QUANTIZATION_KEY, "{}")).get("model_sha256")
     except (ValueError, AttributeError, RecursionError):
-        found = None  # `policy_of` says what is wrong with it
+        found = None  # `runtime_of` says what is wrong with it
     if found is not None:
         return str(found)
     return None if QUANTIZATION_KEY in metadata else metadata.get(HALF_KEY)

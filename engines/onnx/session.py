@@ -10,16 +10,13 @@ import tempfile
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeuda.errors import DependencyError, DeviceError, ModelError, require
+from edgeuda.records.names import ProviderName
 from engines.onnx.graphs import require_whole
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-"""Where ONNX Runtime can run."""
-Device = Literal[Provider, "openvino"]
-"""Where an ONNX file can run: on one of those, or on the CPU with OpenVINO."""
-_PROVIDERS: dict[Provider, tuple[str, ...]] = {
+_PROVIDERS: dict[ProviderName, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -42,7 +39,7 @@ def open_session(
     *,
     threads: int | None = None,
     optimize: bool = True,
-    device: Provider = "cpu",
+    device: ProviderName = "cpu",
     optimized: Path | None = None,
     profile: Path | None = None,
     int8: bool = False,
@@ -78,7 +75,7 @@ def open_session(
         msg = (
             f"ONNX Runtime {ort.__version__} has no provider for device {device!r} here, only "
             f"{', '.join(ort.get_available_providers())}. Install 'edgeuda[gpu]' in place of the "
-            f"CPU package, or use --device cpu"
+            f"CPU package, or use `device` cpu"
         )
         raise DependencyError(msg)
     options = ort.SessionOptions()
@@ -162,7 +159,7 @@ def _engines() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="edgeuda-engines-")
 
 
-def _not_used(ort: Any, origin: str, device: Provider, why: str) -> str:
+def _not_used(ort: Any, origin: str, device: ProviderName, why: str) -> str:
     """Say why a device would not be used, by the library that cannot be loaded if that is it."""
     folder = Path(ort.__file__).parent / "capi"
     for provider in _PROVIDERS[device]:
@@ -176,5 +173,5 @@ def _not_used(ort: Any, origin: str, device: Provider, why: str) -> str:
     return (
         f"{origin}: ONNX Runtime {ort.__version__} would not use device {device!r} ({why}). "
         "Install the CUDA, cuDNN and, for tensorrt, TensorRT it was built for: "
-        "pip install 'onnxruntime-gpu[cuda,cudnn]'; or use --device cpu"
+        "pip install 'onnxruntime-gpu[cuda,cudnn]'; or use `device` cpu"
     )

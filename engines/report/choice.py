@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from edgeuda.decision import Change, Figure, change_of, dominators, overlap, standing
+from edgeuda.decision import change_of, dominators, overlap
+from edgeuda.records.tradeoff import Change, Estimate, Figure, TradeoffRecord, VariantRow
 from engines.report import latency_plots as plots
 from engines.report.findings import AS_STATUS, Finding, Status
 from engines.report.networks import network_of_row, pairs_of
-from engines.report.parts import Grid, Section
+from engines.report.parts import Chapter, Grid
 from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
@@ -66,30 +66,30 @@ def choice_figures(records: Records) -> list[Finding]:
     """Return what the chosen variants cost: time, accuracy, and what adaptation gave."""
     found = []
     for record in records.tradeoffs:
-        tail, measure, budget = record["tail"], record["measure"], record["budget"]["latency_ms"]
-        place = f"{record['machine']['cpu']}"
-        rows = {row["name"]: row for row in record["variants"]}
-        row = rows.get(record["choice"]["name"])
+        tail, measure, budget = record.tail, record.measure, record.budget.latency_ms
+        place = record.machine["cpu"]
+        row = next((row for row in record.variants if row.name == record.taken), None)
         if row is not None:
             allowed = "" if budget is None else f" of {budget:g} ms allowed"
-            text = f"{row['name']}, median {as_ms(row['total_ms']['50'])} ms."
-            headline = f"{as_ms(row['total_ms'][tail])} ms{allowed}"
+            text = f"{row.name}, median {as_ms(row.total_ms['50'])} ms."
+            headline = f"{as_ms(row.total_ms[tail])} ms{allowed}"
             status: Status = "reading" if _troubles(record, records.benches) else "stated"
             found.append(Finding(f"p{tail} of a frame on {place}", status, headline, text))
-            accuracy = row["accuracy"]
+            accuracy = row.accuracy
             headline = (
-                f"{as_percent(accuracy['value'])} [{100 * accuracy['low']:.1f}, "
-                f"{100 * accuracy['high']:.1f}]"
+                f"{as_percent(accuracy.value)} [{100 * accuracy.low:.1f}, "
+                f"{100 * accuracy.high:.1f}]"
             )
-            found.append(Finding(f"{measure}, 95 % interval", "stated", headline, row["name"]))
-            if row["change_from_fp32"] is not None:
-                found.append(_change(f"{row['precision'].upper()} against FP32", row))
+            found.append(Finding(f"{measure}, 95 % interval", "stated", headline, row.name))
+            if row.change_from_fp32 is not None:
+                topic = f"{row.precision.upper()} against FP32"
+                found.append(_change(topic, row.name, row.change_from_fp32))
         if measure == "mIoU" and not records.evaluations:
-            found += _gain(record["variants"])
+            found += _gain(record.variants)
     return found
 
 
-def _troubles(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
+def _troubles(record: TradeoffRecord, benches: Sequence[Bench]) -> list[str]:
     """Return what disturbed the benchmarks that timed a sweep."""
     return [
         f"{bench.origin}: {'; '.join(reasons)}"
@@ -98,24 +98,21 @@ def _troubles(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
     ]
 
 
-def _change(topic: str, row: dict[str, Any]) -> Finding:
-    change = row["change_from_fp32"]
-    status = AS_STATUS[_judged(change)]
-    text = f"{row['name']}, 95 % interval {as_points(change['low'])} to {as_points(change['high'])}"
-    return Finding(topic, status, f"{as_points(change['value'])} points", text)
+def _change(topic: str, name: str, change: Estimate) -> Finding:
+    text = f"{name}, 95 % interval {as_points(change.low)} to {as_points(change.high)}"
+    return Finding(topic, AS_STATUS[_judged(change)], f"{as_points(change.value)} points", text)
 
 
-def _judged(change: dict[str, Any]) -> Change:
-    return change_of(Figure(change["value"], (change["low"], change["high"])))
+def _judged(change: Estimate) -> Change:
+    return change_of(Figure(change.value, change.interval))
 
 
-def _gain(rows: Sequence[dict[str, Any]]) -> list[Finding]:
+def _gain(rows: Sequence[VariantRow]) -> list[Finding]:
     """Hold the last adapted network of a sweep against the one before adaptation, in FP32."""
-    forms: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+    forms: dict[tuple[object, ...], list[VariantRow]] = {}
     for row in rows:
-        if row["precision"] == "fp32":
-            size = tuple(row.get("size") or ())
-            forms.setdefault((row["head"], size, row.get("backend")), []).append(row)
+        if row.precision == "fp32":
+            forms.setdefault((row.head, row.size, row.runtime), []).append(row)
     alike = []
     for group in forms.values():
         ordered = sorted(group, key=lambda row: network_of_row(row).order)
@@ -124,33 +121,32 @@ def _gain(rows: Sequence[dict[str, Any]]) -> list[Finding]:
     if not alike:
         return []
     first, last = alike[0]
-    a, b = first["accuracy"], last["accuracy"]
-    each = (a["low"], a["high"]), (b["low"], b["high"])
-    change = change_of(Figure(b["value"] - a["value"]), each)
-    text = f"{first['name']} {as_percent(a['value'])}, {last['name']} {as_percent(b['value'])}."
+    a, b = first.accuracy, last.accuracy
+    each = a.interval, b.interval
+    change = change_of(Figure(b.value - a.value), each)
+    text = f"{first.name} {as_percent(a.value)}, {last.name} {as_percent(b.value)}."
     if overlap(*each):
         text += " The intervals overlap."
-    headline = f"{as_points(b['value'] - a['value'])} points"
+    headline = f"{as_points(b.value - a.value)} points"
     return [Finding("mIoU, adapted against source-only", AS_STATUS[change], headline, text)]
 
 
-def _which(record: dict[str, Any], sweeps: Sequence[dict[str, Any]]) -> str:
+def _which(record: TradeoffRecord, sweeps: Sequence[TradeoffRecord]) -> str:
     """Name a sweep among several, to begin a sentence with."""
     if len(sweeps) < 2:
         return ""
-    when = as_time(str(record.get("created", ""))) or f"number {sweeps.index(record) + 1}"
-    return f"Sweep of {when} on {record['machine']['cpu']}: "
+    return f"Sweep of {as_time(record.created)} on {record.machine['cpu']}: "
 
 
-def _timed_by(record: dict[str, Any], bench: Bench) -> bool:
+def _timed_by(record: TradeoffRecord, bench: Bench) -> bool:
     """Whether a benchmark is the one that timed a sweep's variants."""
-    files = {row.get("sha256") for row in record["variants"]}
+    files = {row.sha256 for row in record.variants}
     return len(bench.models) > 0 and files == {m.sha256 for m in bench.models}
 
 
-def _behind_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> list[str]:
+def _behind_at_a_rate(record: TradeoffRecord, benches: Sequence[Bench]) -> list[str]:
     """Say at which camera's rates the chosen file falls behind, whatever the budget."""
-    files = {r.get("sha256") for r in record["variants"] if r["name"] == record["choice"]["name"]}
+    files = {row.sha256 for row in record.variants if row.name == record.taken}
     return [
         f"At {rate:g} frames/s it falls behind: {behind} ({bench.origin})."
         for bench in benches
@@ -160,23 +156,22 @@ def _behind_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> list[
     ]
 
 
-def _late_at_a_rate(record: dict[str, Any], benches: Sequence[Bench]) -> str:
+def _late_at_a_rate(record: TradeoffRecord, benches: Sequence[Bench]) -> str:
     """Say where the chosen file misses, at a camera's rate, a deadline that the budget allows."""
-    choice, budget = record["choice"]["name"], record["budget"]["latency_ms"]
-    files = {row.get("sha256") for row in record["variants"] if row["name"] == choice}
+    budget = record.budget.latency_ms
+    files = {row.sha256 for row in record.variants if row.name == record.taken}
     if budget is None:
         return ""
     for bench in benches:
         for m in bench.models:
             if m.sha256 not in files or not m.deadline or camera_rate(bench) is None:
                 continue
-            share, limit = float(m.deadline["share"]), float(m.deadline["limit_ms"])
-            if share > 1 - KEPT and limit >= 0.98 * float(budget):
+            if m.deadline.share > 1 - KEPT and m.deadline.limit_ms >= 0.98 * budget:
                 return f"{m.name} {at_load(bench)} {missed(m)} ({bench.origin})."
     return ""
 
 
-def tradeoff(records: Records) -> Section | None:
+def tradeoff(records: Records) -> Chapter | None:
     """Return the chapter on accuracy against latency."""
     svgs = [_sweep_plot(record) for record in records.tradeoffs]
     grids = [_sweep_grid(record) for record in records.tradeoffs]
@@ -185,10 +180,10 @@ def tradeoff(records: Records) -> Section | None:
         "accurate, or as fast and more accurate."
     ]
     if records.tradeoffs:
-        measure = records.tradeoffs[0]["measure"]
+        measure = records.tradeoffs[0].measure
         text.append(
             f"Bars to the right reach the tail latency that the budget is held against; upright "
-            f"ones are 95 % intervals of {measure}: {records.tradeoffs[0]['intervals']}."
+            f"ones are 95 % intervals of {measure}: {records.tradeoffs[0].intervals}."
         )
     else:
         if not (records.evaluations and records.benches):
@@ -202,52 +197,49 @@ def tradeoff(records: Records) -> Section | None:
             )
     if svgs:
         text.append("The first plot is in the summary.")
-    return Section(
+    return Chapter(
         "tradeoff", "Accuracy against latency", text, svgs=svgs[1:], grids=grids, hero=svgs[:1]
     )
 
 
-def _sweep_plot(record: dict[str, Any]) -> str:
-    tail, budget = record["tail"], record["budget"]
+def _sweep_plot(record: TradeoffRecord) -> str:
     points = [
         plots.Point(
-            row["name"], row["total_ms"]["50"], None, row["accuracy"]["value"],
-            row["dominated_by"] is None, row["total_ms"][tail],
-            (row["accuracy"]["low"], row["accuracy"]["high"]),
-            row["name"] == record["choice"]["name"],
+            row.name, row.total_ms["50"], None, row.accuracy.value, row.dominated_by is None,
+            row.total_ms[record.tail], row.accuracy.interval, row.name == record.taken,
         )
-        for row in record["variants"]
+        for row in record.variants
     ]  # fmt: skip
-    chosen = record["choice"]["name"] or "none"
+    chosen = record.taken or "none"
     return plots.tradeoff(
         points,
-        f"{record['measure']} against latency of {len(points)} variants; chosen: {chosen}",
-        record["measure"],
-        budget["latency_ms"],
-        budget["min_accuracy"],
+        f"{record.measure} against latency of {len(points)} variants; chosen: {chosen}",
+        record.measure,
+        record.budget.latency_ms,
+        record.budget.min_accuracy,
     )
 
 
-def _sweep_grid(record: dict[str, Any]) -> Grid:
-    tail, measure, choice = record["tail"], record["measure"], record["choice"]["name"]
+def _sweep_grid(record: TradeoffRecord) -> Grid:
+    tail, measure, choice = record.tail, record.measure, record.taken
     rows = []
-    for row in record["variants"]:
-        accuracy, total, change = row["accuracy"], row["total_ms"], row["change_from_fp32"]
-        where = standing(row, choice)
+    for row in record.variants:
+        accuracy, total, change = row.accuracy, row.total_ms, row.change_from_fp32
+        where = row.standing(choice)
         words = {
             "too slow": f"misses the deadline at p{tail}",
             "too inaccurate": "not accurate enough",
-            "dominated": f"{row['dominated_by']} is better",
+            "dominated": f"{row.dominated_by} is better",
         }
         rows.append(
             [
-                row["name"], f"{row['width']:g}", row["precision"], row["head"], row["backend"],
-                f"{100 * accuracy['value']:.1f} "
-                f"[{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]",
-                _percent(row["boundary_miou"]), _percent(row["agreement_with_fp32"]),
+                row.name, f"{row.width:g}", row.precision, row.head, row.runtime,
+                f"{100 * accuracy.value:.1f} "
+                f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
+                _percent(row.boundary_miou), _percent(row.agreement_with_fp32),
                 DASH
                 if change is None
-                else as_points(change["value"])
+                else as_points(change.value)
                 + (" (noise)" if _judged(change) == "noise" else ""),
                 as_ms(total["50"]), as_ms(total[tail]), words.get(where, where),
             ]
@@ -257,10 +249,10 @@ def _sweep_grid(record: dict[str, Any]) -> Grid:
         "boundary mIoU, %", "as FP32, %", "against FP32, points", "median ms", f"p{tail} ms",
         "verdict",
     ]  # fmt: skip
-    strong = frozenset(i for i, row in enumerate(record["variants"]) if row["name"] == choice)
-    data = record["data"]
-    place = f", {data['images']} images of {data['folder']}" if data else ", without labels"
-    return Grid(f"Variants on {record['machine']['cpu']}{place}", columns, rows, strong)
+    strong = frozenset(i for i, row in enumerate(record.variants) if row.name == choice)
+    data = record.data
+    place = f", {data.images} images of {data.folder}" if data else ", without labels"
+    return Grid(f"Variants on {record.machine['cpu']}{place}", columns, rows, strong)
 
 
 def _percent(value: float | None) -> str:

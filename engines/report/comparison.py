@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from edgeuda.records.comparison import ComparedMethod, OverSeeds
 from engines.report import plots
-from engines.report.parts import Grid, Section
+from engines.report.parts import Chapter, Grid
 from engines.report.records import Records
 from engines.report.text import DASH, flatten, signed
 
 
-def comparisons(records: Records) -> Section | None:
+def comparisons(records: Records) -> Chapter | None:
     """Return the chapter on methods that were compared over seeds."""
     if not records.comparisons:
         return None
@@ -28,38 +28,37 @@ def comparisons(records: Records) -> Section | None:
     ]
     grids = []
     for name, record in records.comparisons:
-        seeds = ", ".join(map(str, record["seeds"]))
-        place = f"{name}, {record['images']} images"
+        seeds = ", ".join(map(str, record.seeds))
+        place = f"{name}, {record.images} images"
         columns = ["method", "trains on", "mIoU, %", "gain, points", "above in", f"seeds {seeds}"]
-        rows = [_method(method) for method in record["methods"]]
+        rows = [_method(method) for method in record.methods]
         grids.append(Grid(f"Methods compared: {place}", columns, rows))
         classes = [
-            [method["name"], *(_mean(method["iou"][found]) for found in record["classes"])]
-            for method in record["methods"]
+            [method.name, *(_mean(method.iou[found]) for found in record.classes)]
+            for method in record.methods
         ]
         grids.append(
-            Grid(f"IoU per class, mean over the seeds: {place}", ["method", *record["classes"]],
+            Grid(f"IoU per class, mean over the seeds: {place}", ["method", *record.classes],
                  classes)
         )  # fmt: skip
-    return Section("comparison", "Methods compared", text, svgs=svgs, grids=grids)
+    return Chapter("comparison", "Methods compared", text, svgs=svgs, grids=grids)
 
 
-def _method(method: dict[str, Any]) -> list[str]:
-    gains = [float(value) for value in method["gain"]["runs"] if value is not None]
+def _method(method: ComparedMethod) -> list[str]:
+    gains = method.gain.known
     above = sum(value > 0 for value in gains)
     return [
-        str(method["name"]), str(method["trains_on"]), _spread(method["miou"]),
-        _spread(method["gain"], sign=True),
+        method.name, method.trains_on, _spread(method.miou), _spread(method.gain, sign=True),
         f"{above} of {len(gains)}" if any(gains) else DASH,
-        ", ".join("failed" if v is None else f"{v:.1f}" for v in method["miou"]["runs"]),
+        ", ".join("failed" if v is None else f"{v:.1f}" for v in method.miou.runs),
     ]  # fmt: skip
 
 
-def _spread(values: dict[str, Any], *, sign: bool = False) -> str:
-    if values["mean"] is None:
+def _spread(values: OverSeeds, *, sign: bool = False) -> str:
+    if values.mean is None:
         return DASH
-    mean = signed(float(values["mean"])) if sign else f"{values['mean']:.1f}"
-    return mean if values["stdev"] is None else f"{mean} ± {values['stdev']:.1f}"
+    mean = signed(values.mean) if sign else f"{values.mean:.1f}"
+    return mean if values.stdev is None else f"{mean} ± {values.stdev:.1f}"
 
 
 def _mean(values: Sequence[float | None]) -> str:
@@ -67,7 +66,7 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{sum(known) / len(known):.1f}" if known else DASH
 
 
-def others(records: Records) -> Section | None:
+def others(records: Records) -> Chapter | None:
     """Return the facts of records that were named and that no other chapter is about."""
     if not records.others:
         return None
@@ -80,4 +79,4 @@ def others(records: Records) -> Section | None:
         "They were named for this report. Nothing above takes them into account; this is what they "
         "hold."
     ]
-    return Section("others", "Other records", text, grids=grids)
+    return Chapter("others", "Other records", text, grids=grids)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda import __version__
-from edgeuda.data.check import Check, Role, scale
+from edgeuda.data.check import Check, DataSet, scale
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
 from edgeuda.errors import ConfigError, DataError
 from engines.report import plots
 from engines.report.findings import Finding, Status
 from engines.report.page import Page, write_page
-from engines.report.parts import Grid, Picture, Section, Strip
+from engines.report.parts import Chapter, Grid, Picture, Strip
 from engines.report.text import signed
 
 PICTURES = 6
@@ -65,7 +65,7 @@ def _verdicts(result: Check) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _findings(result: Check) -> list[Section]:
+def _findings(result: Check) -> list[Chapter]:
     if not result.findings:
         return []
     rows = [
@@ -83,10 +83,10 @@ def _findings(result: Check) -> list[Section]:
         for found in result.findings
         if found.files
     ]
-    return [Section("findings", "Findings", grids=grids)]
+    return [Chapter("findings", "Findings", grids=grids)]
 
 
-def _sections(result: Check, record: dict[str, Any]) -> list[Section]:
+def _sections(result: Check, record: dict[str, Any]) -> list[Chapter]:
     roles = record["roles"]
     rows = [
         [
@@ -98,7 +98,7 @@ def _sections(result: Check, record: dict[str, Any]) -> list[Section]:
     ]  # fmt: skip
     columns = ("data set", "folder", "images", "looked at", "readable", "sizes")
     sections = [
-        Section(
+        Chapter(
             "images",
             "Images",
             grids=[Grid("Counts and sizes", columns, rows)],
@@ -115,7 +115,7 @@ def _sections(result: Check, record: dict[str, Any]) -> list[Section]:
     return sections
 
 
-def _strip(role: Role) -> Strip | None:
+def _strip(role: DataSet) -> Strip | None:
     pictures = []
     for look in spread(role.readable, PICTURES):
         label, space = None, None
@@ -130,7 +130,7 @@ def _strip(role: Role) -> Strip | None:
     return Strip(f"{role.name}: {role.root}", pictures) if pictures else None
 
 
-def _classes(labelled: dict[str, Any]) -> Section:
+def _classes(labelled: dict[str, Any]) -> Chapter:
     svgs, grids = [], []
     spaces: dict[str, list[str]] = {}
     for name, role in labelled.items():
@@ -161,10 +161,10 @@ def _classes(labelled: dict[str, Any]) -> Section:
         f"{name}: {100 * role['ignored_share']:.1f} % of the pixels are ignored."
         for name, role in labelled.items()
     ]
-    return Section("classes", "Classes", text, svgs=svgs, grids=grids)
+    return Chapter("classes", "Classes", text, svgs=svgs, grids=grids)
 
 
-def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Section:
+def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Chapter:
     text, grids = [], []
     rows = [
         [
@@ -195,4 +195,4 @@ def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Section:
     svg = plots.lightness(
         {name: role["lightness"] for name, role in coloured.items()}, "Lightness of the images"
     )
-    return Section("colours", "Brightness and colour", text, svgs=[svg], grids=grids)
+    return Chapter("colours", "Brightness and colour", text, svgs=[svg], grids=grids)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from edgeuda.accuracy.evaluation import Evaluation
-from edgeuda.decision import MAX_DROP, NOISE, Change, Figure, change_of, judge_int8, overlap
+from edgeuda.decision import MAX_DROP, NOISE, change_of, judge_int8, overlap
+from edgeuda.records.bench import MachineState, ModelLatency, Ratio
+from edgeuda.records.comparison import ORACLE, ComparisonRecord
+from edgeuda.records.percentiles import LatencySummary
+from edgeuda.records.tradeoff import Change, Figure, TradeoffRecord
 from engines.report.networks import float_form_of, network_of, network_of_row, pairs_of
-from engines.report.records import Bench, Ratio, Records, Timed, Timing
+from engines.report.records import Bench, Records
 from engines.report.text import (
-    DASH,
     as_ms,
     as_percent,
     as_points,
@@ -86,8 +89,8 @@ def evidence(records: Records) -> list[Finding]:
 
 def _outside_sweeps(records: Records) -> list[Int8Model]:
     """Return the INT8 models that no sweep has judged beside all their alternatives."""
-    rows = [row for record in records.tradeoffs for row in record["variants"]]
-    swept = {row["name"] for row in rows} | {row.get("sha256") for row in rows}
+    rows = [row for record in records.tradeoffs for row in record.variants]
+    swept = {row.name for row in rows} | {row.sha256 for row in rows}
     return [m for m in int8_models(records) if not swept & {m.name, m.key}]
 
 
@@ -97,29 +100,29 @@ def _untimed(model: Int8Model) -> bool:
 
 def _label_free(records: Records) -> list[Finding]:
     """Say how far the networks agree with themselves, where no labels say more."""
-    taken = [(t, line) for t in records.trainings for line in t.signals if line["chosen"]]
+    taken = [(t, line) for t in records.stages for line in t.signals if line.chosen]
     idle = [
         Finding("Self-training that hardly trains", "bad", f"{t.name}: {remark}")
-        for t in records.trainings
+        for t in records.stages
         for remark in t.remarks
     ]
     alarms = idle + [
-        Finding("Collapse alarm", "bad", f"{t.name}, step {line['step']}: {line['alarm']}")
-        for t in records.trainings
+        Finding("Collapse alarm", "bad", f"{t.name}, step {line.step}: {line.alarm}")
+        for t in records.stages
         for line in t.signals
-        if line["alarm"]
+        if line.alarm
     ]
     if not taken:
         return alarms
     first, (stage, last) = taken[0][0].signals[0], taken[-1]
     headline = (
-        f"Predictions on the mirror image agree on {as_percent(last['flip_agreement'])} of the "
-        f"pixels, {as_percent(first['flip_agreement'])} before adaptation"
+        f"Predictions on the mirror image agree on {as_percent(last.flip_agreement)} of the "
+        f"pixels, {as_percent(first.flip_agreement)} before adaptation"
     )
     text = (
-        f"{stage.name}, step {last['step']}; IoU of clean and recoloured view "
-        f"{as_percent(first['view_agreement'])} before, "
-        f"{as_percent(last['view_agreement'])} after. Without labels this shows "
+        f"{stage.name}, step {last.step}; IoU of clean and recoloured view "
+        f"{as_percent(first.view_agreement)} before, "
+        f"{as_percent(last.view_agreement)} after. Without labels this shows "
         "consistency, not accuracy."
     )
     return [Finding("Without labels", "stated", headline, text), *alarms]
@@ -137,7 +140,7 @@ def unknowns(records: Records) -> list[str]:
 
 def _unknown_accuracy(records: Records) -> list[str]:
     found = []
-    labelled = [record for record in records.tradeoffs if record["measure"] == "mIoU"]
+    labelled = [record for record in records.tradeoffs if record.measure == "mIoU"]
     if labelled:
         found.append(
             "Another drive or another training: the intervals of mIoU cover the choice of "
@@ -163,13 +166,13 @@ def _unknown_accuracy(records: Records) -> list[str]:
     return found
 
 
-def _both_networks(record: Mapping[str, Any]) -> bool:
+def _both_networks(record: TradeoffRecord) -> bool:
     """Whether a sweep holds the network before adaptation beside an adapted one."""
-    return bool(pairs_of([network_of_row(row) for row in record["variants"]]))
+    return bool(pairs_of([network_of_row(row) for row in record.variants]))
 
 
 def _unknown_int8(records: Records) -> list[str]:
-    swept = any(row["precision"] == "int8" for t in records.tradeoffs for row in t["variants"])
+    swept = any(row.precision == "int8" for t in records.tradeoffs for row in t.variants)
     models = _outside_sweeps(records)
     if not models:
         return [] if swept else ["INT8: no INT8 model was evaluated or benchmarked."]
@@ -196,10 +199,10 @@ def _unknown_latency(records: Records) -> list[str]:
         found += _unknown_timing(records.benches)
     names = sorted(
         {bench.machine_name for bench in records.benches}
-        or {str(record["machine"]["cpu"]) for record in records.tradeoffs}
+        or {record.machine["cpu"] for record in records.tradeoffs}
     )
     found.append(f"Latency on any machine other than {', '.join(names)}.")
-    budgets = [record["budget"]["latency_ms"] for record in records.tradeoffs]
+    budgets = [record.budget.latency_ms for record in records.tradeoffs]
     if not any(m.deadline for bench in records.benches for m in bench.models) and not any(budgets):
         found.append("Frame budget: none is in the records, so no deadline was checked.")
     return found
@@ -209,7 +212,7 @@ def _unknown_timing(benches: Sequence[Bench]) -> list[str]:
     found = []
     paced = [bench for bench in benches if camera_rate(bench) is not None]
     followed = {key for bench in paced for m in bench.models for key in (m.sha256, m.name)}
-    loops = [bench for bench in benches if "closed" in bench.method.get("arrival", "")]
+    loops = [bench for bench in benches if "closed" in bench.method.arrival]
     only = dict.fromkeys(
         m.name for b in loops for m in b.models if not {m.sha256, m.name} & followed
     )
@@ -226,8 +229,8 @@ def _unknown_timing(benches: Sequence[Bench]) -> list[str]:
             f"Variation between runs in {', '.join(once)}: a model was run fewer than three "
             "times. The intervals cover the frames of one run only."
         )
-    missing = sorted({kind for bench in benches for kind in bench.state.get("not_available") or {}})
-    if missing or not all(bench.state for bench in benches):
+    missing = sorted({kind for bench in benches for kind in bench.state.not_available})
+    if missing or any(bench.state == MachineState() for bench in benches):
         listed = ", ".join(missing) or "power, temperature"
         found.append(f"State of the machine: not available in every benchmark: {listed}.")
     return found
@@ -260,11 +263,7 @@ def int8_models(records: Records) -> list[Int8Model]:
         for m in bench.models:
             if m.precision == "int8":
                 names.setdefault(m.sha256 or m.name, m.name)
-    agreements = [
-        float(c["agreement"])
-        for _, c in records.calibrations
-        if isinstance(c.get("agreement"), int | float)
-    ]
+    agreements = [record.agreement for _, record in records.calibrations]
     found = []
     for key, name in names.items():
         timings: list[tuple[Bench | None, Ratio | None]] = []
@@ -329,15 +328,15 @@ def _unknown_networks(records: Records) -> list[str]:
 def _overlap(records: Records, before: Evaluation, after: Evaluation) -> str:
     """Say that a sweep's intervals of two models overlap; nothing if they do not or are unknown."""
     known = {
-        row.get("sha256"): row["accuracy"]
+        row.sha256: row.accuracy
         for record in records.tradeoffs
-        if record["measure"] == "mIoU"
-        for row in record["variants"]
+        if record.measure == "mIoU"
+        for row in record.variants
     }
     a, b = known.get(before.model_sha256), known.get(after.model_sha256)
     if not a or not b:
         return ""
-    each = (a["low"], a["high"]), (b["low"], b["high"])
+    each = a.interval, b.interval
     if not overlap(*each):
         return ""
     spans = [f"[{100 * low:.1f}, {100 * high:.1f}]" for low, high in each]
@@ -428,7 +427,7 @@ def _int8_verdict(model: Int8Model, bench: Bench | None, ratio: Ratio | None) ->
 
 
 def _speed(ratio: Ratio) -> Figure:
-    return Figure(ratio.speedup, (ratio.low, ratio.high))
+    return Figure(ratio.inference_median, (ratio.low, ratio.high))
 
 
 def _int8_change(before: Evaluation | None, after: Evaluation) -> Finding:
@@ -469,7 +468,7 @@ def _int8_speed(bench: Bench, ratio: Ratio) -> Finding:
     if troubles := disturbances(bench):
         status = "reading"
         text += f" No verdict: {'; '.join(troubles)}."
-    return Finding(topic, status, f"{ratio.speedup:.2f}x", text)
+    return Finding(topic, status, f"{ratio.inference_median:.2f}x", text)
 
 
 def _latency(bench: Bench) -> Finding:
@@ -477,11 +476,11 @@ def _latency(bench: Bench) -> Finding:
     rate = camera_rate(bench)
     if rate is not None:
         return _at_a_rate(bench, rate, every)
-    if bench.method.get("arrival") == "offline":
-        best = max(bench.models, key=lambda m: m.frames_per_second or 0)
-        done = DASH if best.frames_per_second is None else f"{best.frames_per_second:.1f}"
+    if bench.method.arrival == "offline":
+        best = max(bench.models, key=lambda m: m.frames_per_second)
         topic = f"Throughput on {bench.machine_name} ({bench.origin})"
-        return Finding(topic, "stated", f"{done} frames/s", f"{best.name}.\n{every}")
+        done = f"{best.frames_per_second:.1f} frames/s"
+        return Finding(topic, "stated", done, f"{best.name}.\n{every}")
     fastest = min(bench.models, key=lambda m: m.end_to_end.median)
     which = f"{fastest.name}, the fastest of {len(bench.models)}"
     if len(bench.models) == 1:
@@ -503,7 +502,7 @@ def _at_a_rate(bench: Bench, rate: float, every: str) -> Finding:
     in_time = [
         m
         for m in bench.models
-        if not falls_behind(bench, m) and (not m.deadline or float(m.deadline["share"]) <= 1 - KEPT)
+        if not falls_behind(bench, m) and (not m.deadline or m.deadline.share <= 1 - KEPT)
     ]
     troubles = disturbances(bench)
     text = f"{every}\nNo verdict: {'; '.join(troubles)}." if troubles else every
@@ -515,39 +514,39 @@ def _at_a_rate(bench: Bench, rate: float, every: str) -> Finding:
     return Finding(topic, "reading" if troubles else "kept", f"{names} {are} in time", text)
 
 
-def _model_line(bench: Bench, model: Timed) -> str:
+def _model_line(bench: Bench, model: ModelLatency) -> str:
     parts = [f"{model.name}: {_median_and_tail(model.end_to_end)}, n = {model.end_to_end.n}"]
     parts += [text for text in (missed(model), falls_behind(bench, model)) if text]
     return "; ".join(parts) + "."
 
 
-def _compared(name: str, record: Mapping[str, Any]) -> Finding:
+def _compared(name: str, record: ComparisonRecord) -> Finding:
     """Say which of a comparison's methods stands above its first one, and whether by chance."""
-    first, *others = record["methods"]
-    fair = [m for m in others if m["trains_on"] != "oracle" and m["gain"]["mean"] is not None]
+    first, *others = record.methods
+    fair = [(m.gain.mean, m) for m in others if m.trains_on != ORACLE and m.gain.mean is not None]
     topic = f"Methods compared in {name}"
-    seeds = len(record["seeds"])
+    seeds = len(record.seeds)
     if not fair:
-        return Finding(topic, "stated", f"{len(record['methods'])} methods", f"{seeds} seeds.")
-    best = max(fair, key=lambda m: float(m["gain"]["mean"]))
-    runs = [float(value) for value in best["gain"]["runs"] if value is not None]
-    gain, above = float(best["gain"]["mean"]), sum(value > 0 for value in runs)
+        return Finding(topic, "stated", f"{len(record.methods)} methods", f"{seeds} seeds.")
+    gain, best = max(fair, key=lambda pair: pair[0])
+    runs = best.gain.known
+    above = sum(value > 0 for value in runs)
     status: Status = "even"
     if seeds >= 3 and above in (0, len(runs)) and abs(gain) >= 100 * NOISE:
         status = "good" if gain > 0 else "bad"
     text = (
-        f"{best['name']} has the best mean of {len(fair)} methods: mIoU {best['miou']['mean']:.1f} "
-        f"%, {first['name']} {first['miou']['mean']:.1f} %; above it in {above} of {len(runs)} "
-        f"trainings, {record['images']} images."
+        f"{best.name} has the best mean of {len(fair)} methods: mIoU {best.miou.mean:.1f} "
+        f"%, {first.name} {first.miou.mean:.1f} %; above it in {above} of {len(runs)} "
+        f"trainings, {record.images} images."
     )
     if seeds < 3:
         text += " Fewer than three seeds claim nothing."
     return Finding(topic, status, f"{signed(gain)} points", text)
 
 
-def _median_and_tail(timing: Timing) -> str:
-    tail = max(timing.percentiles)
-    more = f", p{tail:g} {as_ms(timing.percentiles[tail])} ms" if tail > 50 else ""
+def _median_and_tail(timing: LatencySummary) -> str:
+    tail = timing.tail
+    more = f", p{tail} {as_ms(timing.percentiles[tail])} ms" if tail != "50" else ""
     return f"{as_ms(timing.median)} ms median{more}"
 
 

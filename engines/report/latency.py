@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edgeuda.records.bench import MachineState, ModelLatency
+from edgeuda.records.form import entries
 from engines.report import latency_plots as plots
-from engines.report.parts import Grid, Section
-from engines.report.records import Bench, Records, Timed
+from engines.report.parts import Chapter, Grid
+from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
     as_interval,
@@ -22,16 +24,16 @@ DRAWN = 4
 """Models whose latency is drawn over time; more would be a knot."""
 
 
-def timings(records: Records) -> Section | None:
+def timings(records: Records) -> Chapter | None:
     """Return the chapter on latency: distribution, course over time, every stage."""
     svgs, grids = [], []
     for bench in records.benches:
         place = bench.machine_name
         names = distinct([m.name for m in bench.models])
         shown = {
-            name: m.samples[m.end_to_end_stage]
-            for name, m in zip(names, bench.models, strict=True)
-            if m.end_to_end_stage in m.samples
+            name: bench.series(i)[m.end_to_end_stage]
+            for i, (name, m) in enumerate(zip(names, bench.models, strict=True))
+            if m.end_to_end_stage in bench.series(i)
         }
         if shown:
             few = dict(list(shown.items())[:DRAWN])
@@ -47,7 +49,8 @@ def timings(records: Records) -> Section | None:
             troubles = disturbances(bench)
             rows = [
                 [
-                    r.candidate, r.baseline, f"{r.speedup:.3f}", f"{r.low:.3f} to {r.high:.3f}",
+                    r.candidate, r.baseline, f"{r.inference_median:.3f}",
+                    f"{r.low:.3f} to {r.high:.3f}",
                     "no verdict"
                     if troubles
                     else "faster"
@@ -74,20 +77,19 @@ def timings(records: Records) -> Section | None:
         "that the number of samples does not support, or a value that was not recorded. Drift is "
         "the median of the last third of the samples against the first third.",
     ]
-    return Section("latency", "Latency", text, svgs=svgs, grids=grids)
+    return Chapter("latency", "Latency", text, svgs=svgs, grids=grids)
 
 
 def deadline_of(bench: Bench) -> float | None:
     """Return the deadline in milliseconds that frames were held against."""
-    limits = [m.deadline["limit_ms"] for m in bench.models if m.deadline]
-    return float(limits[0]) if limits else None
+    return next((m.deadline.limit_ms for m in bench.models if m.deadline), None)
 
 
 def _course(bench: Bench, names: list[str], limit: float | None) -> str:
     series = {
-        name: (m.samples["start_s"], m.samples[m.end_to_end_stage])
-        for name, m in list(zip(names, bench.models, strict=True))[:DRAWN]
-        if m.end_to_end_stage in m.samples and "start_s" in m.samples
+        name: (bench.series(i)["start_s"], bench.series(i)[m.end_to_end_stage])
+        for i, (name, m) in list(enumerate(zip(names, bench.models, strict=True)))[:DRAWN]
+        if m.end_to_end_stage in bench.series(i) and "start_s" in bench.series(i)
     }
     label = f"Latency over time on {bench.machine_name}, with the machine's state below"
     return plots.course(series, _state_panels(bench), limit, label)
@@ -95,16 +97,17 @@ def _course(bench: Bench, names: list[str], limit: float | None) -> str:
 
 def _state_panels(bench: Bench) -> dict[str, plots.Panel]:
     """Return what of the machine's state is drawn: by heading, time axis and channels."""
-    time = bench.vitals.get("time_s")
+    vitals = bench.columns.get("state", {})
+    time = vitals.get("time_s")
     if time is None:
         return {}
     units = {"power": "power, W", "temperature": "temperature, °C", "clock": "clock, MHz"}
     found: dict[str, plots.Panel] = {}
     for kind, title in units.items():
-        lines = {k: v for k, v in bench.vitals.items() if k.startswith(f"{kind}.")}
+        lines = {k: v for k, v in vitals.items() if k.startswith(f"{kind}.")}
         if lines:
             found[title] = time, dict(list(lines.items())[:DRAWN])
-    load = {k: v for k, v in bench.vitals.items() if k in ("load.other", "load.own")}
+    load = {k: v for k, v in vitals.items() if k in ("load.other", "load.own")}
     if load:
         found["load, cores"] = time, load
     return found
@@ -122,15 +125,15 @@ def _stage_grid(bench: Bench) -> Grid:
     return Grid(caption, ["stage", *names], rows, strong)
 
 
-def _median(model: Timed, stage: str) -> str:
+def _median(model: ModelLatency, stage: str) -> str:
     return as_ms(model.stages[stage].median) if stage in model.stages else DASH
 
 
 def _latency_grid(bench: Bench) -> Grid:
     totals = [m.end_to_end for m in bench.models]
-    percents = sorted({p for t in totals for p in t.percentiles})
+    percents = sorted({p for t in totals for p in t.percentiles}, key=float)
     columns = [
-        "model", "n", "min", "mean", *(f"p{p:g}" for p in percents), "max", "jitter", "drift",
+        "model", "n", "min", "mean", *(f"p{p}" for p in percents), "max", "jitter", "drift",
         "frames/s", "missed", "J per frame",
     ]  # fmt: skip
     rows: list[list[str]] = []
@@ -143,10 +146,10 @@ def _latency_grid(bench: Bench) -> Grid:
         ]
         rows.append(
             [
-                m.name, str(t.n), as_ms(t.minimum), as_ms(t.mean), *values, as_ms(t.maximum),
+                m.name, str(t.n), as_ms(t.min), as_ms(t.mean), *values, as_ms(t.max),
                 as_ms(t.jitter), _drift(bench, m),
-                DASH if m.frames_per_second is None else f"{m.frames_per_second:.1f}",
-                f"{100 * m.deadline['share']:.2f} %" if m.deadline else DASH,
+                f"{m.frames_per_second:.1f}",
+                f"{100 * m.deadline.share:.2f} %" if m.deadline else DASH,
                 "not available" if m.energy_per_frame_j is None else f"{m.energy_per_frame_j:.3f}",
             ]
         )  # fmt: skip
@@ -159,21 +162,21 @@ def _latency_grid(bench: Bench) -> Grid:
     return Grid(caption, columns, rows)
 
 
-def _drift(bench: Bench, model: Timed) -> str:
+def _drift(bench: Bench, model: ModelLatency) -> str:
     """Return the change over the run; of frames that queue it says nothing about the machine."""
     if model.drift is None:
         return DASH
-    change = float(model.drift["ratio"]) - 1
+    change = model.drift.ratio - 1
     text = f"{signed(100 * change)} %"
     if falls_behind(bench, model) and not model.dropped:
         return "the queue grows"
-    if model.drift["significant"]:
+    if model.drift.significant:
         return text
     # Intervals that overlap show no drift; only a small one is thereby known to be none.
     return text + (" (noise)" if abs(change) <= max(DRIFT, bench.noise or 0) else " (not certain)")
 
 
-def machine_state(records: Records) -> Section | None:
+def machine_state(records: Records) -> Chapter | None:
     """Return the chapter on power, temperature, clocks, throttling and other load."""
     if not records.benches:
         return None
@@ -181,16 +184,16 @@ def machine_state(records: Records) -> Section | None:
     for bench in records.benches:
         rows = [
             [
-                name, entry["unit"],
-                *(f"{float(entry[key]):.4g}" for key in ("start", "mean", "min", "max", "end")),
+                name, entry.unit,
+                *(f"{x:.4g}" for x in (entry.start, entry.mean, entry.min, entry.max, entry.end)),
             ]
-            for name, entry in sorted((bench.state.get("channels") or {}).items())
+            for name, entry in sorted(bench.state.channels.items())
         ]  # fmt: skip
         rows += [
             [kind, "not available", why, "", "", "", ""]
-            for kind, why in (bench.state.get("not_available") or {}).items()
+            for kind, why in bench.state.not_available.items()
         ]
-        if not bench.state:
+        if bench.state == MachineState():
             rows = [["state", "not available", "not recorded", "", "", "", ""]]
         columns = ["channel", "unit", "start", "mean", "min", "max", "end"]
         grids.append(Grid(f"During {bench.origin} on {bench.machine_name}", columns, rows))
@@ -198,12 +201,12 @@ def machine_state(records: Records) -> Section | None:
         "Read ten times a second during the run, on the clock of the latencies. Other load is what "
         "other processes took of the cores this one may use."
     ]
-    return Section("state", "State of the machine", text, grids=grids)
+    return Chapter("state", "State of the machine", text, grids=grids)
 
 
-def side_by_side(records: Records) -> Section | None:
+def side_by_side(records: Records) -> Chapter | None:
     """Return the chapter that compares runs of the same files: machines, or dates."""
-    found: dict[str, list[tuple[Bench, Timed]]] = {}
+    found: dict[str, list[tuple[Bench, ModelLatency]]] = {}
     for bench in records.benches:
         for model in bench.models:
             found.setdefault(model.sha256 or model.name, []).append((bench, model))
@@ -217,9 +220,9 @@ def side_by_side(records: Records) -> Section | None:
             rows.append(
                 [
                     model.name, f"{bench.machine_name}, {as_time(bench.created)}",
-                    bench.method.get("arrival", DASH), bench.method.get("threads", DASH),
+                    bench.method.arrival, str(bench.method.threads),
                     as_ms(t.median) + as_interval(t.interval),
-                    f"{as_ms(t.percentiles[t.tail])} (p{t.tail:g})",
+                    f"{as_ms(t.percentiles[t.tail])} (p{t.tail})",
                     "reference" if model is base else _reading(first, base, bench, model),
                 ]
             )  # fmt: skip
@@ -235,11 +238,11 @@ def side_by_side(records: Records) -> Section | None:
         "repeated runs of one model differed by."
     ]
     grid = Grid("The same models, run by run", columns, rows)
-    return Section("runs", "Machines and dates side by side", text, grids=[grid])
+    return Chapter("runs", "Machines and dates side by side", text, grids=[grid])
 
 
-def _reading(first: Bench, base: Timed, bench: Bench, model: Timed) -> str:
-    if any(first.method.get(key) != bench.method.get(key) for key in LOAD):
+def _reading(first: Bench, base: ModelLatency, bench: Bench, model: ModelLatency) -> str:
+    if any(getattr(first.method, key) != getattr(bench.method, key) for key in LOAD):
         return "another load: not compared"
     a, b = base.end_to_end, model.end_to_end
     ratio = b.median / a.median
@@ -257,30 +260,30 @@ def _reading(first: Bench, base: Timed, bench: Bench, model: Timed) -> str:
     return f"{ratio:.3f} times: {'slower' if ratio > 1 else 'faster'}"
 
 
-def drives(records: Records) -> Section | None:
+def drives(records: Records) -> Chapter | None:
     """Return the chapter on what `edgeuda run` segmented."""
     if not records.drives:
         return None
     grids = []
     for name, record in records.drives:
         hidden = {"schema", "course"}
-        facts = flatten({key: value for key, value in record.items() if key not in hidden})
+        facts = flatten({k: v for k, v in record.to_record().items() if k not in hidden})
         rows = [[key.replace("_", " "), value] for key, value in facts.items()]
         grids.append(Grid(f"Drive {name}", ["fact", "value"], rows))
     text = [
         "Frames as they came. A camera is never held up: what could not be segmented in time was "
         "dropped and counted. Latency goes from a frame's arrival to its label map."
     ]
-    return Section("drives", "Drives", text, grids=grids)
+    return Chapter("drives", "Drives", text, grids=grids)
 
 
-def machines(records: Records) -> Section | None:
+def machines(records: Records) -> Chapter | None:
     """Return the chapter on machine and method."""
     if not records.benches:
         return None
     grids = []
     for bench in records.benches:
-        method = {**bench.method}
+        method = flatten(entries(bench.method))
         method["noise_floor"] = (
             "not known, fewer than three repeats"
             if bench.noise is None
@@ -290,4 +293,4 @@ def machines(records: Records) -> Section | None:
             rows = [[key.replace("_", " "), value] for key, value in facts.items()]
             caption = f"{what} of {bench.origin}, {as_time(bench.created)}"
             grids.append(Grid(caption, ["fact", "value"], rows or [["not recorded", DASH]]))
-    return Section("machine", "Machine and method of measurement", grids=grids)
+    return Chapter("machine", "Machine and method of measurement", grids=grids)

@@ -6,12 +6,12 @@ project itself wrote are read (`engines.report.old_records`). All else is stated
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.records.identity import Identity, Role
+from edgeuda.records.tradeoff import VariantRow
 from engines.report.old_records import TITLES, title_of
 
 TRUTH = "ground truth"
@@ -20,7 +20,7 @@ UNKNOWN = 99
 
 
 @dataclass(frozen=True)
-class Network:
+class KnownNetwork:
     """What a record says of the network it is of.
 
     Attributes:
@@ -57,27 +57,26 @@ class Network:
         title = title_of(self.name)
         return UNKNOWN if title is None else TITLES[title]
 
-    def descends_from(self, other: Network) -> bool | None:
+    def descends_from(self, other: KnownNetwork) -> bool | None:
         """Whether its training began, at some distance, with another; None if that is unknown."""
         if other.checkpoint is None or self.identity is None or not self.identity.ancestors:
             return None
         return other.checkpoint in self.identity.ancestors
 
 
-def network_of(e: Evaluation) -> Network:
+def network_of(e: Evaluation) -> KnownNetwork:
     """Return the network of an evaluation."""
     checkpoint = e.model_sha256 if e.model_kind == "checkpoint" else None
-    return Network(e.name, e.identity, e.identity.network if e.identity else checkpoint)
+    return KnownNetwork(e.name, e.identity, e.identity.network if e.identity else checkpoint)
 
 
-def network_of_row(row: Mapping[str, Any]) -> Network:
-    """Return the network of a trade-off's variant; raises as `Identity.from_record` does."""
-    known = row.get("identity")  # records of before do not have it
-    identity = None if known is None else Identity.from_record(known, str(row["name"]))
-    return Network(str(row["network"]), identity, identity.network if identity else None)
+def network_of_row(row: VariantRow) -> KnownNetwork:
+    """Return the network of a trade-off's variant."""
+    known = row.identity
+    return KnownNetwork(row.network, known, known.network if known else None)
 
 
-def pairs_of(networks: Sequence[Network]) -> list[tuple[int, int]]:
+def pairs_of(networks: Sequence[KnownNetwork]) -> list[tuple[int, int]]:
     """Return which networks are to be held against which: before adaptation, and after it.
 
     Of each network before adaptation the last one that descends from it; where no checksum says

@@ -8,13 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from edgeuda.decision import Int8Status
-from edgeuda.records import schemas
+from edgeuda.records.tradeoff import Int8Status, SaidChoice
 from engines.report.text import MINUS
-
-TRADEOFF_1 = schemas.TRADEOFF_1
 
 TITLES: Mapping[str, int] = {
     "source-only": 0,
@@ -48,22 +44,14 @@ class OldChoice:
     reading: str
 
 
-def old_choice(record: Mapping[str, Any]) -> OldChoice:
-    """Return what an ``edgeuda.tradeoff/1`` record says, whose choice was sentences.
-
-    Raises:
-        KeyError: If it is damaged; likewise TypeError.
-    """
-    choice = record["choice"]
-    name = None if choice["name"] is None else str(choice["name"])
-    why = _unsigned_zero(str(choice["why"]))
-    if not choice["int8"]:
-        return OldChoice(name, why, None, None, "")
-    text = _unsigned_zero(str(choice["int8"]))
-    worth = text.startswith("INT8 is worth")
-    return OldChoice(
-        name, why, text, "worth it" if worth else "not worth it", text.partition(": ")[2] or text
-    )
+def old_choice(said: SaidChoice) -> OldChoice:
+    """Return what an ``edgeuda.tradeoff/1`` record says, whose choice was sentences."""
+    why = _unsigned_zero(said.why)
+    if not said.int8:
+        return OldChoice(said.name, why, None, None, "")
+    text = _unsigned_zero(said.int8)
+    status: Int8Status = "worth it" if text.startswith("INT8 is worth") else "not worth it"
+    return OldChoice(said.name, why, text, status, text.partition(": ")[2] or text)
 
 
 def title_of(name: str) -> str | None:

@@ -16,7 +16,7 @@ from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import now_utc, read_json, write_json, write_text
 from engines.report.choice import choice_figures, choice_verdicts
 from engines.report.findings import SIGNS, Finding, evidence, unknowns, verdicts
-from engines.report.parts import Section, Strip
+from engines.report.parts import Chapter, Strip
 from engines.report.records import DAMAGE, REPORT_SCHEMA, Records, read_records
 from engines.report.sections import before_and_after, sections_of
 from engines.report.table import as_csv
@@ -90,7 +90,7 @@ class Content:
     decisions: Sequence[Finding]
     figures: Sequence[Finding]
     unknown: Sequence[str]
-    sections: Sequence[Section]
+    sections: Sequence[Chapter]
     table: str
 
 
@@ -149,7 +149,7 @@ class Page:
     title: str
     source: str
     verdicts: Sequence[Finding]
-    sections: Sequence[Section]
+    sections: Sequence[Chapter]
     evidence: Sequence[Finding] = ()
     unknown: Sequence[str] = ()
     notes: Sequence[str] = ()

@@ -66,7 +66,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Section:
+class Chapter:
     """A chapter of the report; ``lead`` are small tables that belong to the text.
 
     With ``selector``, readers choose which of a strip's pictures they see; with ``slider``, indices

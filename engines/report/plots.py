@@ -17,10 +17,13 @@ import numpy.typing as npt
 from edgeuda.data.images import Image, LabelMap, paint, resize_label, scaled
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
+from edgeuda.records.comparison import ORACLE, ComparisonRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from edgeuda.records.adaptation import MeasuredNetwork, StageCurve
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#000000")
 """Okabe and Ito's colour-blind-safe palette without its yellow, which is too pale on white."""
@@ -87,23 +90,22 @@ def class_bars(
     return svg(draw, height, label)
 
 
-def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
+def curves(curve: StageCurve, label: str, title: str) -> str:
     """Plot what one stage of training recorded.
 
     Args:
-        curve: ``step`` and, each as long, any of ``loss`` (numbers), ``keep`` (0 to 1) and
-            ``threshold`` (K numbers per step).
+        curve: See `StageCurve.drawn`.
         label: Text for screen readers.
         title: Heading of the figure.
     """
     titles = {"loss": "loss", "keep": "kept pixels in %", "threshold": "class thresholds"}
-    shown = [key for key in titles if curve.get(key)]
+    shown = [key for key in titles if getattr(curve, key)]
 
     def draw(figure: Figure) -> None:
-        step = np.asarray(curve["step"], np.float64)
+        step = np.asarray(curve.step, np.float64)
         grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
         for axes, key in zip(grid[:, 0], shown, strict=True):
-            values = np.asarray(curve[key], np.float64) * (100 if key == "keep" else 1)
+            values = np.asarray(getattr(curve, key), np.float64) * (100 if key == "keep" else 1)
             if key == "threshold":
                 axes.fill_between(step, values.min(1), values.max(1), color="#56B4E9", alpha=0.35)
                 axes.plot(step, np.median(values, axis=1), color=COLORS[0])
@@ -122,11 +124,11 @@ def curves(curve: Mapping[str, Sequence[Any]], label: str, title: str) -> str:
     return svg(draw, 0.9 + 1.3 * len(shown), label)
 
 
-def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
+def signals(lines: Sequence[MeasuredNetwork], label: str, title: str) -> str:
     """Plot label-free signals of a stage over its steps.
 
     Args:
-        lines: Measurements with ``step``, ``chosen`` and the signals, 0 to 1.
+        lines: The networks that were measured.
         label: Text for screen readers.
         title: Heading of the figure.
     """
@@ -139,15 +141,15 @@ def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        steps = [line["step"] for line in lines]
+        steps = [line.step for line in lines]
         for index, (key, name) in enumerate(shown.items()):
             axes.plot(
-                steps, [100 * line[key] for line in lines], color=COLORS[index],
+                steps, [100 * getattr(line, key) for line in lines], color=COLORS[index],
                 marker=MARKERS[index], ms=4, ls=LINES[index], label=name,
             )  # fmt: skip
         for line in lines:
-            if line["chosen"]:
-                axes.axvline(line["step"], color="#555555", lw=0.8, ls=":")
+            if line.chosen:
+                axes.axvline(line.step, color="#555555", lw=0.8, ls=":")
         axes.set(xlabel="step (dotted: the network that was taken)", ylim=(0, 100))
         axes.set_title("agreement and confidence in %", loc="left", fontsize=10)
         axes.grid(visible=True)
@@ -157,26 +159,26 @@ def signals(lines: Sequence[Mapping[str, Any]], label: str, title: str) -> str:
     return svg(draw, 3.3, label)
 
 
-def comparison(record: Mapping[str, Any]) -> str:
-    """Plot an ``edgeuda.comparison/1`` record, see `methods`, as a complete SVG file."""
+def comparison(record: ComparisonRecord) -> str:
+    """Plot a comparison, see `methods`, as a complete SVG file."""
     drawn = methods(record, "mIoU of the methods, one dot per seed")
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return drawn.replace("<svg", f"<svg {spaces}", 1)
 
 
-def methods(record: Mapping[str, Any], label: str) -> str:
-    """Plot an ``edgeuda.comparison/1`` record: each seed's mIoU as a dot, the mean as a bar."""
-    rows = record["methods"]
+def methods(record: ComparisonRecord, label: str) -> str:
+    """Plot a comparison: each seed's mIoU as a dot, the mean as a bar."""
+    rows = record.methods
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for row, method in enumerate(rows):
-            runs = [value for value in method["miou"]["runs"] if value is not None]
-            color = COLORS[1] if method["trains_on"] == "oracle" else COLORS[0]
-            axes.barh(row, method["miou"]["mean"] or 0, height=0.6, color=color, alpha=0.35, lw=0)
+            runs = method.miou.known
+            color = COLORS[1] if method.trains_on == ORACLE else COLORS[0]
+            axes.barh(row, method.miou.mean or 0, height=0.6, color=color, alpha=0.35, lw=0)
             axes.plot(runs, [row] * len(runs), "o", color=color, ms=4, alpha=0.9)
-        axes.axvline(rows[0]["miou"]["mean"] or 0, color="#555555", lw=0.8, ls="--")
-        axes.set_yticks(range(len(rows)), [short(method["name"]) for method in rows])
+        axes.axvline(rows[0].miou.mean or 0, color="#555555", lw=0.8, ls="--")
+        axes.set_yticks(range(len(rows)), [short(method.name) for method in rows])
         axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, None), xlabel="mIoU in %")
         axes.set_title("bar: mean, dots: seeds", loc="left", fontsize=10)
         axes.tick_params(axis="y", length=0)

@@ -9,20 +9,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from edgeuda import schemas
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
 from edgeuda.labels import LabelSpace
-from edgeuda.records import schemas
-from engines.report.networks import Network, network_of, network_of_row
-from engines.report.old_records import TRADEOFF_1
+from edgeuda.records.adaptation import AdaptationRecord, StageRecord
+from edgeuda.records.bench import BenchRecord
+from edgeuda.records.calibration import CalibrationRecord
+from edgeuda.records.comparison import ComparisonRecord
+from edgeuda.records.live import LiveRecord
+from edgeuda.records.predictions import PredictionsRecord
+from edgeuda.records.tradeoff import TradeoffRecord
+from engines.report.networks import KnownNetwork, network_of
 from engines.report.samples import Columns, read_samples
-from engines.report.text import DASH, as_text, flatten, printable
-from engines.report.words import said_of
+from engines.report.text import printable
 
 REPORT_SCHEMA = schemas.REPORT
 MOST_NESTED = 50
@@ -35,94 +37,18 @@ DAMAGE = (
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Latency of one stage in milliseconds, as far as it was recorded."""
+class Bench(BenchRecord):
+    """A benchmark, where it lies, and its samples.
 
-    n: int
-    percentiles: Mapping[float, float]
-    minimum: float | None
-    mean: float | None
-    maximum: float | None
-    jitter: float | None
-    intervals: Mapping[float, tuple[float, float]]
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The median's interval."""
-        return self.intervals.get(50.0)
-
-    @property
-    def tail(self) -> float:
-        """The highest percentile there is."""
-        return max(self.percentiles)
-
-    @property
-    def median(self) -> float:
-        """The 50th percentile."""
-        return self.percentiles[50.0]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A benchmarked model."""
-
-    name: str
-    file: str
-    sha256: str
-    precision: str
-    backend: str
-    input: str
-    size_bytes: int | None
-    stages: Mapping[str, Timing]
-    samples: Mapping[str, npt.NDArray[np.float64]]
-    drift: Mapping[str, Any] | None = None
-    deadline: Mapping[str, Any] | None = None
-    run_medians: Sequence[float] = ()
-    dropped: int = 0
-    longest_queue: int = 0
-    frames_per_second: float | None = None
-    energy_per_frame_j: float | None = None
-    execution: Mapping[str, str] = field(default_factory=dict)
-    fallbacks: Sequence[str] = ()
-
-    @property
-    def end_to_end_stage(self) -> str:
-        """The stage that covers a whole frame, ``total``; else inference, else the last one."""
-        names = list(self.stages)
-        return next((name for name in ("total", "inference") if name in self.stages), names[-1])
-
-    @property
-    def end_to_end(self) -> Timing:
-        """Latency of a whole frame."""
-        return self.stages[self.end_to_end_stage]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Median ratio of inference times, ``baseline`` over ``candidate``, with its interval."""
-
-    baseline: str
-    candidate: str
-    speedup: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Bench:
-    """An ``edgeuda.bench/2`` record; ``origin`` names its file among those of the report."""
+    Attributes:
+        path: Its file.
+        origin: Names the file among those of the report.
+        columns: Samples by model's number or ``state``, and column, see `read_samples`.
+    """
 
     path: Path
     origin: str
-    created: str
-    machine: Mapping[str, str]
-    method: Mapping[str, str]
-    models: Sequence[Timed]
-    ratios: Sequence[Ratio]
-    noise: float | None = None
-    warnings: Sequence[str] = ()
-    state: Mapping[str, Any] = field(default_factory=dict)
-    vitals: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    columns: Mapping[str, Columns]
 
     @property
     def machine_name(self) -> str:
@@ -137,10 +63,14 @@ class Bench:
             "this machine",
         )
 
+    def series(self, index: int) -> Columns:
+        """Return the samples of a model by its number; none where they cannot be drawn."""
+        return self.columns.get(str(index), {})
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """An ``edgeuda.predictions/1`` record: label maps and notes by image file.
+    """Label maps of one model, and notes, by image file.
 
     Frames that were undistorted and cropped are known by their raw file; ``shown`` has what is
     under their labels.
@@ -154,31 +84,6 @@ class Predictions:
     model_sha256: str = ""
 
 
-SIGNALS: Mapping[str, tuple[str, float]] = {
-    "flip_agreement": ("mirror image, %", 100),
-    "view_agreement": ("recoloured, IoU %", 100),
-    "start_agreement": ("as at the start, %", 100),
-    "confidence": ("confidence, %", 100),
-    "entropy": ("entropy, %", 100),
-    "neighbourhood_density": ("density", 1),
-    "divergence": ("divergence, %", 100),
-}
-"""Label-free signals of an adaptation's networks: what tables call them, and their factor there."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """A stage of an ``edgeuda.adaptation/1`` record."""
-
-    name: str
-    cells: Sequence[str]
-    curve: Mapping[str, Sequence[Any]]
-    signals: Sequence[Mapping[str, Any]]
-    classes: Sequence[str]
-    source_shares: Sequence[float]
-    remarks: Sequence[str] = ()
-
-
 @dataclass
 class Records:
     """Everything that was read, by schema, in the order of the stages.
@@ -190,12 +95,12 @@ class Records:
 
     evaluations: list[Evaluation] = field(default_factory=list)
     benches: list[Bench] = field(default_factory=list)
-    calibrations: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    calibrations: list[tuple[str, CalibrationRecord]] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list)
-    trainings: list[Training] = field(default_factory=list)
-    tradeoffs: list[dict[str, Any]] = field(default_factory=list)
-    drives: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    comparisons: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    adaptations: list[AdaptationRecord] = field(default_factory=list)
+    tradeoffs: list[TradeoffRecord] = field(default_factory=list)
+    drives: list[tuple[str, LiveRecord]] = field(default_factory=list)
+    comparisons: list[tuple[str, ComparisonRecord]] = field(default_factory=list)
     others: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -206,6 +111,11 @@ class Records:
         """Note a file that ought to have been usable and is not."""
         self.notes.append(printable(why))
         self.damaged.append(printable(why))
+
+    @property
+    def stages(self) -> list[StageRecord]:
+        """The stages of all adaptations."""
+        return [stage for record in self.adaptations for stage in record.stages]
 
     def comparable(self) -> list[list[Evaluation]]:
         """Return the evaluations grouped by the labels they were scored on."""
@@ -291,7 +201,7 @@ def read_records(
 
     def place(one: Predictions) -> tuple[bool, int]:
         e = scored.get(one.model_sha256)
-        network = Network(one.name, None, None) if e is None else network_of(e)
+        network = KnownNetwork(one.name, None, None) if e is None else network_of(e)
         return "int8" in one.name.lower(), network.order
 
     records.predictions.sort(key=place)
@@ -396,182 +306,58 @@ def _json_files_under(folder: Path, records: Records) -> list[Path]:
 
 
 def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
-    """Parse one record into its list; return whether its schema is known."""
-    schema = record["schema"]
-    if schema == schemas.EVALUATION:
-        records.evaluations.append(Evaluation.from_record(record, str(path)))
-    elif schema == schemas.BENCH:
-        records.benches.append(_bench(record, path, records))
-    elif schema == schemas.CALIBRATION:
-        records.calibrations.append((path.name, record))
-    elif schema == schemas.PREDICTIONS:
-        records.predictions.append(_predictions(record, path))
-    elif schema == schemas.ADAPTATION:
-        records.trainings.extend([_training(stage, record) for stage in record["stages"]])
-    elif schema in (TRADEOFF_1, schemas.TRADEOFF):
-        records.tradeoffs.append(_tradeoff(record))
-    elif schema == schemas.COMPARISON:
-        records.comparisons.append((path.name, _comparison(record)))
-    elif schema == schemas.LIVE:
-        _ = record["frames"]["segmented"], record["latency_ms"]["percentiles"]
-        records.drives.append((str(path), record))
+    """Parse one record into its list; return whether its kind is known, in whatever version."""
+    kind, origin = str(record["schema"]).rpartition("/")[0], str(path)
+    if kind == _kind(schemas.EVALUATION):
+        records.evaluations.append(Evaluation.from_record(record, origin))
+    elif kind == _kind(schemas.BENCH):
+        records.benches.append(_bench(BenchRecord.from_record(record, origin), path, records))
+    elif kind == _kind(schemas.CALIBRATION):
+        records.calibrations.append((path.name, CalibrationRecord.from_record(record, origin)))
+    elif kind == _kind(schemas.PREDICTIONS):
+        found = PredictionsRecord.from_record(record, origin)
+        records.predictions.append(_predictions(found, path))
+    elif kind == _kind(schemas.ADAPTATION):
+        records.adaptations.append(AdaptationRecord.from_record(record, origin))
+    elif kind == _kind(schemas.TRADEOFF):
+        records.tradeoffs.append(TradeoffRecord.from_record(record, origin))
+    elif kind == _kind(schemas.COMPARISON):
+        records.comparisons.append((path.name, ComparisonRecord.from_record(record, origin)))
+    elif kind == _kind(schemas.LIVE):
+        records.drives.append((origin, LiveRecord.from_record(record, origin)))
     else:
         return False
     return True
 
 
-def _tradeoff(record: dict[str, Any]) -> dict[str, Any]:
-    """Check what the report reads of a sweep's record."""
-    tail = record["tail"]
-    _ = said_of(record), [network_of_row(row) for row in record["variants"]]
-    _ = record["budget"]["latency_ms"], record["budget"]["min_accuracy"], record["machine"]["cpu"]
-    for row in record["variants"]:
-        _ = float(row["total_ms"]["50"]), float(row["total_ms"][tail])
-        _ = [float(row["accuracy"][key]) for key in ("value", "low", "high")]
-    return record
+def _kind(schema: str) -> str:
+    return schema.rpartition("/")[0]
 
 
-def _comparison(record: dict[str, Any]) -> dict[str, Any]:
-    """Check what the report reads of a comparison's record."""
-    classes = [str(name) for name in record["classes"]]
-    _ = [int(seed) for seed in record["seeds"]], int(record["images"])
-    if not record["methods"]:
-        msg = "no methods were compared"
-        raise ValueError(msg)
-    for method in record["methods"]:
-        _ = str(method["name"]), str(method["trains_on"]), dict(method["failed"])
-        for key in ("miou", "gain"):
-            values = method[key]
-            _ = [None if value is None else float(value) for value in values["runs"]]
-            _ = [None if values[x] is None else float(values[x]) for x in ("mean", "stdev")]
-        _ = [[None if v is None else float(v) for v in method["iou"][name]] for name in classes]
-    return record
-
-
-def _bench(record: dict[str, Any], path: Path, records: Records) -> Bench:
-    columns, problem = read_samples(record.get("samples"), path)
+def _bench(record: BenchRecord, path: Path, records: Records) -> Bench:
+    for model in record.models:
+        if any("50" not in stage.percentiles for stage in model.stages.values()):
+            msg = f"{path}: expected a median of every stage of {model.name!r}, found none"
+            raise DataError(msg)
+    columns, problem = read_samples(record.samples, path)
     if problem:
         records.leave_out(problem)
-    state = dict(record.get("state") or {})
-    return Bench(
-        path=path.absolute(),
-        origin=path.name,
-        created=str(record.get("created", DASH)),
-        machine=flatten(record.get("machine", {})),
-        method=flatten(record.get("method", {})),
-        models=[
-            _timed(model, columns.get(str(i), {})) for i, model in enumerate(record["models"])
-        ],
-        ratios=[
-            Ratio(
-                str(r["baseline"]), str(r["candidate"]),
-                *(float(r[key]) for key in ("inference_median", "low", "high")),
-            )
-            for r in record.get("ratios", [])
-        ],
-        noise=None if record.get("noise") is None else float(record["noise"]),
-        warnings=[str(line) for line in record.get("warnings", [])],
-        state=state,
-        vitals=columns.get("state", {}),
-    )  # fmt: skip
+    return Bench(**vars(record), path=path.absolute(), origin=path.name, columns=columns)
 
 
-def _timed(model: dict[str, Any], columns: Columns) -> Timed:
-    size = model.get("size_bytes")
-    if not model["stages"]:
-        msg = f"model {model['name']!r} has no stages"
-        raise ValueError(msg)
-    optional = {
-        key: None if model.get(key) is None else float(model[key])
-        for key in ("frames_per_second", "energy_per_frame_j")
-    }
-    return Timed(
-        name=str(model["name"]),
-        file=str(model.get("file", DASH)),
-        sha256=str(model.get("sha256", "")),
-        precision=str(model.get("precision", DASH)),
-        backend=str(model.get("backend", DASH)),
-        input=" x ".join(map(str, model.get("input", []))) or DASH,
-        size_bytes=None if size is None else int(size),
-        stages={str(name): _timing(stage) for name, stage in model["stages"].items()},
-        samples=columns,
-        drift=model.get("drift"),
-        deadline=model.get("deadline"),
-        run_medians=[float(value) for value in model.get("run_medians", [])],
-        dropped=int(model.get("dropped", 0)),
-        longest_queue=int(model.get("longest_queue", 0)),
-        execution={str(k): str(v) for k, v in model.get("execution", {}).items()},
-        fallbacks=[str(line) for line in model.get("fallbacks", [])],
-        **optional,
-    )
-
-
-def _timing(stage: dict[str, Any]) -> Timing:
-    percentiles = {float(p): float(v) for p, v in stage["percentiles"].items()}
-    if 50.0 not in percentiles:
-        msg = "no median among the percentiles"
-        raise ValueError(msg)
-    minimum, mean, maximum, jitter = (
-        None if stage.get(key) is None else float(stage[key])
-        for key in ("min", "mean", "max", "jitter")
-    )
-    intervals = stage.get("intervals") or {}
-    return Timing(
-        int(stage["n"]), percentiles, minimum, mean, maximum, jitter,
-        {float(p): (float(low), float(high)) for p, (low, high) in intervals.items()},
-    )  # fmt: skip
-
-
-def _predictions(record: dict[str, Any], path: Path) -> Predictions:
+def _predictions(record: PredictionsRecord, path: Path) -> Predictions:
     labels, notes, shown = {}, {}, {}
 
     def resolved(name: str) -> Path:
         beside = path.parent / name
         return (beside if beside.exists() else Path(name)).resolve()
 
-    for entry in record["frames"]:
-        found = resolved(entry["frame"])
-        if "raw" in entry:
-            shown[resolved(entry["raw"])] = found
-            found = resolved(entry["raw"])
-        labels[found] = path.parent / entry["labels"]
-        if "note" in entry:
-            notes[found] = str(entry["note"])
-    return Predictions(
-        str(record["name"]), LabelSpace.from_record(record["label_space"]), labels,
-        notes, shown, str(record.get("model", {}).get("sha256", "")),
-    )  # fmt: skip
-
-
-def _training(stage: dict[str, Any], record: dict[str, Any]) -> Training:
-    seconds = stage.get("seconds")
-    curve = {str(k): list(v) for k, v in (stage.get("curve") or {}).items()}
-    steps = curve.get("step", [])
-    shapes = {"loss": 1, "keep": 1, "threshold": 2}
-    for key, dimensions in shapes.items():  # checked here, so that plotting cannot fail
-        values = np.asarray(curve.get(key, []), np.float64)
-        if values.size and (values.ndim != dimensions or len(values) != len(steps)):
-            msg = f"curve {key!r} of stage {stage['name']!r} does not fit its steps"
-            raise ValueError(msg)
-    return Training(
-        str(stage["name"]),
-        [
-            str(stage["name"]), as_text(stage.get("method")), as_text(stage.get("steps")),
-            DASH if seconds is None else f"{float(seconds):.0f}", as_text(stage.get("seed")),
-            as_text(stage.get("recipe_sha256")),
-        ],
-        curve if len(steps) > 1 and any(curve.get(key) for key in shapes) else {},
-        [
-            {
-                "step": int(line["step"]),
-                "alarm": None if line["alarm"] is None else str(line["alarm"]),
-                "chosen": bool(line["chosen"]),
-                **{key: float(line[key]) for key in SIGNALS},
-                "histogram": [float(share) for share in line["histogram"]],
-            }
-            for line in stage.get("signals") or []
-        ],
-        [str(name) for name in record.get("classes", [])],
-        [float(share) for share in record.get("source_shares", [])],
-        [str(remark) for remark in stage.get("remarks", [])],
-    )  # fmt: skip
+    for entry in record.frames:
+        found = resolved(entry.frame)
+        if entry.raw is not None:
+            shown[resolved(entry.raw)] = found
+            found = resolved(entry.raw)
+        labels[found] = path.parent / entry.labels
+        if entry.note is not None:
+            notes[found] = entry.note
+    return Predictions(record.name, record.label_space, labels, notes, shown, record.model.sha256)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.files import sha256
+from edgeuda.records.bench import SamplesFile
 
 Columns = Mapping[str, npt.NDArray[np.float64]]
 MOST_BYTES = 256 * 2**20
@@ -24,7 +25,7 @@ UNREADABLE = (
 
 
 def read_samples(
-    entry: Mapping[str, str] | None, path: Path
+    entry: SamplesFile | None, path: Path
 ) -> tuple[dict[str, dict[str, npt.NDArray[np.float64]]], str]:
     """Return the arrays of a benchmark's samples, by model's number or ``state``, and column.
 
@@ -37,7 +38,7 @@ def read_samples(
     """
     if entry is None:
         return {}, ""
-    beside = path.with_name(Path(str(entry["file"])).name)
+    beside = path.with_name(Path(entry.file).name)
     unused = f"so latencies of {path.name} are not drawn"
     if not beside.is_file():
         return {}, f"{beside}: is missing, {unused}"
@@ -51,7 +52,7 @@ def read_samples(
                 f"{beside}: expected at most {MOST_ARRAYS} arrays of {MOST_BYTES // 2**20} MiB "
                 f"together, found {len(members)} of {size / 2**20:.0f} MiB, {unused}"
             )
-        if sha256(beside) != entry["sha256"]:
+        if sha256(beside) != entry.sha256:
             return {}, f"{beside}: is not the file that {path.name} was written with, {unused}"
         found: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
         with np.load(beside, allow_pickle=False) as file:

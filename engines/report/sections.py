@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,21 @@ import numpy as np
 from edgeuda.data.images import LabelMap, read_image, read_label
 from edgeuda.errors import DataError
 from edgeuda.labels import LabelSpace
+from edgeuda.records.calibration import CalibrationRecord
 from engines.report import plots
 from engines.report.choice import tradeoff
 from engines.report.comparison import comparisons, others
 from engines.report.findings import adaptation_pairs, int8_models
 from engines.report.latency import drives, machine_state, machines, side_by_side, timings
 from engines.report.networks import TRUTH
-from engines.report.parts import Grid, Picture, Section, Strip
-from engines.report.records import SIGNALS, Records
+from engines.report.parts import Chapter, Grid, Picture, Strip
+from engines.report.records import Records
 from engines.report.text import (
     DASH,
     MINUS,
     as_percent,
     as_points,
+    as_size,
     as_text,
     data_of,
     distinct,
@@ -35,7 +36,7 @@ from engines.report.text import (
 MAX_FRAMES = 6
 
 
-def sections_of(records: Records) -> list[Section]:
+def sections_of(records: Records) -> list[Chapter]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
         _overlays, tradeoff, _accuracy, comparisons, timings, side_by_side, drives, _adaptation,
@@ -45,7 +46,7 @@ def sections_of(records: Records) -> list[Section]:
     return [*found, _artefacts(records)]
 
 
-def _accuracy(records: Records) -> Section | None:
+def _accuracy(records: Records) -> Chapter | None:
     lead, svgs, grids = [], [], []
     pairs = adaptation_pairs(records)
     quantized = [pair for model in int8_models(records) for pair in model.scores if pair[0]]
@@ -120,7 +121,7 @@ def _accuracy(records: Records) -> Section | None:
         "that occur in the labels; ignored pixels do not count. A dash is a class that is neither "
         "in the labels nor predicted."
     ]
-    return Section("accuracy", "Accuracy per class", text, lead, svgs, grids)
+    return Chapter("accuracy", "Accuracy per class", text, lead, svgs, grids)
 
 
 def _pass(record: dict[str, Any]) -> list[str]:
@@ -130,7 +131,7 @@ def _pass(record: dict[str, Any]) -> list[str]:
     return [count, frame, scale, seen, window, as_text(record["windows"])]
 
 
-def _overlays(records: Records) -> Section | None:
+def _overlays(records: Records) -> Chapter | None:
     sets = records.predictions
     if not sets:
         return None
@@ -180,7 +181,7 @@ def _overlays(records: Records) -> Section | None:
         + " They illustrate; they do not measure. Choose one model to see it large; the arrow "
         "keys then switch between models in place. The slider draws one over another."
     ]
-    return Section(
+    return Chapter(
         "frames", "The same frames before and after", text, strips=strips, legend=list(legend),
         slider=_before_and_after(strips),
     )  # fmt: skip
@@ -197,7 +198,7 @@ def _before_and_after(strips: Sequence[Strip]) -> tuple[int, int] | None:
     return models[0] if len(models) > 1 else 0, models[-1]
 
 
-def before_and_after(sections: Sequence[Section]) -> tuple[Strip, Sequence[tuple[str, str]]] | None:
+def before_and_after(sections: Sequence[Chapter]) -> tuple[Strip, Sequence[tuple[str, str]]] | None:
     """Return one frame under the first and the last network, and its colours; None without one.
 
     A single network is held against the bare camera frame. A typical frame speaks for more of the
@@ -221,32 +222,52 @@ def _content(label: LabelMap, space: LabelSpace) -> str:
     return ", ".join(f"{space.classes[k]} {100 * counts[k] / label.size:.0f} %" for k in order)
 
 
-def _adaptation(records: Records) -> Section | None:
-    if not records.trainings:
+SIGNALS: Mapping[str, tuple[str, float]] = {
+    "flip_agreement": ("mirror image, %", 100),
+    "view_agreement": ("recoloured, IoU %", 100),
+    "start_agreement": ("as at the start, %", 100),
+    "confidence": ("confidence, %", 100),
+    "entropy": ("entropy, %", 100),
+    "neighbourhood_density": ("density", 1),
+    "divergence": ("divergence, %", 100),
+}
+"""Label-free signals of an adaptation's networks: what tables call them, and their factor there."""
+
+
+def _adaptation(records: Records) -> Chapter | None:
+    stages = records.stages
+    if not stages:
         return None
     columns = ["stage", "method", "steps", "seconds", "seed", "recipe sha256"]
     svgs = [
         plots.curves(
             t.curve, f"Loss, kept pixels and thresholds over the steps of {t.name}", t.name
         )
-        for t in records.trainings
-        if t.curve
+        for t in stages
+        if t.curve.drawn
     ]
-    grid = Grid("Stages of adaptation", columns, [t.cells for t in records.trainings])
-    return Section("adaptation", "Adaptation", svgs=svgs, grids=[grid])
+    rows = [
+        [
+            t.name, t.method, as_text(t.steps), DASH if t.seconds is None else f"{t.seconds:.0f}",
+            as_text(t.seed), as_text(t.recipe_sha256),
+        ]
+        for t in stages
+    ]  # fmt: skip
+    grid = Grid("Stages of adaptation", columns, rows)
+    return Chapter("adaptation", "Adaptation", svgs=svgs, grids=[grid])
 
 
-def _label_free(records: Records) -> Section | None:
-    watched = [t for t in records.trainings if t.signals]
+def _label_free(records: Records) -> Chapter | None:
+    watched = [t for t in records.stages if t.signals]
     if not watched:
         return None
     columns = ["stage", "step", *(title for title, _ in SIGNALS.values()), "alarm"]
     rows = [
         [
             t.name,
-            f"{line['step']}{', taken' if line['chosen'] else ''}",
-            *(f"{factor * line[key]:.1f}" for key, (_, factor) in SIGNALS.items()),
-            line["alarm"] or "none",
+            f"{line.step}{', taken' if line.chosen else ''}",
+            *(f"{factor * getattr(line, key):.1f}" for key, (_, factor) in SIGNALS.items()),
+            line.alarm or "none",
         ]
         for t in watched
         for line in t.signals
@@ -262,11 +283,13 @@ def _label_free(records: Records) -> Section | None:
         if len(t.signals) > 1
     ]
     grids = [Grid("Label-free signals", columns, rows)]
-    first = watched[0]
+    first = next(record for record in records.adaptations if any(t.signals for t in record.stages))
     if len(first.classes) == len(first.source_shares):
-        taken = [(t.name, x["histogram"]) for t in watched for x in t.signals if x["chosen"]]
-        shown = [("source labels", first.source_shares), ("start", first.signals[0]["histogram"])]
-        shown += taken
+        shown: list[tuple[str, Sequence[float]]] = [
+            ("source labels", first.source_shares),
+            ("start", watched[0].signals[0].histogram),
+        ]
+        shown += [(t.name, x.histogram) for t in watched for x in t.signals if x.chosen]
         shares = [
             [name, *(f"{100 * values[index]:.2f}" for _, values in shown)]
             for index, name in enumerate(first.classes)
@@ -276,39 +299,38 @@ def _label_free(records: Records) -> Section | None:
             Grid("Share of the pixels, %: source labels, predictions on target", heads, shares)
         )
     title = "What the networks say without labels"
-    return Section("label-free", title, text, svgs=svgs, grids=grids)
+    return Chapter("label-free", title, text, svgs=svgs, grids=grids)
 
 
-def _calibration(records: Records) -> Section | None:
+def _calibration(records: Records) -> Chapter | None:
     if not records.calibrations:
         return None
     named = [
         (name.removesuffix(".calibration.json"), record) for name, record in records.calibrations
     ]
     columns = [
-        "model", "for", "rule", "ranges from", "agreement, %", "worst frame, %",
+        "model", "runtime", "rule", "ranges from", "agreement, %", "worst frame, %",
         "confidence, points", "mIoU, points", "convolutions in INT8", "verdict",
     ]  # fmt: skip
     rows = [_calibration_row(name, record) for name, record in named]
     grids = [Grid("Calibrations compared", columns, rows)]
     for name, record in named:
         hidden = {"schema", "acceptance", "assignment", "convergence"}
-        facts = {key: value for key, value in record.items() if key not in hidden}
-        if record.get("assignment"):
-            facts["kept float"] = record["assignment"]["kept_float"]
-        if record.get("acceptance"):
-            facts["reasons"] = record["acceptance"]["reasons"]
+        facts = {key: value for key, value in record.to_record().items() if key not in hidden}
+        if record.assignment is not None:
+            facts["kept float"] = list(record.assignment.kept_float)
+        if record.acceptance is not None:
+            facts["reasons"] = list(record.acceptance.reasons)
         grids.append(
             Grid(f"Calibration {name}", ["fact", "value"], list(map(list, flatten(facts).items())))
         )
-        if record.get("acceptance"):
+        if record.acceptance is not None:
             classes = [
                 [
-                    found, f"{100 * entry['share']:.2f}",
-                    DASH if entry["iou"] is None else f"{100 * entry['iou']:.1f}",
-                    entry["became"] or DASH,
+                    found, f"{100 * entry.share:.2f}",
+                    DASH if entry.iou is None else f"{100 * entry.iou:.1f}", entry.became or DASH,
                 ]
-                for found, entry in record["acceptance"]["classes"].items()
+                for found, entry in record.acceptance.classes.items()
             ]  # fmt: skip
             grids.append(
                 Grid(
@@ -327,48 +349,45 @@ def _calibration(records: Records) -> Section | None:
             "The curves show how much of the final ranges the first frames show, and what mixed "
             "precision loses at each share of INT8."
         )
-    return Section("calibration", "INT8 calibration", text, svgs=svgs, grids=grids)
+    return Chapter("calibration", "INT8 calibration", text, svgs=svgs, grids=grids)
 
 
-def _calibration_curves(name: str, record: dict[str, Any]) -> list[str]:
+def _calibration_curves(name: str, record: CalibrationRecord) -> list[str]:
     """Return plots of what the ranges and the budget of a calibration came to."""
     found = []
-    if len(shares := record.get("convergence") or ()) > 1:
+    if len(record.convergence) > 1:
         label = f"Share of the final ranges that the first frames of {name} show"
-        found.append(plots.convergence(shares, label, name))
-    if len(curve := (record.get("assignment") or {}).get("curve") or ()) > 1:
-        points = [(100 * float(s["int8_share"]), 100 * float(s["drop"])) for s in curve]
-        chosen = record["assignment"]
+        found.append(plots.convergence(record.convergence, label, name))
+    chosen = record.assignment
+    if chosen is not None and len(chosen.curve) > 1:
+        points = [(100 * step.int8_share, 100 * step.drop) for step in chosen.curve]
         label = f"Drop of {name} against its INT8 share"
-        budget = 100 * float(chosen["max_drop"])
-        found.append(plots.drop_curve(points, budget, str(chosen["measure"]), label))
+        found.append(plots.drop_curve(points, 100 * chosen.max_drop, chosen.measure, label))
     return found
 
 
-def _calibration_row(name: str, record: dict[str, Any]) -> list[str]:
-    """Return a row; a record of an earlier version lacks some of it."""
-    found, scores = record.get("acceptance"), record.get("scores")
-    layers, folders = record.get("layers", ()), record.get("folders", {})
+def _calibration_row(name: str, record: CalibrationRecord) -> list[str]:
+    found, scores, layers = record.acceptance, record.scores, record.layers
     return [
         name,
-        as_text(record.get("target")),
-        as_text(record.get("rule")),
-        ", ".join(f"{count} of {folder}" for folder, count in folders.items())
-        or str(len(record.get("frames", ()))),
-        as_percent(record.get("agreement", math.nan), ""),
-        DASH if not found else f"{100 * min(found['frame_agreement']):.1f}",
-        DASH if not found else signed(100 * found["confidence_shift"]),
+        record.runtime,
+        record.rule,
+        ", ".join(f"{count} of {folder}" for folder, count in record.folders.items())
+        or str(len(record.frames)),
+        as_percent(record.agreement, ""),
+        DASH if found is None else f"{100 * min(found.frame_agreement):.1f}",
+        DASH if found is None else signed(100 * found.confidence_shift),
         DASH if not scores else signed(100 * (scores["int8"] - scores["fp32"])),
-        f"{sum(layer['int8'] for layer in layers)} of {len(layers)}" if layers else DASH,
-        DASH if not found else "accepted" if found["accepted"] else "not accepted",
+        f"{sum(layer.int8 for layer in layers)} of {len(layers)}" if layers else DASH,
+        DASH if found is None else "accepted" if found.accepted else "not accepted",
     ]
 
 
-def _artefacts(records: Records) -> Section:
+def _artefacts(records: Records) -> Chapter:
     models: dict[str, list[str]] = {}
     for m in (m for bench in records.benches for m in bench.models):
-        size = DASH if m.size_bytes is None else f"{m.size_bytes / 1e6:.2f} MB"
-        row = [m.name, m.precision, m.file, m.input, size, m.sha256 or DASH]
+        size = f"{m.size_bytes / 1e6:.2f} MB"
+        row = [m.name, m.precision, m.file, as_size(m.input), size, m.sha256 or DASH]
         models.setdefault(m.sha256 or m.name, row)
     for e in records.evaluations:
         row = [e.name, e.precision, e.model_file, DASH, DASH, e.model_sha256]
@@ -384,4 +403,4 @@ def _artefacts(records: Records) -> Section:
         Grid("Labels", ["folder", "images", "label space", "sha256"], list(labels.values())),
         Grid("Records in this report", ["schema", "file", "sha256"], files),
     ]
-    return Section("artefacts", "Artefacts", grids=[grid for grid in grids if grid.rows])
+    return Chapter("artefacts", "Artefacts", grids=[grid for grid in grids if grid.rows])

@@ -7,6 +7,7 @@ import io
 import math
 
 from engines.report.records import Records
+from engines.report.text import as_size
 
 COLUMNS = (
     "model", "sha256", "precision", "backend", "input", "machine", "measured", "arrival", "threads",
@@ -28,19 +29,19 @@ def as_csv(records: Records) -> str:
             rows.append(
                 {
                     "model": m.name, "sha256": m.sha256, "precision": m.precision,
-                    "backend": m.backend, "input": m.input, "machine": bench.machine_name,
-                    "measured": bench.created, "arrival": bench.method.get("arrival"),
-                    "threads": bench.method.get("threads"), "n": t.n, "median_ms": t.median,
+                    "backend": m.backend, "input": as_size(m.input), "machine": bench.machine_name,
+                    "measured": bench.created, "arrival": bench.method.arrival,
+                    "threads": bench.method.threads, "n": t.n, "median_ms": t.median,
                     "median_low_ms": t.interval[0] if t.interval else None,
                     "median_high_ms": t.interval[1] if t.interval else None,
                     **{
-                        f"p{p:g}_ms": value
+                        f"p{p}_ms": value
                         for p, value in t.percentiles.items()
-                        if f"p{p:g}_ms" in COLUMNS
+                        if f"p{p}_ms" in COLUMNS
                     },
-                    "max_ms": t.maximum,
-                    "deadline_ms": m.deadline["limit_ms"] if m.deadline else None,
-                    "missed_share": m.deadline["share"] if m.deadline else None,
+                    "max_ms": t.max,
+                    "deadline_ms": m.deadline.limit_ms if m.deadline else None,
+                    "missed_share": m.deadline.share if m.deadline else None,
                     "frames_per_second": m.frames_per_second,
                     "energy_per_frame_j": m.energy_per_frame_j,
                     "execution": "; ".join(f"{k}: {v}" for k, v in m.execution.items()),

@@ -55,6 +55,11 @@ def as_ms(value: float | None) -> str:
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
 
 
+def as_size(size: tuple[int, int]) -> str:
+    """Return rows and columns."""
+    return f"{size[0]} x {size[1]}"
+
+
 def as_interval(interval: tuple[float, float] | None) -> str:
     """Return an interval of milliseconds in brackets, to append to a value."""
     return "" if interval is None else " [{}, {}]".format(*map(as_ms, interval))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engines.report.records import Bench, Records, Timed
+from edgeuda.records.bench import ModelLatency
+from engines.report.records import Bench, Records
 from engines.report.text import as_ms
 
 BUSY = 0.15
@@ -21,12 +22,12 @@ def disturbances(bench: Bench) -> list[str]:
     What became slower because frames queued is no disturbance of the machine, see `falls_behind`.
     """
     found = []
-    if bench.method.get("complete") == "no":
+    if not bench.method.complete:
         found.append("the run was stopped before its end")
-    load, cores = bench.state.get("other_load_cores"), bench.machine.get("cores_usable", "")
-    if load is not None and cores.isdecimal() and float(load) > BUSY * int(cores):
-        found.append(f"other processes took {float(load):.1f} of {cores} cores")
-    if bench.state.get("throttled"):
+    load, cores = bench.state.other_load_cores, bench.machine.get("cores_usable", "")
+    if load is not None and cores.isdecimal() and load > BUSY * int(cores):
+        found.append(f"other processes took {load:.1f} of {cores} cores")
+    if bench.state.throttled:
         found.append("clocks were throttled")
     drifted = [m for m in bench.models if drifts(m) and not falls_behind(bench, m)]
     if drifted:
@@ -38,20 +39,20 @@ def disturbances(bench: Bench) -> list[str]:
     return found
 
 
-def _change(model: Timed) -> float:
-    return float(model.drift["ratio"]) - 1 if model.drift else 0.0
+def _change(model: ModelLatency) -> float:
+    return model.drift.ratio - 1 if model.drift else 0.0
 
 
-def drifts(model: Timed) -> bool:
+def drifts(model: ModelLatency) -> bool:
     """Whether its latencies changed over the run, beyond chance and by more than a little."""
-    return bool(model.drift and model.drift["significant"]) and abs(_change(model)) > DRIFT
+    return model.drift is not None and model.drift.significant and abs(_change(model)) > DRIFT
 
 
-def falls_behind(bench: Bench, model: Timed) -> str:
+def falls_behind(bench: Bench, model: ModelLatency) -> str:
     """Say by how much a model does not keep a camera's rate; nothing if it does."""
     rate = camera_rate(bench)
     done = model.frames_per_second
-    if rate is None or done is None or done >= KEPT * rate:
+    if rate is None or done >= KEPT * rate:
         return ""
     text = f"{done:.1f} of {rate:g} frames/s"
     if model.dropped:
@@ -63,20 +64,18 @@ def falls_behind(bench: Bench, model: Timed) -> str:
 
 def camera_rate(bench: Bench) -> float | None:
     """Return the frames per second that came from all cameras; None where none set the pace."""
-    if bench.method.get("arrival") != "frame rate":
+    method = bench.method
+    if method.arrival != "frame rate" or method.fps is None:
         return None
-    try:
-        return float(bench.method["fps"]) * float(bench.method.get("cameras", 1))
-    except (KeyError, ValueError):
-        return None
+    return method.fps * method.cameras
 
 
-def missed(model: Timed) -> str:
+def missed(model: ModelLatency) -> str:
     """Say how many deadlines a model missed; nothing if none, or without a deadline."""
-    if not model.deadline or not model.deadline["share"]:
+    late = model.deadline
+    if late is None or not late.share:
         return ""
-    share, limit = float(model.deadline["share"]), as_ms(float(model.deadline["limit_ms"]))
-    return f"misses {100 * share:.1f} % of the deadlines of {limit} ms"
+    return f"misses {100 * late.share:.1f} % of the deadlines of {as_ms(late.limit_ms)} ms"
 
 
 def went_wrong(records: Records) -> list[str]:
@@ -89,21 +88,19 @@ def went_wrong(records: Records) -> list[str]:
             if said:
                 late.append(f"{m.name} {at_load(bench)} {'; '.join(said)} ({bench.origin}).")
         other += [f"{bench.origin}: {line}." for line in _warnings(bench)]
-    for name, record in records.drives:
-        if dropped := record["frames"].get("dropped"):
-            whole = int(record["frames"]["segmented"]) + int(dropped)
+    for name, drive in records.drives:
+        if dropped := drive.frames.dropped:
+            whole = drive.frames.segmented + dropped
             late.append(f"{dropped} of {whole} frames of the drive {name} were dropped.")
     alarms = [
-        f"{t.name}, step {line['step']}: {line['alarm']}."
-        for t in records.trainings
+        f"{t.name}, step {line.step}: {line.alarm}."
+        for t in records.stages
         for line in t.signals
-        if line["alarm"]
+        if line.alarm
     ]
-    alarms += [
-        f"{t.name}: {remark.removesuffix('.')}." for t in records.trainings for remark in t.remarks
-    ]
+    alarms += [f"{said.removesuffix('.')}." for one in records.adaptations for said in one.said()]
     for name, record in records.comparisons:
-        failed = [f"{m['name']}, seed {s}" for m in record["methods"] for s in m["failed"]]
+        failed = [f"{m.name}, seed {s}" for m in record.methods for s in m.failed]
         if failed:
             alarms.append(f"Training failed in {name}: {', '.join(failed)}.")
     return [*busy, *late, *alarms, *other, *_unread(records.damaged)]
@@ -142,4 +139,4 @@ def at_load(bench: Bench) -> str:
     rate = camera_rate(bench)
     if rate is not None:
         return f"at {rate:g} frames/s"
-    return f"in {bench.method.get('arrival') or 'an unrecorded load'}"
+    return f"in {bench.method.arrival}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from edgeuda.decision import (
+from edgeuda.records.tradeoff import (
     Budget,
     Choice,
     Figure,
@@ -14,8 +12,9 @@ from edgeuda.decision import (
     Int8Status,
     Int8Verdict,
     Measured,
+    TradeoffRecord,
 )
-from engines.report.old_records import TRADEOFF_1, old_choice
+from engines.report.old_records import old_choice
 from engines.report.text import as_points, as_ratio
 
 
@@ -38,21 +37,14 @@ class Said:
     reading: str = ""
 
 
-def said_of(record: Mapping[str, Any]) -> Said:
-    """Return what a trade-off's record decided, in words.
-
-    Args:
-        record: An ``edgeuda.tradeoff/2`` record, or one of version 1.
-
-    Raises:
-        KeyError: If it is damaged; likewise TypeError and ValueError.
-    """
-    if record["schema"] == TRADEOFF_1:
-        old = old_choice(record)
+def said_of(record: TradeoffRecord) -> Said:
+    """Return what a sweep decided, in words."""
+    if record.said is not None:
+        old = old_choice(record.said)
         return Said(old.name, old.why, old.int8, old.status, old.reading)
-    choice, tail = Choice.from_record(record["choice"]), f"p{record['tail']}"
-    budget = Budget(record["budget"]["latency_ms"], record["budget"]["min_accuracy"])
-    why = why_chosen(choice, budget, tail, record["measure"])
+    choice, tail = record.choice, f"p{record.tail}"
+    assert choice is not None
+    why = why_chosen(choice, record.budget, tail, record.measure)
     if choice.int8 is None:
         return Said(choice.name, why)
     reading = int8_reading(choice.int8, tail)

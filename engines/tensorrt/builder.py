@@ -16,13 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeuda import schemas
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
-from edgeuda.records import schemas
+from edgeuda.records.names import Precision
 from engines.onnx.float_input import float_input
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.label_cast import cast_by_float
-from engines.onnx.metadata import Precision, export_of, identity_in, made_from, spec_of
+from engines.onnx.metadata import export_of, identity_in, made_from, spec_of
 from engines.onnx.opset import lower_opset
 from engines.tensorrt.engine import load_engine
 from engines.tensorrt.library import Library, Log
@@ -207,7 +208,7 @@ def _network_flags(library: Library, graph: _Graph) -> int:
         chosen |= 1 << int(flags.STRONGLY_TYPED)
     elif library.name == "tensorrt" and graph.half:
         msg = (
-            f"{library.title} takes no FP16 graph. Build the FP32 or Q/DQ model with --half, "
+            f"{library.title} takes no FP16 graph. Build the FP32 or Q/DQ model with `half`, "
             "which asks for FP16 by flag"
         )
         raise ConfigError(msg)
@@ -292,25 +293,25 @@ def _require_for_dla(
     if strongly_typed(library):
         msg = (
             f"{library.title} takes precision from the graph, which it cannot do on the deep "
-            "learning accelerator. Leave --dla-core out, or use TensorRT 8.6 to 10.11"
+            "learning accelerator. Leave `dla_core` out, or use TensorRT 8.6 to 10.11"
         )
         raise ConfigError(msg)
     if graph.quantized:
         msg = (
             "Q/DQ graphs do not run on the deep learning accelerator. Give the FP32 model with "
-            "frames to calibrate on: --calibrate FRAMES"
+            "frames to calibrate on: `calibrate` FRAMES"
         )
         raise ConfigError(msg)
     if calibrator is None and not options.half:
         msg = (
             "The deep learning accelerator has no FP32: all would run on the GPU. Give frames to "
-            "calibrate INT8 on, --calibrate FRAMES, or take FP16, --half"
+            "calibrate INT8 on, `calibrate` FRAMES, or take FP16, `half`"
         )
         raise ConfigError(msg)
     if options.shapes is None and options.batch[0] != options.batch[2]:
         msg = (
             "The deep learning accelerator takes one batch size, found "
-            f"{options.batch[0]} to {options.batch[2]}. Give --batch one number"
+            f"{options.batch[0]} to {options.batch[2]}. Give `batch` one number"
         )
         raise ConfigError(msg)
 
@@ -353,7 +354,7 @@ def _layers_on_dla(
     if not found:
         msg = (
             f"{model}: {library.title} can run none of its {len(layers)} layers on the deep "
-            "learning accelerator. Build for the GPU, without --dla-core"
+            "learning accelerator. Build for the GPU, without `dla_core`"
         )
         raise ModelError(msg)
     return {"layers": found, "of": len(layers), "on_the_gpu": names}

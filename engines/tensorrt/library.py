@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from edgeuda.errors import DependencyError, ModelError
+from edgeuda.records.names import LibraryName
 from engines.cuda.driver import cuda_devices
 from engines.cuda.extra import extra_here
 
-LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 BROKEN = {(10, 2, 0): "its builder is known to be broken; install another 10.x"}
 KEPT = 200
 """Messages kept of one log."""

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
 from edgeuda.files import read_json
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
 from engines.cuda.device import Device, open_device
 from engines.onnx.heads import labels_of
-from engines.onnx.metadata import Head, Precision
-from engines.runner import Images, Labels, check_images
+from engines.runner import ImageBatch, Labels, check_images
 from engines.tensorrt.builder import SCHEMA, engine_precision
 from engines.tensorrt.cache import load_plan, record_path
 from engines.tensorrt.engine import load_engine
@@ -135,7 +135,7 @@ class TensorRTRunner:
         """
         return None if self._image is np.float32 else self._sequence(batch).host_input
 
-    def __call__(self, images: Images) -> Labels:
+    def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
         check_images(images, self.spec)
         sequence = self._sequence(len(images))

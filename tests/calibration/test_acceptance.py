@@ -10,9 +10,9 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 
 from calibration.acceptance import judge
-from calibration.compiled import compiled
 from calibration.observe import Observation, Observer, class_shares
 from calibration.options import Options
+from calibration.ort_kernels import compiled
 from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.quantize import calibrate
@@ -24,7 +24,14 @@ from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
 from edgeuda.errors import ConfigError, DataError, DependencyError, ModelError
 from edgeuda.labels import SPACES
-from edgeuda.records.calibration import Acceptance, CalibrationRecord, Limits, record_path
+from edgeuda.records.calibration import (
+    Acceptance,
+    CalibrationRecord,
+    ClassAgreement,
+    Limits,
+    record_path,
+)
+from edgeuda.records.form import parse
 from engines.onnx.heads import scores_of
 from engines.onnx.index import index
 from engines.onnx.metadata import read_spec
@@ -72,16 +79,16 @@ def test_verdict_by_hand():
     assert found.worst == (1, 0)
     assert found.regions[3] == pytest.approx((0.5, 0.5, 1, 1))
     assert found.regions[0] == pytest.approx((1, 1, 1, 1))
-    assert found.classes["pole"] == {"share": 2 / 32, "iou": 0.0, "became": "road"}
-    assert found.classes["sky"]["iou"] == 1
-    assert found.classes["car"]["iou"] is None
+    assert found.classes["pole"] == ClassAgreement(2 / 32, 0.0, "road")
+    assert found.classes["sky"].iou == 1
+    assert found.classes["car"].iou is None
     assert found.confidence == pytest.approx(0.9)
     assert found.confidence_shift == pytest.approx(-0.1)
     assert not found.accepted
     (reason,) = found.reasons
     assert "class 'pole': IoU with FP32 is 0.00%" in reason
     assert "mostly becomes 'road'" in reason
-    assert Acceptance.from_record(json.loads(json.dumps(found.to_record()))) == found
+    assert parse(Acceptance, json.loads(json.dumps(found.to_record())), "a record") == found
 
 
 def test_limits_decide():
@@ -231,7 +238,7 @@ def test_everything_float_is_fp32(files):
     record = calibrate(model, frames, out, Options("ort-x86", max_drop=0.0, threads=1))
     assert record.agreement == 1
     assert record.int8_convs == 0
-    assert record.assignment["met"]
+    assert record.assignment.met
     assert CalibrationRecord.read(record_path(out)) == record
 
 

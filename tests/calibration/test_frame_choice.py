@@ -9,7 +9,7 @@ import pytest
 from calibration import range_file
 from calibration.frame_choice import choose, convergence, covering, diverse, enough
 from calibration.placement import ORT_X86
-from calibration.range_file import Origin, RangeFile
+from calibration.range_file import RangeFile, RangeOrigin
 from calibration.ranges import Histogram, collect
 from edgeuda.data.folders import spread
 from edgeuda.data.images import write_image
@@ -19,7 +19,7 @@ from tiny_models import SPEC, exported, random_frames
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(4, SIZE.height, SIZE.width, seed=2)]
-ORIGIN = Origin("a" * 64, tuple("bcde"), SIZE.height, SIZE.width, bins=64)
+ORIGIN = RangeOrigin("a" * 64, tuple("bcde"), SIZE.height, SIZE.width, bins=64)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,12 @@ def test_other_tensors_are_added_to_the_file(model, tensors, tmp_path):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (Origin("f" * 64, tuple("bcde"), SIZE.height, SIZE.width, 64), "another model"),
-        (Origin("a" * 64, tuple("bcdf"), SIZE.height, SIZE.width, 64), "another set of frames"),
-        (Origin("a" * 64, tuple("bcde"), SIZE.height, 32, 64), "another input size"),
+        (RangeOrigin("f" * 64, tuple("bcde"), SIZE.height, SIZE.width, 64), "another model"),
+        (
+            RangeOrigin("a" * 64, tuple("bcdf"), SIZE.height, SIZE.width, 64),
+            "another set of frames",
+        ),
+        (RangeOrigin("a" * 64, tuple("bcde"), SIZE.height, 32, 64), "another input size"),
     ],
 )
 def test_ranges_of_something_else_are_refused(model, tensors, tmp_path, other, says):

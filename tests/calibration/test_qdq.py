@@ -7,8 +7,8 @@ import pytest
 from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 
+from calibration.ort_kernels import space_to_depth, widen_constants
 from calibration.placement import ORT_X86, POLICIES, TENSORRT
-from calibration.prologue import space_to_depth, widen_constants
 from calibration.qdq import activation_scale, insert_qdq
 from calibration.ranges import collect
 from calibration.rules import maximum

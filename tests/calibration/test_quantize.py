@@ -5,8 +5,8 @@ import onnx
 import onnx.helper as oh
 import pytest
 
-from calibration.compiled import Compiled, compiled
 from calibration.options import Options
+from calibration.ort_kernels import Compiled, compiled
 from calibration.quantize import calibrate
 from edgeuda.data.images import read_image, resize_image
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
@@ -42,8 +42,8 @@ def test_file_says_what_it_is(calibrated, model):
     assert read_export(out) == read_export(model)
     note = json.loads(read_metadata(out)["edgeuda.quantization"])
     assert note == {
-        "schema": "edgeuda.quantization/1",
-        "policy": record.target,
+        "schema": "edgeuda.quantization/2",
+        "runtime": record.runtime,
         "rule": "percentile",
         "percentile": 99.99,
         "calibration_sha256": sha256(record_path(out)),
@@ -144,7 +144,7 @@ def test_what_cannot_be_quantized_is_refused(calibrated, model, frames, tmp_path
         calibrate(model, [], out, Options("ort-x86"))
     with pytest.raises(DataError, match=r"absent\.png"):
         calibrate(model, [tmp_path / "absent.png"], out, Options("ort-x86"))
-    with pytest.raises(ConfigError, match="known: ort-x86, tensorrt"):
+    with pytest.raises(ConfigError, match="Expected a runtime of ort-x86, tensorrt, found"):
         Options("tpu")
     assert not out.exists()
     assert not record_path(out).exists()

@@ -14,7 +14,7 @@ from calibration.calibrated_engine import calibrated_engine
 from calibration.options import Options
 from calibration.pipeline import Cache
 from calibration.quantize import calibrate
-from calibration.range_file import Origin
+from calibration.range_file import RangeOrigin
 from calibration.source import origin_of
 from calibration.tensorrt_cache import (
     CalibrationCache,
@@ -48,7 +48,7 @@ from tiny_models import SPEC, exported, random_frames, write_frames
 
 SIZE = SPEC.preprocessing
 FRAMES = [frame[None] for frame in random_frames(5, SIZE.height, SIZE.width, seed=9)]
-ORIGIN = Origin("a" * 64, tuple("bcdef"), SIZE.height, SIZE.width)
+ORIGIN = RangeOrigin("a" * 64, tuple("bcdef"), SIZE.height, SIZE.width)
 
 MNIST = b"""TRT-7000-EntropyCalibration2
 data: 3c008912
@@ -100,12 +100,12 @@ def test_a_cache_of_something_else_is_refused(tmp_path):
         read_cache(path, ORIGIN, same_frames=True)
     write_cache(path, MNIST, ORIGIN)
     assert read_cache(path, ORIGIN, same_frames=True) == MNIST
-    other_frames = Origin("a" * 64, ("b",), SIZE.height, SIZE.width)
+    other_frames = RangeOrigin("a" * 64, ("b",), SIZE.height, SIZE.width)
     assert read_cache(path, other_frames, same_frames=False) == MNIST
     for origin, says in (
         (other_frames, "set of frames"),
-        (Origin("0" * 64, ORIGIN.frames, SIZE.height, SIZE.width), "model"),
-        (Origin("a" * 64, ORIGIN.frames, SIZE.height, 32), "input size"),
+        (RangeOrigin("0" * 64, ORIGIN.frames, SIZE.height, SIZE.width), "model"),
+        (RangeOrigin("a" * 64, ORIGIN.frames, SIZE.height, 32), "input size"),
     ):
         with pytest.raises(DataError, match=rf"table\.cache: was made from another {says}"):
             read_cache(path, origin, same_frames=True)
@@ -185,7 +185,7 @@ def test_frames_reach_the_device_and_the_cache_the_disk(tmp_path, batch, batches
     assert again.read_calibration_cache() == MNIST
     with pytest.raises(DataError, match="another set of frames"):
         tensorrt_calibrator(
-            TRT, FRAMES, path, Origin("a" * 64, ("x",), SIZE.height, SIZE.width), memory
+            TRT, FRAMES, path, RangeOrigin("a" * 64, ("x",), SIZE.height, SIZE.width), memory
         )
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +12,16 @@ import tensorrt_modules
 from calibration import tradeoff, variants
 from calibration.telling_frames import telling_frames
 from calibration.tradeoff import sweep
-from calibration.variants import Network, Sweep
+from calibration.variants import Sweep, SweptNetwork
 from edgeuda.accuracy.evaluation import miou_of
-from edgeuda.accuracy.uncertainty import RESAMPLES, Estimate, miou_difference, miou_interval
+from edgeuda.accuracy.uncertainty import RESAMPLES, miou_difference, miou_interval
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import write_label
-from edgeuda.decision import Budget, Candidate, Choice, Figure, Need, change_of, choose, judge_int8
+from edgeuda.decision import Candidate, Need, change_of, choose, judge_int8
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import read_json, sha256
+from edgeuda.records.form import parse
+from edgeuda.records.tradeoff import Budget, Choice, Estimate, Figure, TradeoffRecord
 from engines.bench.load import Load
 from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
@@ -137,7 +139,7 @@ FP32, INT8 = one("fp32", "fp32", 40.0, 0.60), one("int8", "int8", 20.0, 0.59)
 def test_choice(candidates, budget, name, why, int8):
     for order in itertools.permutations(candidates):
         found = choose(order, budget)
-        assert Choice.from_record(json.loads(json.dumps(found.to_record()))) == found
+        assert parse(Choice, json.loads(json.dumps(asdict(found))), "a record") == found
         assert found.name == name
         assert why in why_chosen(found, budget, "p99")
         assert (found.int8 is None) is (int8 is None)
@@ -217,7 +219,7 @@ def network(name, seed, calls):
             random_network(seed=seed), spec, path, head=head, frames=random_frames(1, 90, 200)
         )
 
-    return Network(name, SPEC.width, str(seed) * 64, (64, 128), export)
+    return SweptNetwork(name, SPEC.width, str(seed) * 64, (64, 128), export)
 
 
 @pytest.fixture(scope="module")
@@ -249,42 +251,42 @@ def test_a_sweep_of_real_networks(what, tmp_path, footage):
     made, calls = what
     out = tmp_path / "sweep"
     record = sweep(made, out, Budget(1000))
-    names = [row["name"] for row in record["variants"]]
+    names = [row.name for row in record.variants]
     assert names == [
         f"{net} {size} {precision}"
         for net in ("a b", "c")
         for size in ("64x128", "32x64")
         for precision in ("FP32", "INT8")
     ]
-    assert record == read_json(out / "tradeoff.json")
+    assert record == TradeoffRecord.read(out / "tradeoff.json")
     assert len(calls) == 4  # an export per network and size
-    for row in record["variants"]:
-        path = out / "models" / row["file"]
-        assert row["sha256"] == sha256(path)
+    for row in record.variants:
+        path = out / "models" / row.file
+        assert row.sha256 == sha256(path)
         with OnnxRunner(path, 1) as runner:
-            assert runner.precision == row["precision"]
+            assert runner.precision == row.precision
             size = runner.spec.preprocessing
-            assert [size.height, size.width] == list(row["size"])
-        assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
-        assert 0 <= row["boundary_miou"] <= 1
-        assert (row["agreement_with_fp32"] is None) is (row["precision"] == "fp32")
-        assert (row["change_from_fp32"] is None) is (row["precision"] == "fp32")
-        assert set(row["total_ms"]) == {"50"}
+            assert [size.height, size.width] == list(row.size)
+        assert row.accuracy.low <= row.accuracy.value <= row.accuracy.high
+        assert 0 <= row.boundary_miou <= 1
+        assert (row.agreement_with_fp32 is None) is (row.precision == "fp32")
+        assert (row.change_from_fp32 is None) is (row.precision == "fp32")
+        assert set(row.total_ms) == {"50"}
     # scores are those of `evaluate`, which the report reads too
     for path in out.glob("results/*-cpu.json"):
         evaluation = read_json(path, "edgeuda.evaluation/1")
-        row = next(r for r in record["variants"] if r["name"] == evaluation["name"])
-        assert row["accuracy"]["value"] == pytest.approx(evaluation["miou"])
-        assert row["boundary_miou"] == pytest.approx(evaluation["boundary"]["miou"])
+        row = next(r for r in record.variants if r.name == evaluation["name"])
+        assert row.accuracy.value == pytest.approx(evaluation["miou"])
+        assert row.boundary_miou == pytest.approx(evaluation["boundary"]["miou"])
     # telling frames are shown by each network, the choice, its FP32 form, and the truth
     shown = [read_json(p) for p in sorted(out.glob("results/frames-*/predictions.json"))]
     assert shown[-1]["name"] == "ground truth"
-    assert record["choice"]["name"] in {one["name"] for one in shown}
+    assert record.taken in {one["name"] for one in shown}
     assert all(len(one["frames"]) == 6 for one in shown)
     page, data, *_ = build_report([out], tmp_path / "report.html")
     report = json.loads(data.read_text())
     # On a busy machine it is said to be provisional.
-    assert report["verdicts"][0]["headline"].startswith(f"Take {record['choice']['name']}")
+    assert report["verdicts"][0]["headline"].startswith(f"Take {record.taken}")
     assert report["notes"] == []
     assert "some on which the chosen model is worst" in page.read_text()
     assert "among the worst, mIoU" in page.read_text()
@@ -315,17 +317,17 @@ def test_a_sweep_goes_on_where_it_was_stopped(what, tmp_path, monkeypatch):
     for name in ("evaluate", "bench"):
         monkeypatch.setattr(tradeoff, name, lambda *_, **__: pytest.fail("ran again"))
     second = sweep(made, out, Budget(1e-6))
-    assert second["choice"]["name"] is None
-    assert [r["accuracy"] for r in second["variants"]] == [r["accuracy"] for r in first["variants"]]
+    assert second.taken is None
+    assert [r.accuracy for r in second.variants] == [r.accuracy for r in first.variants]
 
 
 def test_networks_may_be_added_but_nothing_else_changed(what, tmp_path, footage):
     made, _ = what
     out = tmp_path / "sweep"
     small = replace(made, networks=made.networks[:1], sizes=[], precisions=["fp32"])
-    assert len(sweep(small, out, Budget())["variants"]) == 1
+    assert len(sweep(small, out, Budget()).variants) == 1
     more = replace(small, networks=made.networks)
-    assert len(sweep(more, out, Budget())["variants"]) == 2
+    assert len(sweep(more, out, Budget()).variants) == 2
     kept = read_json(out / ".earlier" / "1" / "bench.json")  # nothing measured is lost
     assert sha256(out / ".earlier" / "1" / kept["samples"]["file"]) == kept["samples"]["sha256"]
     _, data, *_ = build_report([out], tmp_path / "report.html")
@@ -341,14 +343,14 @@ def test_without_labels_variants_are_held_against_fp32(what, tmp_path):
     made, _ = what
     bare = replace(made, networks=made.networks[:1], labelled=None)
     record = sweep(bare, tmp_path / "sweep", Budget())
-    fp32, int8, small, small_int8 = record["variants"]
-    assert small["accuracy"]["value"] < 1  # held against the larger input
-    assert 0.5 < small_int8["agreement_with_fp32"] < 1  # and INT8 against its own size
-    assert record["measure"] == "mean IoU with FP32"
-    assert fp32["accuracy"] == {"value": 1, "low": 1, "high": 1}
-    assert int8["accuracy"]["value"] < 1
-    assert 0.5 < int8["agreement_with_fp32"] < 1
-    assert (record["data"], int8["change_from_fp32"], int8["boundary_miou"]) == (None, None, None)
+    fp32, int8, small, small_int8 = record.variants
+    assert small.accuracy.value < 1  # held against the larger input
+    assert 0.5 < small_int8.agreement_with_fp32 < 1  # and INT8 against its own size
+    assert record.measure == "mean IoU with FP32"
+    assert fp32.accuracy == Estimate(1, 1, 1)
+    assert int8.accuracy.value < 1
+    assert 0.5 < int8.agreement_with_fp32 < 1
+    assert (record.data, int8.change_from_fp32, int8.boundary_miou) == (None, None, None)
     assert not list((tmp_path / "sweep").glob("results/*-cpu.json"))  # agreement is no score
     page, *_ = build_report([tmp_path / "sweep"], tmp_path / "report.html")
     assert "without labels" in page.read_text()
@@ -366,8 +368,8 @@ def test_sweeps_that_make_no_sense(what):
 def test_int8_of_one_set_of_ranges_serves_every_runtime(what, tmp_path):
     made, _ = what
     both = [
-        variants.Variant("c", (64, 128), "int8", "labels", backend)
-        for backend in ("cpu", "openvino", "cuda")
+        variants.Variant("c", (64, 128), "int8", "labels", runtime)
+        for runtime in ("cpu", "openvino", "cuda")
     ]
     files = [variants.make(variant, made, tmp_path) for variant in both]
     assert [f.name for f in files] == [
@@ -380,16 +382,16 @@ def test_two_runtimes_of_a_cpu_are_measured_side_by_side(what, tmp_path):
     pytest.importorskip("openvino")
     made, _ = what
     made = replace(
-        made, networks=made.networks[1:], sizes=[(64, 128)], backends=["cpu", "openvino"]
+        made, networks=made.networks[1:], sizes=[(64, 128)], runtimes=["cpu", "openvino"]
     )
     record = sweep(made, tmp_path / "sweep", Budget(1000))
-    assert [row["name"] for row in record["variants"]] == [
+    assert [row.name for row in record.variants] == [
         "c 64x128 FP32", "c 64x128 INT8", "c 64x128 FP32 openvino", "c 64x128 INT8 openvino",
     ]  # fmt: skip
     assert len(list((tmp_path / "sweep/models").glob("*.onnx"))) == 2
-    fp32 = [row["accuracy"]["value"] for row in record["variants"] if row["precision"] == "fp32"]
+    fp32 = [row.accuracy.value for row in record.variants if row.precision == "fp32"]
     assert fp32[0] == pytest.approx(fp32[1], abs=1e-3)
-    assert record["choice"]["name"] in {row["name"] for row in record["variants"]}
+    assert record.taken in {row.name for row in record.variants}
 
 
 @pytest.mark.parametrize("version", quick_first(["8.6.1", "10.3.0", "10.16.1.11"], ["10.3.0"]))
@@ -398,7 +400,7 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
     made, _ = what
     made = replace(
         made, networks=made.networks[1:], sizes=[(64, 128)], precisions=["fp32", "fp16", "int8"],
-        backends=["engine"], load=Load(samples=11),
+        runtimes=["engine"], load=Load(samples=11),
     )  # fmt: skip
     device = tensorrt_modules.HostDevice()
     numbers = tuple(int(n) for n in version.split(".")[:3])
@@ -409,17 +411,17 @@ def test_engines_of_every_precision_on_every_tensorrt(what, tmp_path, monkeypatc
     monkeypatch.setattr("engines.tensorrt.cache.gpu_title", lambda: "Orin (8.7)")
     record = sweep(made, tmp_path / "sweep", Budget(1000))
     by_flag = numbers < (10, 12)
-    for row in record["variants"]:
-        engine = read_json(tmp_path / "sweep/engines" / f"{row['file']}.json", "edgeuda.build/1")
-        assert engine["precision"] == row["precision"]
-        assert engine["options"]["half"] == (by_flag and row["precision"] != "fp32")
-        half = row["precision"] == "fp16" or (by_flag and row["precision"] == "int8")
+    for row in record.variants:
+        engine = read_json(tmp_path / "sweep/engines" / f"{row.file}.json", "edgeuda.build/1")
+        assert engine["precision"] == row.precision
+        assert engine["options"]["half"] == (by_flag and row.precision != "fp32")
+        half = row.precision == "fp16" or (by_flag and row.precision == "int8")
         assert engine["rest"] == ("fp16" if half else "fp32")
-        assert row["execution"]["cuda_graphs"] == "replayed"
-        assert row["fallbacks"] == []
+        assert row.execution["cuda_graphs"] == "replayed"
+        assert row.fallbacks == []
     bench = read_json(tmp_path / "sweep/results/bench.json", "edgeuda.bench/2")
     assert [model["precision"] for model in bench["models"]] == ["fp32", "fp16", "int8"]
-    assert {tuple(m["execution"]) for m in bench["models"]} == {tuple(row["execution"])}
+    assert {tuple(m["execution"]) for m in bench["models"]} == {tuple(row.execution)}
 
 
 def test_an_engine_of_another_precision_ends_a_sweep(what, tmp_path, monkeypatch):

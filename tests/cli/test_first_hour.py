@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cli import options
 from cli.app import app
-from cli.verbs.evaluate import _cell
 from cli.verbs.shared import choose_device
+from edgeuda.accuracy.scoring import _cell
 from edgeuda.data.images import write_image
 from edgeuda.errors import ConfigError, DeviceError
 from edgeuda.labels import SPACES

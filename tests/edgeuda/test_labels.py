@@ -50,7 +50,7 @@ def test_published_groupings(source, target, expected):
 
 def test_spaces_of_ones_own_meet_by_name_and_synonym():
     own = LabelSpace("own", ("Trees", "side-walk", "Vehicle", "puddle"), ((1, 2, 3),) * 4)
-    with pytest.raises(ConfigError, match=r"puddle of label space 'own'.*--ignore-unmapped"):
+    with pytest.raises(ConfigError, match=r"puddle of label space 'own'.*`ignore_unmapped`"):
         mapping(own, SPACES["cityscapes-19"])
     found = counterparts(own, SPACES["cityscapes-19"], ignore_unmapped=True)
     assert found == {

@@ -9,7 +9,7 @@ import pytest
 
 from edgeuda.errors import DependencyError, DeviceError
 from engines import doctor
-from engines.doctor import Check, abilities, examine, to_record
+from engines.doctor import Part, abilities, examine, to_record
 
 
 def found(checks, name):
@@ -31,7 +31,7 @@ def test_jetson_releases(tmp_path, release, says):
     (tmp_path / "proc" / "device-tree").mkdir(parents=True)
     (tmp_path / "proc" / "device-tree" / "model").write_bytes(b"NVIDIA Jetson AGX Orin\0")
     checks = examine(tmp_path)
-    assert found(checks, "release") == [Check("release", "note", says)]
+    assert found(checks, "release") == [Part("release", "note", says)]
     assert found(checks, "board")[0].found == "NVIDIA Jetson AGX Orin"
 
 
@@ -66,7 +66,7 @@ def test_a_driver_and_its_absence(monkeypatch):
     monkeypatch.setattr(doctor, "gpu_title", lambda: "Orin (8.7)")
     monkeypatch.setattr(doctor, "driver_version", lambda: (12, 6))
     (check,) = found(examine(), "driver")
-    assert check == Check("driver", "ok", "CUDA device: Orin (8.7), serves CUDA 12.6")
+    assert check == Part("driver", "ok", "CUDA device: Orin (8.7), serves CUDA 12.6")
 
     def absent():
         msg = "No NVIDIA driver here"
@@ -91,7 +91,7 @@ def test_tensorrt_without_a_driver_is_named_and_not_touched(monkeypatch):
     (check,) = found(examine(), "tensorrt")
     assert (check.status, "error 35" in check.found) == ("broken", True)
     monkeypatch.setattr("engines.tensorrt.library.cuda_devices", lambda: 1)
-    assert found(examine(), "tensorrt") == [Check("tensorrt", "ok", "tensorrt 10.3.0")]
+    assert found(examine(), "tensorrt") == [Part("tensorrt", "ok", "tensorrt 10.3.0")]
 
 
 def test_absent_packages_say_how_to_get_them(monkeypatch):
@@ -139,9 +139,9 @@ def test_a_package_for_device_memory_is_tried_and_not_believed(monkeypatch, tmp_
     (check,) = found(checks, "cuda-python")
     assert (check.status, check.found) == ("broken", "13.4.4 CUDA error 35")
     assert check.fix == "pip install 'edgeuda[jetpack6]'"  # no TensorRT: the image has it
-    assert found(checks, "libcudart") == [Check("libcudart", "ok", "CUDA 12.6")]
+    assert found(checks, "libcudart") == [Part("libcudart", "ok", "CUDA 12.6")]
     assert found(checks, "pycuda")[0].status == "absent"
-    assert found(checks, "device memory") == [Check("device memory", "ok", "by libcudart")]
+    assert found(checks, "device memory") == [Part("device memory", "ok", "by libcudart")]
 
 
 def test_packages_without_a_driver_are_not_called_good(monkeypatch):

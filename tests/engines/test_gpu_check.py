@@ -258,7 +258,7 @@ def test_not_installed_is_another_word_and_another_exit_code(machine, forms, tmp
     record = checked(forms, tmp_path, skip=["trtexec"])
     assert of(record, "failed") == {}
     assert set(of(record, "not installed")) == {"device pycuda", "kernel", "tensorrt_rtx"}
-    with pytest.raises(DependencyError, match=r"device pycuda, kernel, tensorrt_rtx\..*--skip"):
+    with pytest.raises(DependencyError, match=r"device pycuda, kernel, tensorrt_rtx\..*`skip`"):
         require_passed(record)
     record = checked(forms, tmp_path, skip=[*SKIP, "*pycuda", "kernel"])
     require_passed(record)

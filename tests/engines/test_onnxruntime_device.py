@@ -59,7 +59,7 @@ def test_tensorrts_provider_that_fell_back_to_cuda_is_refused(pretended, model):
 
 def test_onnxruntimes_own_second_try_on_the_cpu_is_off(pretended, model):
     pretended.setattr(Pretended, "fails", "Please install TensorRT libraries")
-    with pytest.raises(DeviceError, match=r"install TensorRT libraries.*--device cpu"):
+    with pytest.raises(DeviceError, match=r"install TensorRT libraries.*`device` cpu"):
         open_session(model, device="tensorrt")
     assert [how for _, how in Pretended.asked] == [{"enable_fallback": 0}]
     model.write_bytes(b"no model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgeuda.data.images import write_image, write_label
 from edgeuda.decision import Budget, Candidate, choose
 from edgeuda.files import sha256, write_json
 from edgeuda.labels import SPACES
+from edgeuda.spec import Preprocessing
 
 THREE = SPACES["carla-3"]
 SOURCE, STAGE2, INT8 = "a" * 64, "b" * 64, "c" * 64
@@ -48,9 +50,21 @@ def timed(name: str, sha: str, precision: str, median: float) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "name": name, "file": f"{name}.onnx", "sha256": sha, "precision": precision,
-        "backend": "onnxruntime", "input": [64, 96], "size_bytes": 5_000_000,
-        "stages": {"inference": timing, "total": timing},
+        "head": "labels", "backend": "onnxruntime", "input": [64, 96], "size_bytes": 5_000_000,
+        "stages": {"inference": timing, "total": timing}, "drift": None, "run_medians": [median],
+        "deadline": None, "dropped": 0, "longest_queue": 0, "frames_per_second": 1000 / median,
+        "energy_per_frame_j": None,
     }  # fmt: skip
+
+
+def method(**fields: Any) -> dict[str, Any]:
+    return {
+        "arrival": "closed loop", "fps": None, "cameras": 1, "late_frames": None, "batch": 1,
+        "preset": None, "preset_met": None, "threads": 1, "samples": 140, "repeats": 1,
+        "order": "in turns", "warmup": "2 s", "warmup_rounds": [9], "warmup_seconds": [2.0],
+        "warmup_stable": False, "timer": "perf_counter_ns", "frames": 8,
+        "outliers": "none removed", "complete": True,
+    } | fields  # fmt: skip
 
 
 def bench(ratio: tuple[float, float, float] | None = (2.0, 1.9, 2.1)) -> dict[str, Any]:
@@ -60,16 +74,18 @@ def bench(ratio: tuple[float, float, float] | None = (2.0, 1.9, 2.1)) -> dict[st
             {
                 "baseline": "stage 2", "candidate": "stage 2 INT8",
                 "inference_median": ratio[0], "low": ratio[1], "high": ratio[2],
+                "total_median": ratio[0], "total_low": ratio[1], "total_high": ratio[2],
+                "runs": [ratio[0]],
             }
         )  # fmt: skip
     return {
         "schema": "edgeuda.bench/2",
         "created": "2025-01-02T03:04:05+00:00",
         "machine": {"board": "not available", "cpu": "Test CPU"},
-        "method": {"batch": 1, "arrival": "closed loop", "warmup_stable": False},
+        "method": method(),
         "models": [timed("stage 2", STAGE2, "fp32", 40), timed("stage 2 INT8", INT8, "int8", 20)],
-        "ratios": ratios,
-    }
+        "ratios": ratios, "noise": None, "state": {}, "warnings": [], "samples": None,
+    }  # fmt: skip
 
 
 def write_bench(path: Path, record: dict[str, Any], **columns: Any) -> None:
@@ -85,35 +101,64 @@ def write_bench(path: Path, record: dict[str, Any], **columns: Any) -> None:
     write_json(path, record | {"samples": {"file": beside.name, "sha256": sha256(beside)}})
 
 
+def calibration(**fields: Any) -> dict[str, Any]:
+    return {
+        "schema": "edgeuda.calibration/2", "runtime": "ort-x86", "rule": "percentile",
+        "percentile": 99.99, "model": "a.onnx", "model_sha256": STAGE2,
+        "preprocessing": Preprocessing(64, 96).to_record(), "agreement": 0.98,
+        "frames": [{"name": f"{i}.png", "sha256": ""} for i in range(20)],
+        "ranges": {f"tensor{i}": [0, i] for i in range(30)},
+        "layers": [], "int8_convs": 0, "convs": 0, "versions": {}, "created": "",
+        "convergence": [0.7, 0.8, 0.9],
+        "assignment": {
+            "max_drop": 0.01, "measure": "mIoU", "kept_float": ["layer1"], "convs": ["y"],
+            "met": True, "effects": [], "curve": [
+                {"returned": None, "int8_share": 1.0, "drop": 0.03},
+                {"returned": "layer1", "int8_share": 0.9, "drop": 0.008},
+            ],
+        },
+    } | fields  # fmt: skip
+
+
+def stage(name: str = "stage 1", **fields: Any) -> dict[str, Any]:
+    return {"name": name, "method": "TUFL", "curve": {"step": []}} | fields
+
+
+def adaptation(*stages: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"schema": "edgeuda.adaptation/1", "stages": list(stages)} | fields
+
+
+def drive(**fields: Any) -> dict[str, Any]:
+    return {
+        "schema": "edgeuda.live/1", "created": "", "backend": "onnxruntime", "precision": "fp32",
+        "execution": {}, "fallbacks": [], "seconds": 1.0, "reconnects": 0, "error": None,
+        "frames": {
+            "received": 7, "segmented": 5, "dropped": 2, "missed": 0, "per_second": 5.0,
+        },
+        "latency_ms": {
+            "from": "a", "to": "b", "percentiles": {}, "resolution": "1 %", "max": 1.0,
+        },
+        "sinks": {}, "resident_mb": {"start": 1.0, "end": 1.0},
+        "course": {"columns": ["seconds"], "rows": []},
+    } | fields  # fmt: skip
+
+
 def everything(folder: Path) -> None:
     records = [
         evaluation("stage 2 INT8", INT8, 0.546, "int8"),
         evaluation("stage 2", STAGE2, 0.55),
         evaluation("source-only", SOURCE, 0.40),
-        {
-            "schema": "edgeuda.calibration/1", "model_sha256": STAGE2, "rule": "percentile",
-            "agreement": 0.98, "frames": [{"name": f"{i}.png", "sha256": ""} for i in range(20)],
-            "ranges": {f"tensor{i}": [0, i] for i in range(30)},
-            "convergence": [0.7, 0.8, 0.9],
-            "assignment": {
-                "max_drop": 0.01, "measure": "mIoU", "kept_float": ["layer1"],
-                "curve": [{"int8_share": 1.0, "drop": 0.03}, {"int8_share": 0.9, "drop": 0.008}],
-            },
-        },
-        {
-            "schema": "edgeuda.adaptation/1",
-            "stages": [
-                {"name": "AdaBN", "method": "statistics", "seconds": None, "curve": {}},
-                {
-                    "name": "stage 1", "method": "TUFL", "steps": 3, "seconds": 7.2, "seed": 1,
-                    "recipe_sha256": "1" * 64,
-                    "curve": {
-                        "step": [0, 1, 2], "loss": [3.0, 2.0, 1.5], "keep": [0.1, 0.2, 0.4],
-                        "threshold": [[0.5] * 3, [0.6] * 3, [0.7, 0.8, 0.9]],
-                    },
+        calibration(),
+        adaptation(
+            stage("AdaBN"),
+            stage(
+                steps=3, seconds=7.2, seed=1, recipe_sha256="1" * 64,
+                curve={
+                    "step": [0, 1, 2], "loss": [3.0, 2.0, 1.5], "keep": [0.1, 0.2, 0.4],
+                    "threshold": [[0.5] * 3, [0.6] * 3, [0.7, 0.8, 0.9]],
                 },
-            ],
-        },
+            ),
+        ),
     ]  # fmt: skip
     for index, record in enumerate(records):
         write_json(folder / f"{index}.json", record)
@@ -156,7 +201,7 @@ def sweep(choice: str | None = "fast") -> dict[str, Any]:
         "schema": "edgeuda.tradeoff/2", "created": "2025-01-02T03:04:05+00:00", "measure": "mIoU",
         "data": {"folder": "city/val", "images": 40}, "tail": "99",
         "budget": {"latency_ms": budget.latency_ms, "min_accuracy": None},
-        "choice": choose(measured, budget).to_record(),
+        "choice": asdict(choose(measured, budget)),
         "variants": [row("slow", "fp32", 40, 0.6), row("fast", "int8", 20, 0.59)],
         "machine": {"cpu": "Test CPU"}, "intervals": "95 %",
     }  # fmt: skip
@@ -165,9 +210,7 @@ def sweep(choice: str | None = "fast") -> dict[str, Any]:
 def rate(limit_ms: float = 33.3, share: float = 1.0, **fields: Any) -> dict[str, Any]:
     """A camera at 30 frames/s that the one INT8 model cannot follow."""
     record = bench(None)
-    record["method"] = {
-        "arrival": "frame rate", "fps": 30.0, "cameras": 1, "late_frames": "queued", "batch": 1,
-    }  # fmt: skip
+    record["method"] = method(arrival="frame rate", fps=30.0, late_frames="queued")
     record["models"] = [
         record["models"][1]
         | {
@@ -188,6 +231,8 @@ def comparison(**fields: Any) -> dict[str, Any]:
             "miou": {"runs": runs, "mean": float(np.mean(runs)), "stdev": 2.0},
             "gain": {"runs": gain, "mean": float(np.mean(gain)), "stdev": 2.0},
             "iou": {name: [40.0, 41.0, None] for name in THREE.classes},
+            "seconds": [1.0] * 3, "waiting_for_data": [0.0] * 3, "signals": [None] * 3,
+            "recipe_sha256": "1" * 64,
         }  # fmt: skip
 
     return {

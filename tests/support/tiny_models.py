@@ -14,8 +14,8 @@ from torch import nn
 from edgeuda.data.images import Image, write_image
 from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
+from edgeuda.records.names import Head
 from edgeuda.spec import ModelSpec, Preprocessing
-from engines.onnx.metadata import Head
 from engines.onnx_export import export_onnx
 
 SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 128))

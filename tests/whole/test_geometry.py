@@ -30,7 +30,7 @@ from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from engines.bench.frame_path import FramePath, read_shot
 from engines.bench.load import Load
@@ -100,8 +100,8 @@ def drive(tmp_path_factory):
     lens.unlink()  # what was done is in frames.json, not where the calibration was
     write_dataset(root / "source", "simulator", 4, 0, 64, 128, SPACES["camvid-11"])
     settings = load_recipe("small", TINY)
-    train_source(settings, root / "source", None, Options(root / "run"))
-    adapt(settings, root / "run", root / "source", root / "treated", Options(root / "adapted"))
+    train_source(settings, root / "source", None, RunOptions(root / "run"))
+    adapt(settings, root / "run", root / "source", root / "treated", RunOptions(root / "adapted"))
     cli("export", "--model", root / "adapted", "--target", root / "raw", "--out", root / "m.onnx")
     return root
 
@@ -226,17 +226,19 @@ def test_it_travels_from_checkpoint_to_bundle(drive, tmp_path):
 def test_what_is_learnt_from_is_the_targets_and_is_said(drive, tmp_path, caplog):
     settings = load_recipe("small", TINY)
     with caplog.at_level("INFO"):
-        adapt(settings, drive / "adapted", drive / "source", drive / "raw", Options(tmp_path / "r"))
+        adapt(
+            settings, drive / "adapted", drive / "source", drive / "raw", RunOptions(tmp_path / "r")
+        )
     assert load_model(tmp_path / "r")[1].preprocessing.geometry is None
     assert "Target frames are" not in caplog.text
     with caplog.at_level("INFO"):
         adapt(
-            settings, drive / "run", drive / "source", drive / "treated", Options(tmp_path / "t")
+            settings, drive / "run", drive / "source", drive / "treated", RunOptions(tmp_path / "t")
         )  # fmt: skip
     assert "Target frames are undistorted (pinhole) and cropped to 140x80 at 8,6" in caplog.text
     styled = load_recipe("small", (*TINY, "source.style=colour"))
     train_source(
-        styled, drive / "source", None, Options(tmp_path / "s"), target=drive / "treated"
+        styled, drive / "source", None, RunOptions(tmp_path / "s"), target=drive / "treated"
     )  # fmt: skip
     assert load_model(tmp_path / "s")[1].preprocessing.geometry == GEOMETRY
 
@@ -244,7 +246,9 @@ def test_what_is_learnt_from_is_the_targets_and_is_said(drive, tmp_path, caplog)
 def test_treated_source_images_leave_no_trace(drive, tmp_path):
     shutil.copytree(drive / "source", tmp_path / "source")
     shutil.copy(drive / "treated" / "frames.json", tmp_path / "source")
-    train_source(load_recipe("small", TINY), tmp_path / "source", None, Options(tmp_path / "run"))
+    train_source(
+        load_recipe("small", TINY), tmp_path / "source", None, RunOptions(tmp_path / "run")
+    )
     assert load_model(tmp_path / "run")[1].preprocessing.geometry is None
 
 
@@ -254,7 +258,7 @@ def test_footage_of_two_geometries_is_no_target(drive, tmp_path):
     write_list(both, ("image",), [(path,) for path in paths])
     settings = load_recipe("small", TINY)
     with pytest.raises(DataError, match=r"its frames are undistorted.*are raw\. A model has one"):
-        adapt(settings, drive / "run", drive / "source", both, Options(tmp_path / "a"))
+        adapt(settings, drive / "run", drive / "source", both, RunOptions(tmp_path / "a"))
 
 
 # --- what data frames says ---

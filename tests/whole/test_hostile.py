@@ -29,12 +29,12 @@ from edgeuda.files import LOCK_FILE, alone, read_json, stamp, write_atomic, writ
 from edgeuda.labels import SPACES
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
-from edgeuda.training.pipeline import Options, train_source
+from edgeuda.training.pipeline import RunOptions, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import CHECKPOINT_FILE
 from engines.bundle import open_bundle
 from engines.live.sinks import OverlayVideo, Result
-from engines.onnx.metadata import QUANTIZATION_KEY, policy_of
+from engines.onnx.metadata import QUANTIZATION_KEY, runtime_of
 
 TINY = (
     "model.width=0.125", "model.input=[64, 128]", "geometry.crop=[64, 128]", "precision=32-true",
@@ -125,7 +125,7 @@ class TestWriting:
         assert victim.read_text() == "mine"
 
     def test_all_files_can_be_read_by_the_same_people(self, tmp_path, source):
-        train_source(load_recipe("small", TINY), source, None, Options(tmp_path / "run"))
+        train_source(load_recipe("small", TINY), source, None, RunOptions(tmp_path / "run"))
         modes = {
             path.name: stat.S_IMODE(path.stat().st_mode)
             for path in (tmp_path / "run").iterdir()
@@ -163,7 +163,7 @@ class TestWriting:
                     time.sleep(0.05)
                 with pytest.raises(OutputExistsError, match="another process writes there"):
                     train_source(
-                        load_recipe("small", settings), source, None, Options(out, resume=True)
+                        load_recipe("small", settings), source, None, RunOptions(out, resume=True)
                     )
                 before = (out / "log.jsonl").stat()
                 while (after := (out / "log.jsonl").stat()).st_size <= before.st_size:
@@ -177,12 +177,12 @@ class TestResume:
     def test_exchanged_labels_are_another_data_set(self, tmp_path):
         write_dataset(tmp_path / "s", "simulator", 3, 0, 64, 128, SPACES["camvid-11"])
         recipe = load_recipe("small", TINY)
-        train_source(recipe, tmp_path / "s", None, Options(tmp_path / "run"))
-        train_source(recipe, tmp_path / "s", None, Options(tmp_path / "run", resume=True))
+        train_source(recipe, tmp_path / "s", None, RunOptions(tmp_path / "run"))
+        train_source(recipe, tmp_path / "s", None, RunOptions(tmp_path / "run", resume=True))
         for path in (tmp_path / "s/labels").iterdir():
             write_label(path, (read_label(path) + 1) % 11)
         with pytest.raises(OutputExistsError, match="another recipe, seed, model or data"):
-            train_source(recipe, tmp_path / "s", None, Options(tmp_path / "run", resume=True))
+            train_source(recipe, tmp_path / "s", None, RunOptions(tmp_path / "run", resume=True))
 
     def test_large_data_sets_are_told_apart_by_size_and_time(self, tmp_path):
         files = [tmp_path / "a", tmp_path / "b"]
@@ -205,14 +205,14 @@ class TestResume:
         recipe = load_recipe("small", TINY)
         monkeypatch.setattr("edgeuda.training.trainer.save_model", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_source(recipe, source, None, Options(tmp_path / "run"))
+            train_source(recipe, source, None, RunOptions(tmp_path / "run"))
         monkeypatch.undo()
         path = tmp_path / "run" / CHECKPOINT_FILE
         damage(path)
         with pytest.raises(ModelError, match=rf"{CHECKPOINT_FILE}: expected a checkpoint.*Remove"):
-            train_source(recipe, source, None, Options(tmp_path / "run", resume=True))
+            train_source(recipe, source, None, RunOptions(tmp_path / "run", resume=True))
         path.unlink()
-        train_source(recipe, source, None, Options(tmp_path / "run", resume=True))
+        train_source(recipe, source, None, RunOptions(tmp_path / "run", resume=True))
 
 
 class TestBombs:
@@ -263,11 +263,13 @@ class TestRecords:
             with pytest.raises(DataError, match=rf"{name}\.json: expected a JSON record"):
                 read_json(tmp_path / f"{name}.json")
 
-    @pytest.mark.parametrize("text", ["{}", "null", "[]", "x", '"policy"'])
+    @pytest.mark.parametrize("text", ["{}", "null", "[]", "x", '"runtime"'])
     def test_damaged_quantization_metadata(self, text):
         with pytest.raises(ModelError, match=r"edgeuda\.quantization.*is damaged"):
-            policy_of({QUANTIZATION_KEY: text})
-        assert policy_of({QUANTIZATION_KEY: json.dumps({"policy": "x"})}) == "x"
+            runtime_of({QUANTIZATION_KEY: text})
+        assert runtime_of({QUANTIZATION_KEY: json.dumps({"runtime": "x"})}) == "x"
+        old = {"schema": "edgeuda.quantization/1", "policy": "x"}
+        assert runtime_of({QUANTIZATION_KEY: json.dumps(old)}) == "x"
 
 
 class TestTerminal:

@@ -16,14 +16,15 @@ from edgeuda.files import read_json, sha256, write_json
 from edgeuda.labels import SPACES
 from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import save_model
+from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import MODEL_FILE, Identity, descent, identity_of
 from edgeuda.street import write_dataset
 from edgeuda.training import pipeline
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from engines.api import export
 from engines.onnx.metadata import identity_in, made_from, read_metadata
-from engines.report.networks import Network, pairs_of
+from engines.report.networks import KnownNetwork, pairs_of
 from engines.report.old_records import TITLES
 from engines.report.page import build_report
 from engines.scoring import score_exported
@@ -56,12 +57,12 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "run_source", run)
         patch.setattr(pipeline, "run_stage", stage)
-        patch.setattr(pipeline, "adaptation_record", lambda *_: {"schema": "edgeuda.adaptation/1"})
-        train_source(recipe, root / "source", None, Options(root / "run"))
+        patch.setattr(pipeline, "adaptation_record", lambda *_: AdaptationRecord([]))
+        train_source(recipe, root / "source", None, RunOptions(root / "run"))
         domains = root / "source", root / "target"
-        adapt(recipe, root / "run", *domains, Options(root / "adapted"))
+        adapt(recipe, root / "run", *domains, RunOptions(root / "adapted"))
         again = load_recipe("small", (*TINY, 'stages=["adabn"]'))
-        adapt(again, root / "adapted" / "lse", *domains, Options(root / "again"))
+        adapt(again, root / "adapted" / "lse", *domains, RunOptions(root / "again"))
     return root
 
 
@@ -232,7 +233,7 @@ def test_titles_of_old_records_are_a_fallback_that_is_said(runs, labelled, tmp_p
 
 
 def known(role, network, *ancestors):
-    return Network(network, Identity(role, network, (role,), ancestors), network)
+    return KnownNetwork(network, Identity(role, network, (role,), ancestors), network)
 
 
 def test_networks_are_paired_by_descent():
@@ -245,7 +246,7 @@ def test_networks_are_paired_by_descent():
     assert pairs_of([one, one, of_one]) == [(0, 2)]  # as a checkpoint and as a graph
     unknown = known("adapted", C)
     assert pairs_of([one, unknown]) == [(0, 1)]  # by role alone
-    foreign = Network("theirs", None, A)
+    foreign = KnownNetwork("theirs", None, A)
     assert pairs_of([foreign, of_one]) == [(0, 1)]  # what it began with, whoever trained it
     assert pairs_of([foreign, unknown]) == []
 

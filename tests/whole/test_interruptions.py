@@ -7,7 +7,7 @@ import onnx
 import torch
 
 from calibration.placement import ORT_X86
-from calibration.range_file import Origin, RangeFile
+from calibration.range_file import RangeFile, RangeOrigin
 from edgeuda.data.curation import Curation, curate
 from edgeuda.data.footage import Span
 from edgeuda.data.images import write_image
@@ -33,7 +33,7 @@ def test_ranges_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatc
     monkeypatch.setattr("calibration.ranges.CHUNK_BYTES", 1)
 
     def work(path):
-        origin = Origin("0" * 64, ("a", "b"), size.height, size.width, 64)
+        origin = RangeOrigin("0" * 64, ("a", "b"), size.height, size.width, 64)
         RangeFile.open(path, origin).collect(model, tensors, frames, threads=1)
 
     work(tmp_path / "whole.npz")

@@ -7,7 +7,7 @@ from edgeuda.labels import SPACES
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.compare import Track, compare, load_plan
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import read_signals
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
     for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
         write_dataset(root / role, domain, 4, seed, 32, 64, SPACES["camvid-11"])
     recipe = load_recipe("small", TINY)
-    train_source(recipe, root / "source", None, Options(root / "run"))
+    train_source(recipe, root / "source", None, RunOptions(root / "run"))
     return root
 
 
@@ -66,7 +66,7 @@ def test_an_adaptation_ends_as_if_it_had_not_been_killed(case, data, tmp_path):
     recipe = load_recipe("small", (*TINY, *CASES[case]))
 
     def work(out):
-        adapt(recipe, data / "run", data / "source", data / "target", Options(out, resume=True))
+        adapt(recipe, data / "run", data / "source", data / "target", RunOptions(out, resume=True))
 
     require_same(work, tmp_path, 3, after=MODEL_FILE)
     signals = read_signals(tmp_path / "whole" / recipe.stages[-1])
@@ -82,7 +82,7 @@ def test_what_the_watch_has_ended_stays_ended(stage, data, tmp_path, monkeypatch
     recipe = load_recipe("small", (*TINY, f'stages=["{stage}"]', *keys))
 
     def work(out):
-        adapt(recipe, data / "run", data / "source", data / "target", Options(out, resume=True))
+        adapt(recipe, data / "run", data / "source", data / "target", RunOptions(out, resume=True))
         assert len(read_log(out / stage)) == 2
 
     require_same(work, tmp_path, 3, after=MODEL_FILE)
@@ -106,6 +106,6 @@ def test_training_ends_as_if_it_had_not_been_killed(data, tmp_path):
     recipe = load_recipe("small", TINY)
 
     def work(out):
-        train_source(recipe, data / "source", None, Options(out, resume=True))
+        train_source(recipe, data / "source", None, RunOptions(out, resume=True))
 
     require_same(work, tmp_path, 12, after=MODEL_FILE)

@@ -9,7 +9,7 @@ import pytest
 
 from calibration import quantize, tradeoff
 from calibration.tradeoff import sweep
-from calibration.variants import Network, Sweep
+from calibration.variants import Sweep, SweptNetwork
 from cli.verbs import demo as verb
 from edgeuda.decision import Budget
 from edgeuda.street import write_dataset
@@ -51,8 +51,8 @@ def test_a_sweep_ends_as_if_it_had_not_been_killed(tmp_path):
         export_onnx(random_network(), fed, path, head=head, frames=random_frames(1, 90, 200))
 
     what = Sweep(
-        [Network("a", SPEC.width, "0" * 64, (32, 64), export)], [], ["fp32", "int8"], ["labels"],
-        ["cpu"], frames, frames, None, Load(samples=33), repeats=1, threads=1,
+        [SweptNetwork("a", SPEC.width, "0" * 64, (32, 64), export)], [], ["fp32", "int8"],
+        ["labels"], ["cpu"], frames, frames, None, Load(samples=33), repeats=1, threads=1,
     )  # fmt: skip
     require_same(lambda out: sweep(what, out, Budget(1000)), tmp_path, 5, TIMED, MEASURED)
 

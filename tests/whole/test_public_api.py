@@ -43,14 +43,15 @@ def test_names_are_these():
     """Whoever changes this list changes what users import; say so in CHANGELOG.md."""
     assert edgeuda.__all__ == [
         "EdgeudaError", "Evaluation", "LabelSpace", "Run", "SegmentationModel", "adapt",
-        "evaluate", "label_space", "load_model", "load_recipe", "read_image", "train", "wrap",
+        "evaluate", "label_space", "load_model", "load_recipe", "read_image",
+        "register_method", "train", "wrap",
     ]  # fmt: skip
     assert engines.__all__ == [
         "Bundle", "Runner", "benchmark", "evaluate", "export", "open_bundle", "open_model",
-        "segment", "write_bundle",
+        "predict", "segment", "write_bundle",
     ]  # fmt: skip
     assert calibration.__all__ == [
-        "Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "half", "sweep"
+        "Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "diff", "half", "sweep"
     ]  # fmt: skip
     for package in (edgeuda, engines, calibration):
         assert set(package.__all__) <= set(dir(package))
@@ -74,10 +75,10 @@ def test_every_public_function_has_an_example_that_runs(work, monkeypatch):
     monkeypatch.chdir(work)
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
     order = [
-        (edgeuda, ("train", "adapt", "evaluate", "load_model", "wrap")),
+        (edgeuda, ("train", "adapt", "evaluate", "load_model", "wrap", "register_method")),
         (engines, ("export", "open_model", "segment", "benchmark", "evaluate", "write_bundle",
-                   "open_bundle")),
-        (calibration, ("calibrate", "half", "sweep")),
+                   "open_bundle", "predict")),
+        (calibration, ("calibrate", "half", "diff", "sweep")),
     ]  # fmt: skip
     for package, names in order:
         functions = {n for n in package.__all__ if n[0].islower()} - {
@@ -111,7 +112,7 @@ def test_results_print_convert_and_plot(work):
     assert timed.plot().axes
     quantized = calibration.CalibrationRecord.read(work / "int8.onnx.calibration.json")
     assert "of the pixels keep their class" in str(quantized)
-    assert '"schema": "edgeuda.calibration/1"' in quantized.to_json()
+    assert '"schema": "edgeuda.calibration/2"' in quantized.to_json()
     if importlib.util.find_spec("pandas") is None:
         with pytest.raises(edgeuda.EdgeudaError, match="pandas"):
             found.to_pandas()

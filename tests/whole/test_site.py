@@ -28,6 +28,15 @@ def test_the_pictures_are_those_of_the_code(package):
         assert f">{name}<" in drawn or f">{name}/<" in drawn
 
 
+@pytest.mark.parametrize("package", pictures.PACKAGES)
+def test_nothing_is_imported_from_a_floor_above(package):
+    """Else there is a circle, which the picture would show as an arrow that goes up."""
+    graph = pictures.imports(package)
+    floor = {name: n for n, names in enumerate(pictures.floors(graph)) for name in names}
+    for name, below in graph.items():
+        assert all(floor[other] < floor[name] for other in below), (name, below)
+
+
 def test_the_reference_has_every_exported_name():
     pytest.importorskip("mkdocs")
     page = module("hooks").reference()

@@ -100,9 +100,9 @@ def test_a_moving_average_beside_raw_weights_is_chosen(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"state_dict": wrapped(raw, "module."), "ema": average}, path)
     assert list(networks_in(read_state(path))) == ["state_dict.module.", "ema."]
-    with pytest.raises(ModelError, match=r"2 networks, at state_dict\.module, ema.*--weights-key"):
+    with pytest.raises(ModelError, match=r"2 networks, at state_dict\.module, ema.*`weights_key`"):
         import_checkpoint(path, None, (64, 128))
-    with pytest.raises(ModelError, match=r"--weights-key best: holds no network there, but at"):
+    with pytest.raises(ModelError, match=r"`weights_key` best: holds no network there, but at"):
         import_checkpoint(path, None, (64, 128), "best")
     for key, state in (("ema", average), ("state_dict.module", raw)):
         found = import_checkpoint(path, None, (64, 128), key)

@@ -317,7 +317,7 @@ class TestCuration:
 
         with pytest.raises(KeyboardInterrupt):
             curate(source, tmp_path / "cut", Span(), Curation(), ".png", report=stop)
-        with pytest.raises(OutputExistsError, match="--resume"):
+        with pytest.raises(OutputExistsError, match="`resume`"):
             curate(source, tmp_path / "cut", Span(), Curation(), ".png")
         found = curate(source, tmp_path / "cut", Span(), Curation(), ".png", resume=True)
         assert (found.seen, found.kept) == (14, 11)

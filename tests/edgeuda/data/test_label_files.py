@@ -204,7 +204,7 @@ def test_unmapped_classes_are_refused_unless_told_otherwise(tmp_path, caplog):
     write_image(tmp_path / "images/a.png", FRAME)
     write_label(tmp_path / "labels/a.png", label(0, 9))
     thirteen, robot = SPACES["cityscapes-13"], SPACES["robotcar-9"]
-    with pytest.raises(ConfigError, match="--ignore-unmapped"):
+    with pytest.raises(ConfigError, match="`ignore_unmapped`"):
         labelled_folder(tmp_path, robot, thirteen)
     with caplog.at_level("INFO"):
         data = labelled_folder(tmp_path, robot, thirteen, ignore_unmapped=True)

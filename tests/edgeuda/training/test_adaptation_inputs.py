@@ -15,7 +15,7 @@ from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import Watch
@@ -37,14 +37,14 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
         write_dataset(root / role, domain, 8, seed, 64, 128, SPACES["camvid-11"])
-    train_source(recipe(), root / "source", None, Options(root / "run"))
+    train_source(recipe(), root / "source", None, RunOptions(root / "run"))
     return root
 
 
 def run(data, out, *overrides, target=None, source=None, init=None):
     adapt(
         recipe(*overrides), init or data / "run", source or data / "source",
-        target or data / "target", Options(out),
+        target or data / "target", RunOptions(out),
     )  # fmt: skip
     state = load_file(out / MODEL_FILE)
     assert all(value.isfinite().all() for value in state.values())
@@ -85,7 +85,7 @@ def test_labels_that_are_all_ignored_teach_nothing_and_say_so(data, tmp_path):
     record = {"schema": "edgeuda.dataset/1", "label_space": "camvid-11"}
     write_json(source / "dataset.json", record)
     with pytest.raises(DataError, match=r"all pixels of all 2 label maps are ignored"):
-        train_source(recipe(), source, None, Options(tmp_path / "out"))
+        train_source(recipe(), source, None, RunOptions(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -106,10 +106,12 @@ def test_one_frame_or_many_of_the_same_keep_the_network_sane(data, tmp_path, cap
 
 def test_re_coloured_source_training_needs_target_frames(data, tmp_path):
     settings = recipe("source.style=colour")
-    with pytest.raises(ConfigError, match=r"needs target frames.*--target"):
-        train_source(settings, data / "source", None, Options(tmp_path / "no"))
+    with pytest.raises(ConfigError, match=r"needs target frames.*`target`"):
+        train_source(settings, data / "source", None, RunOptions(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
-    train_source(settings, data / "source", None, Options(tmp_path / "a"), target=data / "target")
+    train_source(
+        settings, data / "source", None, RunOptions(tmp_path / "a"), target=data / "target"
+    )
     plain = load_file(data / "run" / MODEL_FILE)
     assert not same(load_file(tmp_path / "a" / MODEL_FILE), plain)
 
@@ -166,7 +168,7 @@ def test_a_moving_teacher_survives_an_interruption(data, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(data, out, *settings, "monitor.keep_all=true")
     monkeypatch.undo()
-    resumed = Options(out, resume=True)
+    resumed = RunOptions(out, resume=True)
     settings = recipe(*settings, "monitor.keep_all=true")
     adapt(settings, data / "run", data / "source", data / "target", resumed)
     assert same(load_file(out / MODEL_FILE), whole)

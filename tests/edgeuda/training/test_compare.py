@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
+from edgeuda.records.comparison import OverSeeds
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training import compare as module
@@ -42,10 +43,10 @@ def track(tmp_path_factory):
 def test_built_in_plans_run_on_the_small_recipe(plan, track, tmp_path):
     """Every method of every plan, once, at toy size."""
     record = compare(load_plan(plan, "small", TINY), track, [0], tmp_path)
-    json.dumps(record, allow_nan=False)
-    for method in record["methods"]:
-        assert 0 <= method["miou"]["mean"] <= 100
-        assert 0 <= method["reliability"][0]["calibrated"]["calibration_error"] <= 1
+    json.dumps(record.to_record(), allow_nan=False)
+    for method in record.methods:
+        assert 0 <= method.miou.mean <= 100
+        assert 0 <= method.reliability[0]["calibrated"]["calibration_error"] <= 1
 
 
 def plan_file(tmp_path, text):
@@ -93,15 +94,15 @@ def test_common_parts_run_once_and_a_second_call_runs_nothing(track, tmp_path, m
 def test_the_record_and_its_views(track, tmp_path):
     variants = load_plan(plan_file(tmp_path, TWO), "small", TINY)
     record = compare(variants, track, [0, 1], tmp_path / "out")
-    base, tufl, _, oracle = record["methods"]
-    runs = [a - b for a, b in zip(tufl["miou"]["runs"], base["miou"]["runs"], strict=True)]
-    assert tufl["gain"]["runs"] == pytest.approx(runs, abs=0.011)
-    assert tufl["miou"]["mean"] == pytest.approx(sum(tufl["miou"]["runs"]) / 2, abs=0.011)
-    assert base["gain"]["mean"] == 0
-    assert oracle["gap_closed"] == 1
-    assert tufl["signals"][0]["chosen"]
-    assert all(seconds > 0 for seconds in tufl["seconds"])
-    assert all(0 <= share < 1 for share in tufl["waiting_for_data"])
+    base, tufl, _, oracle = record.methods
+    runs = [a - b for a, b in zip(tufl.miou.runs, base.miou.runs, strict=True)]
+    assert tufl.gain.runs == pytest.approx(runs, abs=0.011)
+    assert tufl.miou.mean == pytest.approx(sum(tufl.miou.runs) / 2, abs=0.011)
+    assert base.gain.mean == 0
+    assert oracle.gap_closed == 1
+    assert tufl.signals[0]["chosen"]
+    assert all(seconds > 0 for seconds in tufl.seconds)
+    assert all(0 <= share < 1 for share in tufl.waiting_for_data)
     text = markdown(record)
     assert text.count("\n| ") == 5  # the rule and four methods
     assert "± " in text
@@ -109,7 +110,7 @@ def test_the_record_and_its_views(track, tmp_path):
     assert svg.startswith("<svg xmlns=")
     assert "TUFL + CIM" in svg
     without = compare(variants, Track(track.source, track.target, track.data), [0], tmp_path / "b")
-    assert [method["gap_closed"] for method in without["methods"]] == [None] * 3
+    assert [method.gap_closed for method in without.methods] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -191,10 +192,10 @@ def test_a_collapse_rolls_back_stops_or_goes_on(
         seen.clear()
         variants = load_plan(str(tmp_path / "p.toml"), "small", (*TINY, *settings))
         record = compare(variants, track, [0], tmp_path / "again")
-        failed = record["methods"][0]
-        assert "collapsed by step 3" in failed["failed"]["0"]
-        assert "last healthy network" in failed["failed"]["0"]
-        assert failed["miou"] == {"runs": [None], "mean": None, "stdev": None}
+        failed = record.methods[0]
+        assert "collapsed by step 3" in failed.failed["0"]
+        assert "last healthy network" in failed.failed["0"]
+        assert failed.miou == OverSeeds([None], None, None)
         assert "| failed |" in markdown(record)
         assert comparison(record).startswith("<svg")
         return

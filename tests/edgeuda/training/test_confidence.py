@@ -25,7 +25,7 @@ from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.confidence import RELIABILITY_FILE, temperature_of
-from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_source
+from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.remarks import remarks
 
@@ -217,13 +217,13 @@ def data(tmp_path_factory):
     for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
         write_dataset(root / role, domain, 6, seed, 64, 128, SPACES["camvid-11"])
     recipe = load_recipe("small", (*TINY, "source.held=0.3", "source.tail=0.5"))
-    train_source(recipe, root / "source", None, Options(root / "run"))
+    train_source(recipe, root / "source", None, RunOptions(root / "run"))
     return root
 
 
 def run(data, out, *overrides, resume=False):
     recipe = load_recipe("small", (*TINY, *overrides))
-    adapt(recipe, data / "run", data / "source", data / "target", Options(out, resume))
+    adapt(recipe, data / "run", data / "source", data / "target", RunOptions(out, resume))
     return json.loads((out / ADAPTATION_FILE).read_text())
 
 

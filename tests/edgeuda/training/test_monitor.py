@@ -13,6 +13,7 @@ from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.network import Logits
 from edgeuda.models.predictor import normalise
+from edgeuda.records.form import entries
 from edgeuda.spec import Preprocessing
 from edgeuda.training.monitor import RANKED, Probe, choose, collapse, divergence
 from edgeuda.training.monitor import neighbourhood_density as density
@@ -240,7 +241,7 @@ def test_logits_that_are_not_finite(bad):
 
 
 def test_record_is_plain_json(signals):
-    record = signals.to_record()
+    record = entries(signals)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert all(type(v) is float for v in record.values() if not isinstance(v, list))
     assert sum(record["histogram"]) == pytest.approx(1)

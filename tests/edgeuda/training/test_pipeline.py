@@ -30,7 +30,7 @@ from edgeuda.training.loader import (
     holders,
     sample,
 )
-from edgeuda.training.pipeline import Options, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import (
     CHECKPOINT_FILE,
@@ -75,14 +75,14 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "source"
-    train_source(recipe(), data / "source", None, Options(out))
+    train_source(recipe(), data / "source", None, RunOptions(out))
     return out
 
 
 @pytest.fixture(scope="module")
 def adapted(data, trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "adapted"
-    adapt(recipe(), trained, data / "source", data / "target", Options(out))
+    adapt(recipe(), trained, data / "source", data / "target", RunOptions(out))
     return out
 
 
@@ -123,13 +123,13 @@ def test_target_labels_are_never_opened(data, trained, adapted, tmp_path):
     for path in (data / "target" / "images").iterdir():
         (target / "images" / path.name).write_bytes(path.read_bytes())
         (target / "labels" / f"{path.stem}.png").write_bytes(b"not a label")
-    adapt(recipe(), trained, data / "source", target, Options(tmp_path / "out"))
+    adapt(recipe(), trained, data / "source", target, RunOptions(tmp_path / "out"))
     assert same(weights(tmp_path / "out"), weights(adapted))
 
 
 def test_supervised_training_lowers_the_loss(data, tmp_path):
     settings = recipe("source.steps=60", "source.loss=ce", "source.log_every=5")
-    train_source(settings, data / "source", None, Options(tmp_path / "run"))
+    train_source(settings, data / "source", None, RunOptions(tmp_path / "run"))
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
     assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
 
@@ -194,7 +194,7 @@ def test_an_interrupted_adaptation_resumes_within_its_stage(data, trained, adapt
     wait_for_step(out / "stage1", 3, process)
     process.kill()
     process.wait()
-    adapt(recipe(), trained, data / "source", data / "target", Options(out, resume=True))
+    adapt(recipe(), trained, data / "source", data / "target", RunOptions(out, resume=True))
     for key, value in weights(adapted).items():
         assert torch.allclose(value.float(), weights(out)[key].float(), atol=1e-4), key
 
@@ -202,10 +202,10 @@ def test_an_interrupted_adaptation_resumes_within_its_stage(data, trained, adapt
 def test_existing_runs_are_not_overwritten(data, trained):
     before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
     with pytest.raises(OutputExistsError, match="exists already"):
-        train_source(recipe(), data / "source", None, Options(trained))
+        train_source(recipe(), data / "source", None, RunOptions(trained))
     with pytest.raises(OutputExistsError, match="another recipe"):
-        train_source(recipe("seed=5"), data / "source", None, Options(trained, resume=True))
-    train_source(recipe(), data / "source", None, Options(trained, resume=True))  # done: no work
+        train_source(recipe("seed=5"), data / "source", None, RunOptions(trained, resume=True))
+    train_source(recipe(), data / "source", None, RunOptions(trained, resume=True))  # done: no work
     assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
 
 
@@ -216,7 +216,7 @@ def test_checkpoints_of_other_models_are_refused(data, trained, tmp_path):
             init = tmp_path / "foreign.safetensors"
             save_file({"conv.weight": torch.zeros(1)}, init)
         with pytest.raises(ModelError, match=found):
-            adapt(settings, init, data / "source", data / "target", Options(tmp_path / "out"))
+            adapt(settings, init, data / "source", data / "target", RunOptions(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "x.safetensors").write_bytes(b"garbage")
     with pytest.raises(ModelError, match=r"x\.safetensors.*cannot be read"):
@@ -225,7 +225,7 @@ def test_checkpoints_of_other_models_are_refused(data, trained, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_files(data, tmp_path):
     with pytest.raises(TrainingError, match=r"Step \d+: loss term 'main' is (nan|inf).*images/0"):
-        train_source(recipe("source.lr=1e18"), data / "source", None, Options(tmp_path / "run"))
+        train_source(recipe("source.lr=1e18"), data / "source", None, RunOptions(tmp_path / "run"))
     assert not (tmp_path / "run" / MODEL_FILE).exists()
 
 

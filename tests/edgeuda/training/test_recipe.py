@@ -103,8 +103,8 @@ def test_overrides():
     ("override", "message"),
     [
         ("stage1.stepz=7", r"unknown key 'stage1\.stepz'; did you mean 'steps'"),
-        ("steps=5", r"--set steps=5: unknown key 'steps'; .* sections: source\.steps, "),
-        ("source.steps=none", r"--set source\.steps=none: source\.steps: .*integer"),
+        ("steps=5", r"`steps=5`: unknown key 'steps'; .* sections: source\.steps, "),
+        ("source.steps=none", r"`source\.steps=none`: source\.steps: .*integer"),
         ("stage1.threshold.initail=1", r"'stage1\.threshold\.initail'; did you mean 'initial'"),
         ("colour=1", r"unknown key 'colour'; known keys: name"),
         ("stage1.lr=-1", r"stage1\.lr: .*greater than 0, found -1"),

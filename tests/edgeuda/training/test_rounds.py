@@ -25,7 +25,7 @@ from edgeuda.street import write_dataset
 from edgeuda.training import pseudo_labels, watch
 from edgeuda.training.loader import Images
 from edgeuda.training.monitor import Probe
-from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt, train_source
+from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, adapt, train_source
 from edgeuda.training.pseudo_labels import (
     INDEX_FILE,
     PROGRESS_FILE,
@@ -60,13 +60,13 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     for role, domain, seed in (("source", "simulator", 0), ("target", "camera", 1000)):
         write_dataset(root / role, domain, 6, seed, 64, 128, SPACE)
-    train_source(recipe(), root / "source", None, Options(root / "run"))
+    train_source(recipe(), root / "source", None, RunOptions(root / "run"))
     return root
 
 
 def run(data, out, *overrides, resume=False, target=None):
     folders = data / "run", data / "source", target or data / "target"
-    adapt(recipe(*overrides), *folders, Options(out, resume))
+    adapt(recipe(*overrides), *folders, RunOptions(out, resume))
     return load_file(out / MODEL_FILE)
 
 
@@ -201,7 +201,7 @@ def test_source_training_can_learn_scale_and_shift_of_deeplab(data, tmp_path):
     for affine in ("false", "true"):
         train_source(
             recipe(*tiny, f"source.affine={affine}"), data / "source", None,
-            Options(tmp_path / affine),
+            RunOptions(tmp_path / affine),
         )  # fmt: skip
         state = load_file(tmp_path / affine / MODEL_FILE)
         scales = torch.cat([v for k, v in state.items() if k.endswith("bn1.weight")])
@@ -377,10 +377,10 @@ def test_the_other_networks_train_adapt_and_export(name, data, tmp_path):
         f"model.architecture={name}", "stage1.steps=2", "stage1.batch=2",
         "monitor.on_collapse=continue",  # two steps from random weights do collapse
     )  # fmt: skip
-    train_source(recipe(*settings), data / "source", None, Options(tmp_path / "run"))
+    train_source(recipe(*settings), data / "source", None, RunOptions(tmp_path / "run"))
     stages = 'stages=["adversarial", "stage1", "hiast"]'
     folders = tmp_path / "run", data / "source", data / "target"
-    adapt(recipe(*settings, stages, "hiast.steps=1"), *folders, Options(tmp_path / "out"))
+    adapt(recipe(*settings, stages, "hiast.steps=1"), *folders, RunOptions(tmp_path / "out"))
     states = [load_file(tmp_path / folder / MODEL_FILE) for folder in ("run", "out")]
     assert all(value.isfinite().all() for value in states[1].values())
     assert not same(*states)

@@ -14,14 +14,15 @@ import pytest
 from edgeuda.data.footage import Frame
 from edgeuda.data.images import paint, read_label
 from edgeuda.errors import BundleError, DataError, DependencyError, DeviceError
+from edgeuda.records.live import SinkCounts
 from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.live import capture, ros2, sinks
 from engines.live.capture import Capture
-from engines.live.loop import Clock, Course, LatencyHistogram, Limits, run
+from engines.live.loop import Clock, Course, LatencyHistogram, StopAt, run
 from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
-from engines.onnx.metadata import policy_of, precision_of, read_metadata
+from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
 from tiny_models import SPEC, exported, random_frames
 
@@ -268,7 +269,7 @@ def test_label_maps_are_named_after_their_frames(tmp_path):
 def test_a_window_needs_a_screen(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(DeviceError, match="--window needs a screen"):
+    with pytest.raises(DeviceError, match="`window` needs a screen"):
         Window(COLORS, lambda: None)
 
 
@@ -375,22 +376,21 @@ def test_a_recording_from_beginning_to_end(tmp_path):
             status=said.append,
         )  # fmt: skip
         label = runner(cv2.resize(next(frames(1)).image, (128, 64))[None])[0]
-    counted = record["frames"]
-    assert (counted["received"], counted["segmented"], counted["dropped"]) == (40, 40, 0)
-    assert record["sinks"] == {
-        "overlay video": {"written": 40, "dropped": 0, "error": None},
-        "label maps": {"written": 40, "dropped": 0, "error": None},
-    }
+    counted = record.frames
+    assert (counted.received, counted.segmented, counted.dropped) == (40, 40, 0)
+    assert record.sinks == {
+        "overlay video": SinkCounts(40, 0, None), "label maps": SinkCounts(40, 0, None),
+    }  # fmt: skip
     assert len(read_video(tmp_path / "o.mkv")) == 40
     found = read_label(tmp_path / "labels" / "camera0_0000000.png")
     assert found.shape == (48, 96)
     np.testing.assert_array_equal(
         found, cv2.resize(label, (96, 48), interpolation=cv2.INTER_NEAREST_EXACT)
     )
-    latency = record["latency_ms"]
-    assert set(latency["percentiles"]) == {"50"}
-    assert latency["percentiles"]["50"] <= latency["max"]
-    assert latency["from"] == "the decoded frame"
+    latency = record.latency_ms
+    assert set(latency.percentiles) == {"50"}
+    assert latency.percentiles["50"] <= latency.max
+    assert latency.since == "the decoded frame"
 
 
 def test_a_slow_network_sees_the_newest_frames_of_a_camera():
@@ -400,26 +400,26 @@ def test_a_slow_network_sees_the_newest_frames_of_a_camera():
         FakeRunner(0.02), Capture(lambda: frames(100, 0.002), live=False, fps=500), [sink],
         lossless=False, status=seen.append,
     )  # fmt: skip
-    counted = record["frames"]
-    assert counted["received"] == 100
-    assert counted["segmented"] + counted["dropped"] == 100
-    assert counted["dropped"] > 50
+    counted = record.frames
+    assert counted.received == 100
+    assert counted.segmented + counted.dropped == 100
+    assert counted.dropped > 50
     assert sink.seen == sorted(sink.seen)
     # two frames wait at most: none is older than three inferences
-    assert record["latency_ms"]["max"] < 1000
-    assert record["latency_ms"]["from"] == "the frame's arrival"
+    assert record.latency_ms.max < 1000
+    assert record.latency_ms.since == "the frame's arrival"
 
 
-@pytest.mark.parametrize("limits", [Limits(frames=5), Limits(seconds=0.2)])
+@pytest.mark.parametrize("limits", [StopAt(frames=5), StopAt(seconds=0.2)])
 def test_limits_end_a_camera(limits):
     endless = (frame for _ in iter(int, 1) for frame in frames(10, 0.005))
     record = run(
         FakeRunner(), Capture(lambda: endless, live=True), [], lossless=False, limits=limits
     )
     if limits.frames:
-        assert record["frames"]["segmented"] == 5
+        assert record.frames.segmented == 5
     else:
-        assert record["seconds"] >= 0.2
+        assert record.seconds >= 0.2
 
 
 def test_a_stop_from_elsewhere_finishes_what_was_written(tmp_path):
@@ -430,17 +430,17 @@ def test_a_stop_from_elsewhere_finishes_what_was_written(tmp_path):
     record = run(
         FakeRunner(), Capture(lambda: endless, live=True), [sink], lossless=False, stop=stop
     )
-    assert record["frames"]["segmented"] > 3
+    assert record.frames.segmented > 3
     assert len(read_video(tmp_path / "o.mkv")) > 3
 
 
 def test_what_fails_on_the_way_is_recorded_with_what_was_done():
     source = Capture(lambda: frames(50), live=False)
     record = run(FakeRunner(), source, [Slow(fail_at=3)], lossless=True)
-    assert (record["error"], record["frames"]["segmented"]) == (None, 50)  # the network goes on
-    slow = record["sinks"]["slow"]
-    assert (slow["written"], slow["error"]) == (3, "the disk is full")
-    assert slow["dropped"] > 40
+    assert (record.error, record.frames.segmented) == (None, 50)  # the network goes on
+    slow = record.sinks["slow"]
+    assert (slow.written, slow.error) == (3, "the disk is full")
+    assert slow.dropped > 40
 
     def broken(count):
         yield from frames(count)
@@ -449,7 +449,7 @@ def test_what_fails_on_the_way_is_recorded_with_what_was_done():
 
     sink = Slow()
     record = run(FakeRunner(), Capture(lambda: broken(2), live=False), [sink], lossless=True)
-    assert (record["error"], record["frames"]["segmented"]) == ("x.mp4: cut off", 2)
+    assert (record.error, record.frames.segmented) == ("x.mp4: cut off", 2)
     assert (sink.seen, sink.closed) == ([0, 1], True)  # what came before is written
     with pytest.raises(DataError, match="cut off"):
         run(FakeRunner(), Capture(lambda: broken(0), live=False), [], lossless=True)
@@ -531,7 +531,7 @@ def bundle(tmp_path):
     members = []
     for path in files:
         metadata = read_metadata(path)
-        about = {"precision": precision_of(metadata), "for": policy_of(metadata)}
+        about = {"precision": precision_of(metadata), "for": runtime_of(metadata)}
         members.append(("model", path, about))
     write_bundle(tmp_path / "v.edgeuda", members, {}, None)
     return tmp_path / "v.edgeuda"
@@ -668,8 +668,8 @@ def test_frames_that_a_camera_would_have_delivered_are_missed():
 
     source = Capture(slow, live=False, fps=100)
     record = run(FakeRunner(), source, [], lossless=False)
-    counted = record["frames"]
-    assert counted["received"] == 10
-    assert 25 <= counted["missed"] <= 400  # 4 for each, more on a busy machine
+    counted = record.frames
+    assert counted.received == 10
+    assert 25 <= counted.missed <= 400  # 4 for each, more on a busy machine
     quick = Capture(lambda: frames(10), live=False, fps=20)
-    assert run(FakeRunner(), quick, [], lossless=False)["frames"]["missed"] <= 2
+    assert run(FakeRunner(), quick, [], lossless=False).frames.missed <= 2

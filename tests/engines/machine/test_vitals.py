@@ -11,7 +11,7 @@ import pytest
 from edgeuda.errors import DeviceError
 from engines.machine import hardware as machine
 from engines.machine import probes as sources
-from engines.machine.probes import Probe, find_probes, parse_tegrastats
+from engines.machine.probes import SensorProbe, find_probes, parse_tegrastats
 from engines.machine.vitals import Monitor, Vitals, energy_per_frame
 
 
@@ -268,7 +268,7 @@ def test_other_load_is_what_others_take_of_our_cores(tmp_path, monkeypatch):
 
 
 def test_the_monitor_reads_all_probes_on_one_axis_and_survives_a_broken_one():
-    broken = Probe("broken", {"power.x": "W"}, lambda: 1 / 0)
+    broken = SensorProbe("broken", {"power.x": "W"}, lambda: 1 / 0)
     closed = []
     enough = threading.Event()
     count = iter(range(1000))
@@ -278,7 +278,7 @@ def test_the_monitor_reads_all_probes_on_one_axis_and_survives_a_broken_one():
             enough.set()
         return {"temperature.a": 40.0 + number}
 
-    working = Probe("working", {"temperature.a": "°C"}, read, lambda: closed.append(1))
+    working = SensorProbe("working", {"temperature.a": "°C"}, read, lambda: closed.append(1))
     origin = time.perf_counter_ns()
     with Monitor(origin, [broken, working], interval=0.001) as state:
         assert enough.wait(10)
@@ -287,11 +287,11 @@ def test_the_monitor_reads_all_probes_on_one_axis_and_survives_a_broken_one():
     assert len({len(values) for values in columns.values()}) == 1
     assert (np.diff(columns["time_s"]) > 0).all()
     assert np.isnan(columns["power.x"]).all()
-    record = state.to_record()
-    assert record["channels"]["temperature.a"]["start"] == 40
-    assert "power.x" not in record["channels"]
-    assert set(record["not_available"]) == {"clock", "throttling", "load"}
-    assert (record["throttled"], record["other_load_cores"]) == (None, None)
+    found = state.summary()
+    assert found.channels["temperature.a"].start == 40
+    assert "power.x" not in found.channels
+    assert set(found.not_available) == {"clock", "throttling", "load"}
+    assert (found.throttled, found.other_load_cores) == (None, None)
 
 
 def readings(**channels):

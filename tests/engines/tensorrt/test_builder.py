@@ -154,7 +154,7 @@ def test_the_accelerator_works_or_is_refused(models, version):
         return
     with pytest.raises(ConfigError, match="has no FP32: all would run on the GPU"):
         build_engine(trt, models["fp32"], BuildOptions(dla_core=1))
-    with pytest.raises(ConfigError, match=r"Q/DQ graphs do not run.*--calibrate"):
+    with pytest.raises(ConfigError, match=r"Q/DQ graphs do not run.*`calibrate`"):
         build_engine(trt, models["int8"], half)
     with pytest.raises(ConfigError, match="takes one batch size, found 1 to 4"):
         build_engine(trt, models["fp32"], BuildOptions(half=True, dla_core=1, batch=(1, 1, 4)))

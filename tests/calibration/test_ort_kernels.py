@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration import prologue, qdq
+from calibration import ort_kernels, qdq
 from calibration.options import Options
 from calibration.quantize import calibrate
 from engines.onnx.session import open_session
@@ -28,7 +28,7 @@ def model():
 
 def test_floats_are_the_same_but_for_the_order_of_sums(model):
     changed = copy.deepcopy(model)
-    assert prologue.space_to_depth(changed, every_conv(changed))
+    assert ort_kernels.space_to_depth(changed, every_conv(changed))
     onnx.checker.check_model(changed, full_check=True)
     first = first_conv(changed.graph)
     (weight,) = [w for w in changed.graph.initializer if w.name == first.input[1]]
@@ -59,7 +59,7 @@ def test_every_place_and_border_is_that_of_the_old_kernel(pad):
         graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
     )
     changed = copy.deepcopy(model)
-    assert prologue.space_to_depth(changed, every_conv(changed))
+    assert ort_kernels.space_to_depth(changed, every_conv(changed))
     images = np.zeros((12 * 10 * 3, 12, 10, 3), np.uint8)
     images.reshape(len(images), -1)[np.diag_indices(len(images))] = 1
     np.testing.assert_array_equal(run(changed, images), run(model, images))
@@ -69,7 +69,7 @@ def test_integers_are_the_same(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(exported("labels"))
     frames = write_frames(tmp_path / "frames", random_frames(3, 64, 128))
     labels = []
-    for number, change in enumerate((prologue.space_to_depth, lambda *_: False)):
+    for number, change in enumerate((ort_kernels.space_to_depth, lambda *_: False)):
         monkeypatch.setattr(qdq, "space_to_depth", change)
         out = tmp_path / f"{number}.onnx"
         calibrate(tmp_path / "model.onnx", frames, out, Options("ort-x86"))
@@ -94,13 +94,13 @@ def test_integers_are_the_same(tmp_path, monkeypatch):
 def test_what_does_not_fit_stays_as_it_is(model, change):
     change(model.graph)
     before = model.SerializeToString()
-    assert not prologue.space_to_depth(model, every_conv(model))
+    assert not ort_kernels.space_to_depth(model, every_conv(model))
     assert model.SerializeToString() == before
 
 
 def test_a_first_convolution_that_stays_float_reads_pixels(model):
     rest = every_conv(model) - {first_conv(model.graph).output[0]}
-    assert not prologue.space_to_depth(model, rest)
+    assert not ort_kernels.space_to_depth(model, rest)
 
 
 def every_conv(model):

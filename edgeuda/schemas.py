@@ -9,7 +9,8 @@ from __future__ import annotations
 EVALUATION = "edgeuda.evaluation/1"
 BENCH = "edgeuda.bench/2"
 LIVE = "edgeuda.live/1"
-CALIBRATION = "edgeuda.calibration/1"
+CALIBRATION = "edgeuda.calibration/2"
+CALIBRATION_1 = "edgeuda.calibration/1"
 CALIBRATION_PAGE = "edgeuda.calibration-page/1"
 TRADEOFF = "edgeuda.tradeoff/2"
 TRADEOFF_1 = "edgeuda.tradeoff/1"
@@ -29,7 +30,8 @@ DATA_CHECK = "edgeuda.data-check/1"
 MODEL = "edgeuda.model/1"
 EXPORT = "edgeuda.export/1"
 BATCH_NORM = "edgeuda.batch_norm/1"
-QUANTIZATION = "edgeuda.quantization/1"
+QUANTIZATION = "edgeuda.quantization/2"
+QUANTIZATION_1 = "edgeuda.quantization/1"
 RANGES = "edgeuda.ranges/1"
 TENSORRT_CACHE = "edgeuda.tensorrt_cache/1"
 BUILD = "edgeuda.build/1"
@@ -47,6 +49,7 @@ ABOUT: dict[str, str] = {
     LIVE: "What a drive came to: frames, drops, latencies, memory; written by `run`.",
     CALIBRATION: "How a model was quantized, and what INT8 changes; written by `calibrate` beside "
     "the model.",
+    CALIBRATION_1: "The same with the runtime as `target`; read, no longer written.",
     CALIBRATION_PAGE: "Figures of the page of a calibration; written by `calibrate --page`.",
     TRADEOFF: "Variants of networks, scored and timed, and which to take; written by `tradeoff`.",
     TRADEOFF_1: "The same with its decision in sentences; read, no longer written.",
@@ -69,6 +72,7 @@ ABOUT: dict[str, str] = {
     EXPORT: "How a network was exported; in the ONNX file.",
     BATCH_NORM: "Statistics of folded batch norms; in the ONNX file.",
     QUANTIZATION: "How a graph was quantized; in the ONNX file.",
+    QUANTIZATION_1: "The same with the runtime as `policy`; read, no longer written.",
     RANGES: "Histograms of activations; in `*.ranges.npz`.",
     TENSORRT_CACHE: "Where a TensorRT calibration cache came from; beside it.",
     BUILD: "How an engine was built; written by `build` beside it.",

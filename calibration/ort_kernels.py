@@ -1,19 +1,35 @@
-"""What happens to an image before the first convolutions, in the form that is fastest on a CPU."""
+"""Which kernels ONNX Runtime picks for a Q/DQ graph, and what is done so that it picks integers.
+
+A Q/DQ graph only *allows* integer kernels. `space_to_depth`, `widen_constants` and
+`hide_relu` change the float graph before pairs are put in; `compiled` reads what became of it.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from calibration.placement import Placement
 from edgeuda.errors import require
-from engines.onnx.weights import constants_of
+from engines.onnx.graphs import load_graph
+from engines.onnx.index import CLIPS
+from engines.onnx.session import open_session
+from engines.onnx.weights import constants_of, with_constants
 
 if TYPE_CHECKING:
     import onnx
 
+QUANTIZED_WEIGHT = "_weight_quantized"
+"""What follows the convolution's output in the name of its integer weight."""
+_INTEGER = frozenset({"QLinearConv", "ConvInteger"})
+_FLOAT = frozenset({"Conv", "FusedConv", "NhwcFusedConv"})
+_ZERO = "edgeuda.zero"
 _LEAST_KERNEL = 5
 """Below it a convolution gains less from fewer, deeper places than rearranging the image costs."""
 
@@ -158,3 +174,84 @@ def widen_constants(model: onnx.ModelProto) -> None:
                 row = np.repeat(constants[name], times, axis=3)
                 node.input[position] = f"{name}_row"
                 model.graph.initializer.append(numpy_helper.from_array(row, f"{name}_row"))
+
+
+def hide_relu(model: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
+    """Return a copy in which float convolutions between quantized tensors are not recognised.
+
+    ONNX Runtime (1.31, `WeightBiasQuantization`) rounds the float weights of any convolution that
+    reads a DQ and whose ReLU feeds a Q, per tensor, and runs it in integers: the layer that was
+    kept float for its sensitivity then loses most. A maximum with zero (and for ReLU6 a minimum
+    after it) is the same function under another name, which that pass does not look through.
+
+    Args:
+        model: An FP32 graph.
+        placement: What will be quantized in it.
+    """
+    onnx = require("onnx", "quantize")
+    hidden = with_constants(model, {_ZERO: np.zeros((), np.float32)})
+    nodes = []
+    for node in hidden.graph.node:
+        nodes.append(node)
+        if (
+            node.op_type not in CLIPS
+            or node.input[0] not in placement.float_convs
+            or node.output[0] not in placement.tensors
+        ):
+            continue
+        if node.op_type == "Relu":
+            node.op_type = "Max"
+            node.input.append(_ZERO)
+            continue
+        source, *bounds = node.input
+        lower, upper = [*bounds, "", ""][:2]
+        between = f"{node.output[0]}_from_below"
+        pairs = [(kind, name) for kind, name in (("Max", lower), ("Min", upper)) if name]
+        steps = [source, *[between] * (len(pairs) - 1), node.output[0]]
+        nodes[-1:] = [
+            onnx.helper.make_node(kind, [steps[number], name], [steps[number + 1]])
+            for number, (kind, name) in enumerate(pairs)
+        ]
+    del hidden.graph.node[:]
+    hidden.graph.node.extend(nodes)
+    return hidden
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The convolutions of a compiled graph.
+
+    Attributes:
+        placed: Those of our Q/DQ pairs that run in integers, by their output in the FP32 graph.
+        integer: Number of all that run in integers.
+        total: Number of all.
+    """
+
+    placed: frozenset[str]
+    integer: int
+    total: int
+
+
+def compiled(path: Path) -> Compiled:
+    """Find the convolutions that ONNX Runtime runs in integers on this machine's CPU.
+
+    A Q/DQ graph only *allows* integer kernels: a misplaced pair silently leaves a convolution in
+    float. This reads the graph as ONNX Runtime optimised it.
+
+    Args:
+        path: An ONNX file.
+
+    Raises:
+        ModelError: If ONNX Runtime cannot load the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, threads=1, optimized=optimized)
+        nodes = load_graph(optimized, "quantize").graph.node
+    integer = [node for node in nodes if node.op_type in _INTEGER]
+    weights = {name for node in integer for name in node.input if name.endswith(QUANTIZED_WEIGHT)}
+    return Compiled(
+        frozenset(name.removesuffix(QUANTIZED_WEIGHT) for name in weights),
+        len(integer),
+        len(integer) + sum(node.op_type in _FLOAT for node in nodes),
+    )
