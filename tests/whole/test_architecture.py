@@ -58,13 +58,16 @@ BELOW = {
     "edgeuda/records": {"errors", "files", "schemas", "labels", "spec", "records"},
     "edgeuda/data": {"records", "errors", "files", "schemas", "labels", "spec", "data", "street"},
     "edgeuda/street": {"records", "errors", "files", "schemas", "labels", "data", "street"},
-    "edgeuda/accuracy": {"records", "errors", "files", "schemas", "labels", "spec", "data", "accuracy"},
+    "edgeuda/accuracy": {
+        "records", "errors", "files", "schemas", "labels", "spec", "data", "accuracy"
+    },
     "edgeuda/views": {"errors", "files", "schemas", "labels", "data", "views"},
     "edgeuda/models": {
         "records", "errors", "files", "schemas", "labels", "spec", "data", "accuracy", "models"
     },
     "edgeuda/methods": {
-        "records", "errors", "files", "schemas", "labels", "spec", "data", "views", "models", "methods"
+        "records", "errors", "files", "schemas", "labels", "spec", "data", "views", "models",
+        "methods",
     },
 }  # fmt: skip
 """What each room of `edgeuda` may look into; `edgeuda.training` stands above them all."""
