@@ -136,7 +136,7 @@ def check(
         if found.advice:
             console.print(f"    {found.advice}", soft_wrap=True, markup=False)
     if result.gap is not None:
-        distance = f"{result.gap['frechet']:.1f}, {scale(result.gap)}"
+        distance = f"{result.gap.frechet:.1f}, {scale(result.gap)}"
         text = f"distance of source and target in brightness and colour: {distance}"
         console.print(text, soft_wrap=True, markup=False)
     elif source is not None and target is not None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda import schemas
 from edgeuda.data.curation import Thumbnail, difference, thumbnail
 from edgeuda.data.folders import LabelledFolder, class_counts, parallel, spread
 from edgeuda.data.images import Image, is_turned, list_images, read_image
@@ -23,16 +21,23 @@ from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import sha256
 from edgeuda.labels import counterparts, describe
+from edgeuda.records.data_check import (
+    SHOWN,
+    AxisStatistics,
+    CheckedData,
+    ClassCount,
+    DataCheckRecord,
+    DataFinding,
+    DomainGap,
+    SizeCount,
+)
 
-SCHEMA = schemas.DATA_CHECK
 STATISTICS = ("lightness", "green to red", "blue to yellow")
 """Axes of CIELAB; lightness 0 to 100, the others about -100 to 100."""
 SAME = 2.0
 """Mean difference in grey levels of two thumbnails below which images count as duplicates."""
 BITS_APART = 3
 """Bits by which the hashes of near-duplicates may differ; see `similar`."""
-SHOWN = 10
-"""Files named per finding."""
 RARE = 0.001
 """Share of the pixels below which a class is called rare."""
 
@@ -52,36 +57,6 @@ WORDS = {
     ),
 }  # fmt: skip
 """What the target is, if a statistic is below that of the source, and if it is above."""
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class DataFinding:
-    """Something a person should know.
-
-    Attributes:
-        severity: ``error`` stops training or falsifies scores, ``warning`` may.
-        role: ``source``, ``target``, ``test`` or several.
-        what: One sentence.
-        advice: What to do.
-        files: Some of the files concerned.
-        count: How many there are.
-    """
-
-    severity: Severity
-    role: str
-    what: str
-    advice: str = ""
-    files: Sequence[str] = ()
-    count: int = 0
-
-    @classmethod
-    def about(
-        cls, severity: Severity, role: str, what: str, advice: str, files: Sequence[str]
-    ) -> DataFinding:
-        """Return a finding that names the first `SHOWN` of all ``files`` and counts them."""
-        return cls(severity, role, what, advice, files[:SHOWN], len(files))
 
 
 @dataclass
@@ -157,16 +132,12 @@ class Check:
 
     roles: dict[str, DataSet]
     findings: list[DataFinding] = field(default_factory=list)
-    gap: dict[str, Any] | None = None
+    gap: DomainGap | None = None
 
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {
-            "schema": SCHEMA,
-            "roles": {name: _role_record(role) for name, role in self.roles.items()},
-            "gap": self.gap,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
+    def record(self) -> DataCheckRecord:
+        """Return what is written of it."""
+        roles = {name: _checked(role) for name, role in self.roles.items()}
+        return DataCheckRecord(roles, self.gap, self.findings)
 
 
 def check(
@@ -284,15 +255,8 @@ def _alike(a: Look, b: Look) -> bool:
     return a.digest == b.digest or difference(a.small, b.small) < SAME
 
 
-def gap(source: DataSet, target: DataSet) -> dict[str, Any] | None:
-    """Return how far two domains are apart in brightness and colour, None without images.
-
-    ``frechet`` is the Fréchet distance between Gaussians over each image's means and deviations,
-    and ``within`` the same between the first and the second half of each data set, which gives it
-    a scale; None below four images. ``standardised`` is the difference of each mean over its
-    pooled deviation (Cohen's d), ``beyond`` the share of the target's images that lie beyond the
-    source's mean on that side.
-    """
+def gap(source: DataSet, target: DataSet) -> DomainGap | None:
+    """Return how far two domains are apart in brightness and colour, None without images."""
     rows = [
         np.array([look.colour for look in role.readable], np.float64) for role in (source, target)
     ]
@@ -304,15 +268,15 @@ def gap(source: DataSet, target: DataSet) -> dict[str, Any] | None:
     apart = (means[1] - means[0]) / np.maximum(pooled, 1e-9)
     names = [f"{kind} of {axis}" for kind in ("mean", "deviation") for axis in STATISTICS]
     beyond = ((rows[1] - means[0]) * np.sign(apart) > 0).mean(0)
-    return {
-        "frechet": frechet(means, covariances),
-        "within": {
+    return DomainGap(
+        frechet(means, covariances),
+        {
             role.name: _between_halves(found)
             for role, found in zip((source, target), rows, strict=True)
         },
-        "standardised": dict(zip(names, apart.tolist(), strict=True)),
-        "beyond": dict(zip(names, beyond.tolist(), strict=True)),
-    }
+        dict(zip(names, apart.tolist(), strict=True)),
+        dict(zip(names, beyond.tolist(), strict=True)),
+    )
 
 
 def _between_halves(found: npt.NDArray[np.float64]) -> float | None:
@@ -323,19 +287,19 @@ def _between_halves(found: npt.NDArray[np.float64]) -> float | None:
     return frechet([x.mean(0) for x in halves], [np.cov(x, rowvar=False) for x in halves])
 
 
-def scale(measured: Mapping[str, Any]) -> str:
+def scale(measured: DomainGap) -> str:
     """Say what a distance of `gap` is to be held against."""
-    known = [x for x in measured["within"].values() if x is not None]
+    known = [x for x in measured.within.values() if x is not None]
     if not known:
         return "there are too few images to say how far two halves of one data set are apart"
     usual = max(known)
-    if measured["frechet"] <= usual:
+    if measured.frechet <= usual:
         return f"two halves of one data set are as far apart ({usual:.1f})"
-    times = f"{measured['frechet'] / usual:.1f} times as much as" if usual > 0 else "beside"
+    times = f"{measured.frechet / usual:.1f} times as much as" if usual > 0 else "beside"
     return f"{times} two halves of one data set ({usual:.1f})"
 
 
-def _apart(measured: Mapping[str, Any], chance: float) -> list[DataFinding]:
+def _apart(measured: DomainGap, chance: float) -> list[DataFinding]:
     """Say what the gap between source and target means, and what of a recipe answers it.
 
     Args:
@@ -343,7 +307,7 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[DataFinding]:
         chance: Deviations that as few images may be apart by chance.
     """
     least = max(MEDIUM, chance)
-    gaps = {k: v for k, v in measured["standardised"].items() if abs(v) >= least}
+    gaps = {k: v for k, v in measured.standardised.items() if abs(v) >= least}
     if not gaps:
         return []
     ordered = sorted(gaps, key=lambda name: -abs(gaps[name]))
@@ -351,9 +315,7 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[DataFinding]:
         f"{WORDS[name][gaps[name] > 0]} by {abs(gaps[name]):.1f} deviations" for name in ordered
     ]
     first = WORDS[ordered[0]][gaps[ordered[0]] > 0]
-    share = (
-        f"{100 * measured['beyond'][ordered[0]]:.0f} % of them are {first} than the source's mean"
-    )
+    share = f"{100 * measured.beyond[ordered[0]]:.0f} % of them are {first} than the source's mean"
     advice = [
         "Adapt, and begin with AdaBN, the first stage of the recipes edge, lite and small: it "
         "takes brightness and contrast of the target into the network's statistics"
@@ -371,7 +333,7 @@ def _apart(measured: Mapping[str, Any], chance: float) -> list[DataFinding]:
             "source, target",
             f"images of target are {', '.join(said)}; {share}. The distance in brightness and "
             "colour is "
-            f"{measured['frechet']:.1f}, {scale(measured)}",
+            f"{measured.frechet:.1f}, {scale(measured)}",
             "; ".join(advice),
         )
     ]
@@ -587,45 +549,43 @@ def _absent(roles: Mapping[str, DataSet]) -> list[DataFinding]:
     ]
 
 
-def _role_record(role: DataSet) -> dict[str, Any]:
+def _checked(role: DataSet) -> CheckedData:
     sizes = Counter(look.size for look in role.readable if look.size is not None)
     colours = np.array([look.colour for look in role.readable], np.float64)
-    record: dict[str, Any] = {
-        "folder": str(role.root),
-        "images": role.total,
-        "looked_at": len(role.looks),
-        "readable": len(role.readable),
-        "sizes": [
-            {"height": height, "width": width, "images": number}
-            for (height, width), number in sizes.most_common(20)
-        ],
-    }
+    record = CheckedData(
+        str(role.root), role.total, len(role.looks), len(role.readable),
+        [SizeCount(*size, number) for size, number in sizes.most_common(20)],
+    )  # fmt: skip
     if len(colours):
-        record["colour"] = {
-            axis: {
-                "mean": float(colours[:, i].mean()),
-                "between_images": float(colours[:, i].std()),
-                "within_images": float(colours[:, i + 3].mean()),
-            }
-            for i, axis in enumerate(STATISTICS)
-        }
-        record["lightness"] = np.histogram(colours[:, 0], 20, (0, 100))[0].tolist()
-    counts = role.counts
-    if counts is not None and role.labelled is not None:
-        pixels, total = counts.sum(0), max(1, int(counts.sum()))
-        record["label_space"] = role.labelled.space.name
-        record["classes"] = {
-            name: {
-                "pixels": int(pixels[i]),
-                "share": float(pixels[i] / total),
-                "images": int((counts[:, i] > 0).sum()),
-            }
-            for i, name in enumerate(role.labelled.space.classes)
-        }
-        everything = sum(
-            look.size[0] * look.size[1]
-            for look in role.looks
-            if look.counts is not None and look.size is not None
+        record = replace(
+            record,
+            colour={
+                axis: AxisStatistics(
+                    float(colours[:, i].mean()),
+                    float(colours[:, i].std()),
+                    float(colours[:, i + 3].mean()),
+                )
+                for i, axis in enumerate(STATISTICS)
+            },
+            lightness=np.histogram(colours[:, 0], 20, (0, 100))[0].tolist(),
         )
-        record["ignored_share"] = 1 - total / max(1, everything)
-    return record
+    counts = role.counts
+    if counts is None or role.labelled is None:
+        return record
+    pixels, total = counts.sum(0), max(1, int(counts.sum()))
+    everything = sum(
+        look.size[0] * look.size[1]
+        for look in role.looks
+        if look.counts is not None and look.size is not None
+    )
+    return replace(
+        record,
+        label_space=role.labelled.space.name,
+        classes={
+            name: ClassCount(
+                int(pixels[i]), float(pixels[i] / total), int((counts[:, i] > 0).sum())
+            )
+            for i, name in enumerate(role.labelled.space.classes)
+        },
+        ignored_share=1 - total / max(1, everything),
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgeuda import __version__
 from edgeuda.data.check import Check, DataSet, scale
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
 from edgeuda.errors import ConfigError, DataError
+from edgeuda.records.data_check import CheckedData, DataCheckRecord, DomainGap
 from engines.report import plots
 from engines.report.findings import Finding, Status
 from engines.report.page import Page, write_page
@@ -38,15 +38,15 @@ def build_data_report(result: Check, out: Path) -> list[Path]:
     if out.suffix != ".html":
         msg = f"{out}: expected a name that ends in .html"
         raise ConfigError(msg)
-    record = result.to_record()
+    checked = result.record()
     page = Page(
         "Data check",
         f"Up to {max(len(role.looks) for role in result.roles.values())} images of each data set "
         "were looked at.",
         _verdicts(result),
-        [*_findings(result), *_sections(result, record)],
+        [*_findings(result), *_sections(result, checked)],
     )
-    record |= {"created": page.created, "edgeuda": __version__}
+    record = {**checked.to_record(), "created": page.created, "edgeuda": __version__}
     return write_page(page, record, [out, out.with_suffix(".json"), out.with_suffix(".md")])
 
 
@@ -86,13 +86,12 @@ def _findings(result: Check) -> list[Chapter]:
     return [Chapter("findings", "Findings", grids=grids)]
 
 
-def _sections(result: Check, record: dict[str, Any]) -> list[Chapter]:
-    roles = record["roles"]
+def _sections(result: Check, record: DataCheckRecord) -> list[Chapter]:
+    roles = record.roles
     rows = [
         [
-            name, role["folder"], str(role["images"]), str(role["looked_at"]),
-            str(role["readable"]),
-            ", ".join(f"{s['width']}x{s['height']} ({s['images']})" for s in role["sizes"][:4]),
+            name, role.folder, str(role.images), str(role.looked_at), str(role.readable),
+            ", ".join(f"{s.width}x{s.height} ({s.images})" for s in role.sizes[:4]),
         ]
         for name, role in roles.items()
     ]  # fmt: skip
@@ -106,12 +105,12 @@ def _sections(result: Check, record: dict[str, Any]) -> list[Chapter]:
             selector=False,
         )
     ]
-    labelled = {name: role for name, role in roles.items() if "classes" in role}
+    labelled = {name: role for name, role in roles.items() if role.classes is not None}
     if labelled:
         sections.append(_classes(labelled))
-    coloured = {name: role for name, role in roles.items() if "colour" in role}
+    coloured = {name: role for name, role in roles.items() if role.colour is not None}
     if coloured:
-        sections.append(_colours(coloured, record["gap"]))
+        sections.append(_colours(coloured, record.gap))
     return sections
 
 
@@ -130,16 +129,15 @@ def _strip(role: DataSet) -> Strip | None:
     return Strip(f"{role.name}: {role.root}", pictures) if pictures else None
 
 
-def _classes(labelled: dict[str, Any]) -> Chapter:
+def _classes(labelled: Mapping[str, CheckedData]) -> Chapter:
     svgs, grids = [], []
+    counts = {name: role.classes or {} for name, role in labelled.items()}
     spaces: dict[str, list[str]] = {}
     for name, role in labelled.items():
-        spaces.setdefault(role["label_space"], []).append(name)
+        spaces.setdefault(role.label_space or "", []).append(name)
     for space, names in spaces.items():
-        classes = list(labelled[names[0]]["classes"])
-        shares = {
-            name: [labelled[name]["classes"][found]["share"] for found in classes] for name in names
-        }
+        classes = list(counts[names[0]])
+        shares = {name: [counts[name][found].share for found in classes] for name in names}
         svgs.append(plots.share_bars(classes, shares, f"Share of each class of {space}"))
         columns: Sequence[str] = ["class"]
         for name in names:
@@ -150,49 +148,49 @@ def _classes(labelled: dict[str, Any]) -> Chapter:
                 *(
                     text
                     for name in names
-                    for entry in (labelled[name]["classes"][found],)
-                    for text in (f"{100 * entry['share']:.3f}", str(entry["images"]))
+                    for entry in (counts[name][found],)
+                    for text in (f"{100 * entry.share:.3f}", str(entry.images))
                 ),
             ]
             for found in classes
         ]
         grids.append(Grid(f"Classes of {space}", columns, rows))
     text = [
-        f"{name}: {100 * role['ignored_share']:.1f} % of the pixels are ignored."
+        f"{name}: {100 * (role.ignored_share or 0):.1f} % of the pixels are ignored."
         for name, role in labelled.items()
     ]
     return Chapter("classes", "Classes", text, svgs=svgs, grids=grids)
 
 
-def _colours(coloured: dict[str, Any], gap: dict[str, Any] | None) -> Chapter:
+def _colours(coloured: Mapping[str, CheckedData], gap: DomainGap | None) -> Chapter:
     text, grids = [], []
     rows = [
         [
-            name, axis, f"{found['mean']:.1f}", f"{found['between_images']:.1f}",
-            f"{found['within_images']:.1f}",
+            name, axis, f"{found.mean:.1f}", f"{found.between_images:.1f}",
+            f"{found.within_images:.1f}",
         ]
         for name, role in coloured.items()
-        for axis, found in role["colour"].items()
+        for axis, found in (role.colour or {}).items()
     ]  # fmt: skip
     columns = ("data set", "axis of CIELAB", "mean", "between images", "within images")
     grids.append(Grid("Brightness and colour, mean and deviations", columns, rows))
     if gap is not None:
-        strongest = max(gap["standardised"], key=lambda name: abs(gap["standardised"][name]))
-        value = signed(gap["standardised"][strongest])
+        strongest = max(gap.standardised, key=lambda name: abs(gap.standardised[name]))
+        value = signed(gap.standardised[strongest])
         text.append(
             f"The Fréchet distance between source and target over the images' means and "
-            f"deviations of lightness and colour is {gap['frechet']:.1f}, {scale(gap)}. They "
+            f"deviations of lightness and colour is {gap.frechet:.1f}, {scale(gap)}. They "
             f"differ most in the {strongest}: {value} standard deviations from source to target. "
             "This sees brightness, contrast and colour; it does not see geometry, textures or "
             "classes."
         )
         rows = [
-            [name, signed(value, 2), f"{100 * gap['beyond'][name]:.0f}"]
-            for name, value in gap["standardised"].items()
+            [name, signed(value, 2), f"{100 * gap.beyond[name]:.0f}"]
+            for name, value in gap.standardised.items()
         ]
         heads = ("statistic", "difference", "% of target beyond the source's mean")
         grids.append(Grid("Target less source, in standard deviations", heads, rows))
     svg = plots.lightness(
-        {name: role["lightness"] for name, role in coloured.items()}, "Lightness of the images"
+        {name: role.lightness or [] for name, role in coloured.items()}, "Lightness of the images"
     )
     return Chapter("colours", "Brightness and colour", text, svgs=[svg], grids=grids)

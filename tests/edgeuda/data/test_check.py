@@ -19,6 +19,7 @@ from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images, read_image, write_image, write_label
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
+from edgeuda.records.data_check import DomainGap
 from engines.report.data import build_data_report
 
 SPACE = SPACES["carla-3"]
@@ -68,7 +69,7 @@ def sound(tmp_path):
 def test_nothing_is_found_in_what_is_right(sound):
     result = run(sound)
     assert result.findings == []
-    record = result.to_record()
+    record = result.record().to_record()
     assert record["roles"]["source"]["classes"]["road"]["share"] == pytest.approx(20 / 96)
     assert record["roles"]["source"]["classes"]["sidewalk"]["images"] == 8
     assert record["roles"]["target"]["sizes"] == [{"height": 48, "width": 96, "images": 8}]
@@ -172,9 +173,9 @@ def test_the_gap_grows_with_the_difference(tmp_path):
         dataset(root / "source", range(12))
         dataset(root / "target", range(100, 112), offset=offset, labels=False)
         gap = run(root).gap
-        distances.append(gap["frechet"])
+        distances.append(gap.frechet)
         if offset:
-            assert gap["standardised"]["mean of lightness"] < -0.5
+            assert gap.standardised["mean of lightness"] < -0.5
     assert distances[0] < distances[1] < distances[2]
 
 
@@ -218,7 +219,7 @@ def test_a_gap_in_colour_says_what_it_means_and_what_answers_it(tmp_path):
     assert re.search(r"is \d+\.\d, \d+\.\d times as much as two halves of one data set", found.what)
     assert "AdaBN" in found.advice
     assert "source.augment" in found.advice
-    assert result.gap["beyond"]["mean of lightness"] == 1.0
+    assert result.gap.beyond["mean of lightness"] == 1.0
     page, _, markdown = build_data_report(result, tmp_path / "check.html")
     for text in (page.read_text(), markdown.read_text()):
         assert "AdaBN" in text
@@ -249,9 +250,13 @@ def test_domains_that_are_alike_have_no_gap_to_mend(sound):
 
 
 def test_the_distance_has_a_scale(sound):
-    within = run(sound).gap["within"]
+    within = run(sound).gap.within
     assert set(within) == {"source", "target"}
     assert all(value > 0 for value in within.values())
-    assert scale({"frechet": 9.0, "within": {"source": 2.0, "target": 3.0}}).startswith("3.0 times")
-    assert "as far apart" in scale({"frechet": 2.0, "within": {"source": 2.5, "target": None}})
-    assert "too few" in scale({"frechet": 2.0, "within": {"source": None, "target": None}})
+
+    def of(frechet, source, target):
+        return scale(DomainGap(frechet, {"source": source, "target": target}, {}, {}))
+
+    assert of(9.0, 2.0, 3.0).startswith("3.0 times")
+    assert "as far apart" in of(2.0, 2.5, None)
+    assert "too few" in of(2.0, None, None)
