@@ -1,10 +1,19 @@
 """Fixtures of several packages' tests. What they are made of lies in ``support``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import cuda_stub
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own, also for the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEUDA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

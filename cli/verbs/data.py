@@ -116,10 +116,10 @@ def check(
         raise ConfigError(msg)
     for path in (out, out.with_suffix(".json"), out.with_suffix(".md")):
         require_absent(path)
-    from edgeuda.data.check import check as run
-    from edgeuda.data.check import scale
     from edgeuda.data.folders import labelled_folder
     from edgeuda.data.images import list_images
+    from edgeuda.data_check import check as run
+    from edgeuda.data_check import scale
     from engines.report.data import build_data_report
 
     stored = space_or_none(label_space)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeuda import __version__
-from edgeuda.data.check import Check, DataSet, scale
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
+from edgeuda.data_check import Check, DataSet, scale
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.records.data_check import CheckedData, DataCheckRecord, DomainGap
 from engines.report import plots

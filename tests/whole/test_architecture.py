@@ -14,7 +14,7 @@ from places import ROOT
 PACKAGES = ("edgeuda", "engines", "calibration", "cli")
 FREE = {
     "errors", "files", "interrupts", "labels", "schemas", "spec", "records", "accuracy", "decision",
-    "data", "street",
+    "data", "data_check", "street",
 }  # fmt: skip
 """Parts of `edgeuda` that a vehicle has: no torch in them."""
 FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))

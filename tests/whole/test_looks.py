@@ -50,7 +50,7 @@ def test_calibration(root, decoded, tmp_path):
         root / "model.onnx", root / "drive", tmp_path / "int8.onnx", frames=4
     )
     assert len(decoded) == 5  # four, and one that is broken
-    assert record.skipped == (str(root / "drive/000.png"),)
+    assert record.skipped == [str(root / "drive/000.png")]
     written = json.loads((tmp_path / "int8.onnx.calibration.json").read_text())
     assert written["skipped"] == [str(root / "drive/000.png")]
     assert [frame.name for frame in record.frames] == ["001.png", "075.png", "150.png", "225.png"]
@@ -101,4 +101,4 @@ def test_a_sweep(root, decoded, tmp_path):
         samples=33, repeats=1, precisions=["fp32"],
     )  # fmt: skip
     assert len(decoded) <= 4 + 8 + 32 + 1
-    assert record["skipped"] == [str(root / "drive/000.png")]
+    assert record.skipped == [str(root / "drive/000.png")]

@@ -216,14 +216,14 @@ class TestEveryEncoder:
         attention = {layer.weight for layer in record.layers if ".se." in layer.weight}
         assert len(inside) >= len(record.layers) - 5 - len(attention)
         assert not inside & attention
-        if record.target == "ort-x86":
+        if record.runtime == "ort-x86":
             assert record.int8_convs == len(inside) == len(compiled(out).placed)
 
     def test_tensorrt_compiles_it(self, exported, quantized):
         pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
         rtx = load_tensorrt("tensorrt_rtx", device=False)
         out, record = quantized
-        path = out if record.target == "tensorrt" else exported[0]
+        path = out if record.runtime == "tensorrt" else exported[0]
         built = build_engine(rtx, path, BuildOptions(compute_capabilities=("SM86",)))
         assert built.record["graph"] == ("int8" if path == out else "fp32")
         assert built.plan

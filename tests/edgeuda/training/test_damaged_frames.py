@@ -23,7 +23,7 @@ from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training import loader, trainer
 from edgeuda.training.loader import Images, StepData, Views, batches
-from edgeuda.training.pipeline import ADAPTATION_FILE, Options, adapt
+from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, adapt
 from edgeuda.training.pseudo_labels import label_footage
 from edgeuda.training.recipe import load_recipe
 
@@ -100,7 +100,7 @@ def test_a_large_target_that_is_broken_is_refused_before_anything_is_made(data, 
     recipe = load_recipe("small", TINY)
     with pytest.raises(DataError, match="found 4 of 60"):
         adapt(recipe, data / "start.safetensors", data / "source", tmp_path / "target",
-              Options(tmp_path / "out"))  # fmt: skip
+              RunOptions(tmp_path / "out"))  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_run_that_goes_on_learns_the_same_and_records_them(data, uncached, tmp
 
     def run(out, **options):
         adapt(recipe, data / "start.safetensors", data / "source", data / "target",
-              Options(out, **options))  # fmt: skip
+              RunOptions(out, **options))  # fmt: skip
 
     run(tmp_path / "whole")
     met = {json.loads(x)["index"] for x in (tmp_path / "whole" / DAMAGED_FILE).open()}

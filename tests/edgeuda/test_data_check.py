@@ -7,16 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeuda.data.check import (
+from edgeuda.data.curation import thumbnail
+from edgeuda.data.folders import labelled_folder
+from edgeuda.data.images import list_images, read_image, write_image, write_label
+from edgeuda.data_check import (
     check,
     colour_statistics,
     difference_hash,
     frechet,
     scale,
 )
-from edgeuda.data.curation import thumbnail
-from edgeuda.data.folders import labelled_folder
-from edgeuda.data.images import list_images, read_image, write_image, write_label
 from edgeuda.errors import ConfigError
 from edgeuda.labels import SPACES
 from edgeuda.records.data_check import DomainGap
