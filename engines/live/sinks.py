@@ -6,8 +6,8 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from edgeuda.data.footage import Frame
 from edgeuda.data.images import Image, LabelMap, paint, write_label
 from edgeuda.errors import DataError, DeviceError, OutputError
 from edgeuda.files import is_full, unwritable
+from engines.live.capture import Tally
 from engines.live.queue import LatestQueue
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,19 @@ class Result:
             its time there.
         labels: ``[H, W]`` uint8 class ids.
         status: Frame rate and latency in words.
+        time_ns: When it was captured, in nanoseconds since 1970: when the first frame came by the
+            wall clock, and ``seconds``.
+        stages: Milliseconds by stage, see `engines.runner.segment`, and ``total``.
+        tally: What had become of frames by then.
     """
 
     frame: Frame
     seconds: float | None
     labels: LabelMap
     status: str
+    time_ns: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
 
 class Sink(Protocol):

@@ -19,7 +19,8 @@ from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.live import capture, ros2, sinks
 from engines.live.capture import Capture
-from engines.live.loop import Clock, Course, LatencyHistogram, StopAt, run
+from engines.live.histogram import LatencyHistogram
+from engines.live.loop import Clock, Course, StopAt, run
 from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
 from engines.onnx.metadata import precision_of, read_metadata, runtime_of
