@@ -40,6 +40,8 @@ QUALITY = 80
 """Of the picture as JPEG."""
 VIEWERS, CLIENTS = 4, 16
 """Streams, and connections of any kind, at a time."""
+STANDING = 0.5
+"""Seconds without a new picture after which the last one is sent again."""
 PATIENCE = 10.0
 """Seconds for which a client may stand still."""
 GUESS = 0.5
@@ -270,14 +272,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._begin(200, f"multipart/x-mixed-replace; boundary={BOUNDARY}")
             self.wfile.write(f"--{BOUNDARY}\r\n".encode())
-            number = 0
+            number, jpeg = 0, b""
             while not page.closed.is_set():
-                found = page.picture(number, 1.0)
-                if found is None:
+                found = page.picture(number, STANDING)
+                if found is None and not number:
                     continue
-                number, jpeg = found
+                number, jpeg = found or (number, jpeg)
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                # What follows a picture tells the browser that it is whole.
+                # Chromium shows a picture when the next one begins: a last one is sent again.
                 self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
                 page.closed.wait(1 / PER_SECOND)
         finally:

@@ -25,6 +25,7 @@ from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
 from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
+from live_results import FakeRunner
 from tiny_models import SPEC, exported, random_frames
 
 COLORS = SPEC.label_space.colors()
@@ -344,27 +345,6 @@ def test_a_sink_that_fails_is_heard_of():
 
 
 # --- all of it ---
-
-
-class FakeRunner:
-    spec, head, precision, backend = SPEC, "labels", "fp32", "imaginary 1.0"
-
-    def __init__(self, pause=0.0):
-        self.pause, self.parts = pause, {}
-        self.execution, self.fallbacks = {}, []
-
-    def buffer(self, _batch=1):
-        return None
-
-    def __call__(self, images):
-        time.sleep(self.pause)
-        return np.zeros((len(images), 64, 128), np.uint8)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
 
 
 def test_a_recording_from_beginning_to_end(tmp_path):
