@@ -172,6 +172,7 @@ def run(
                     frame, seconds, labels, words,
                     time_ns=began_ns + round(1e9 * seconds), stages=stages,
                     tally=capture.tally(frames),
+                    failures=tuple(f"{t.sink.name}: {t.error}" for t in threads if t.error),
                 )  # fmt: skip
                 for thread in threads:
                     thread.offer(result)

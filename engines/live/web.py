@@ -144,6 +144,7 @@ class StatusPage:
             "frames": asdict(counted),
             "per_second": round((len(came) - 1) / span, 2) if span > 0 else None,
             "since_last": round(now - came[-1], 2) if came else None,
+            "failures": [] if newest is None else list(newest.failures),
             "latency_ms": latencies,
             "classes": [
                 {"name": name, "color": list(color)}

@@ -2,7 +2,7 @@
 const EVERY = 1000, STALE = 2;
 const byId = (id) => document.getElementById(id);
 const stream = byId("stream");
-let streaming = false, number = 0, known = "";
+let streaming = false, number = 0, known = "", failed = "[]";
 
 function element(name, text, className) {
   const made = document.createElement(name);
@@ -33,17 +33,24 @@ function watch() {
 }
 stream.addEventListener("error", () => { streaming = false; });
 
+function share(part, whole) {
+  return part && whole ? `${(100 * part / whole).toFixed(part * 10 < whole ? 2 : 0)} %` : "";
+}
+
 function showFrames(status) {
   const counts = [
     ["frames/s", status.per_second === null ? "–" : status.per_second.toFixed(1)],
     ["received", status.frames.received], ["segmented", status.frames.segmented],
-    ["dropped", status.frames.dropped], ["missed", status.frames.missed],
+    
+    ["dropped", status.frames.dropped, share(status.frames.dropped, status.frames.received)],
+    ["missed", status.frames.missed],
     ["reconnects", status.frames.reconnects], ["running for", duration(status.seconds)],
   ];
-  byId("frames").replaceChildren(...counts.map(([name, value]) => {
+  byId("frames").replaceChildren(...counts.map(([name, value, of]) => {
     const box = document.createElement("div");
     const shown = typeof value === "number" ? value.toLocaleString("en") : value;
     box.append(element("dt", name), element("dd", shown));
+    if (of) box.lastChild.append(" ", element("small", of));
     return box;
   }));
 }
@@ -90,6 +97,11 @@ async function refresh() {
     showOnce(status);
     showFrames(status);
     showLatency(status.latency_ms);
+    const failures = JSON.stringify(status.failures);
+    if (failures !== failed) {
+      failed = failures;
+      byId("failures").replaceChildren(...status.failures.map((text) => element("li", text)));
+    }
     if (status.since_last === null) say("waiting for the first frame", "");
     else if (status.since_last > STALE) say(`no frame for ${Math.round(status.since_last)} s`, "bad");
     else say("running", "good");

@@ -56,10 +56,10 @@ def messages(path, topic, whole=True):
         try:
             if topic == "/edgeuda/latency":
                 for _, _, message in opened.iter_messages([topic], log_time_order=whole):
-                    found.append((message.log_time, json.loads(message.data)))
+                    found += [(message.log_time, json.loads(message.data))]
             else:
                 for one in opened.iter_decoded_messages([topic], log_time_order=whole):
-                    found.append((one.message.log_time, one.decoded_message))
+                    found += [(one.message.log_time, one.decoded_message)]
         except EndOfFile:
             assert not whole
     return found
