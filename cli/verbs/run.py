@@ -56,6 +56,13 @@ def run(
             help="MCAP file to write frames, label maps and latencies to, with extra recordings."
         ),
     ] = None,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            help="File .rrd for the viewer Rerun, `viewer` to open one, or the address of one, "
+            "rerun+http://HOST:9876/proxy, with extra rerun."
+        ),
+    ] = None,
     serve: Annotated[
         str | None,
         typer.Option(
@@ -105,8 +112,8 @@ def run(
     if ros2 is not None:
         refuse_together(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
-            ("--mcap", mcap), ("--serve", serve), ("--fps", fps), ("--frames", frames),
-            ("--seconds", seconds),
+            ("--mcap", mcap), ("--rerun", rerun), ("--serve", serve), ("--fps", fps),
+            ("--frames", frames), ("--seconds", seconds),
         )  # fmt: skip
     if serve is None and serve_token is not None:
         msg = "--serve-token: expected --serve beside it, whose page it opens"
@@ -122,6 +129,10 @@ def run(
         require_suffix(mcap)
         require_absent(mcap)
         libraries()
+    if rerun is not None:
+        from engines.live.rerun_sink import library
+
+        library(rerun)
     from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
     from engines.opening import open_runner
@@ -168,6 +179,10 @@ def run(
             from engines.live.mcap_sink import McapFile
 
             sinks.append(McapFile(mcap, space, {"model": checksum, **about}))
+        if rerun is not None:
+            from engines.live.rerun_sink import RerunLog
+
+            sinks.append(RerunLog(rerun, space))
         if page is not None:
             from engines.live.web import StatusPage
 
@@ -190,7 +205,8 @@ def run(
     path = out / "run.json"
     record.write(path)
     say(str(record))
-    files = [out / "overlay.mkv", out / "labels", *([] if mcap is None else [mcap])]
+    files = [out / "overlay.mkv", out / "labels"]
+    files += [Path(path) for path in (mcap, rerun) if path is not None]
     written = [path for path in files if path.exists()]
     wrote(path, *written)
     if record.error is not None:

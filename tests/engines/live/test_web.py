@@ -310,7 +310,6 @@ def test_connections_are_bounded(serve, monkeypatch):
     for one in many:
         one.close()
 
-
     def is_free():
         try:
             return code(page) == 200
