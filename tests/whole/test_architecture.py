@@ -138,8 +138,8 @@ def test_vehicle_side_runs_without_training_packages():
     code = (
         "import sys\n"
         "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
-        "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub', 'mcap',\n"
-        "             'mcap_protobuf', 'foxglove_schemas_protobuf', 'rerun'):\n"
+        "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub',\n"
+        "             'mcap', 'mcap_protobuf', 'foxglove_schemas_protobuf', 'rerun'):\n"
         "    sys.modules[name] = None\n"
         "import cli.app, engines.bench.measure, engines.report.page, engines.runner\n"
         "import edgeuda.accuracy.evaluation, edgeuda.street, edgeuda.data.folders\n"
