@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -34,7 +35,7 @@ def describe(error: BaseException) -> str:
         f"edgeuda {__version__}, {now_utc()}",
         f"python {platform.python_version()}, {platform.platform()}",
         ", ".join(versions),
-        "command: " + without_passwords(" ".join(sys.argv)),
+        "command: " + without_passwords(" ".join(_without_tokens(sys.argv))),
         "",
         text,
     ]
@@ -48,6 +49,19 @@ def describe(error: BaseException) -> str:
     except OSError as err:
         where = f"Its log could not be written ({err.strerror}); set {DEBUG}=1 to see it"
     return f"a fault in EdgeUDA itself, not in what you gave it ({what}). {where}; please report it"
+
+
+def _without_tokens(words: list[str]) -> list[str]:
+    """Leave out the values of options whose names end in ``-token``."""
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        name, sign, _ = word.partition("=")
+        if re.fullmatch(r"--[\w-]+-token", before):
+            word = "***"
+        elif sign and re.fullmatch(r"--[\w-]+-token", name):
+            word = f"{name}=***"
+        kept.append(word)
+    return kept
 
 
 def _version(package: str) -> str:

@@ -188,8 +188,9 @@ PARAMETERS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         "batch", "calibrate", "calibration", "crop", "device", "dla_core", "half",
-        "ignore_unmapped", "label_space", "member", "out", "public_key", "resume", "runtime",
-        "skip", "target", "unchecked_cache", "weights_key", "window",
+        "ignore_unmapped", "label_space", "mcap", "member", "out", "public_key", "rerun", "resume",
+        "runtime", "serve", "serve_token", "skip", "target", "unchecked_cache", "weights_key",
+        "window",
     )
 } | {"source_weights": "--source-weight"}  # fmt: skip
 """What functions call their parameters, and the command line its options."""

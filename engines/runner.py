@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
@@ -86,22 +87,35 @@ class Runner(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def segment(runner: Runner, frame: Image) -> LabelMap:
+def segment(runner: Runner, frame: Image, stages: dict[str, float] | None = None) -> LabelMap:
     """Segment a camera frame of any size.
 
     Args:
         runner: A loaded model.
         frame: ``[H, W, 3]`` uint8 RGB.
+        stages: Where the milliseconds of ``resize`` and of `Runner.parts` are put; what a runner
+            does beside its parts counts as ``inference``.
 
     Returns:
         ``[H, W]`` uint8 class ids at the frame's own size.
     """
+    start = perf_counter_ns()
     size = runner.spec.preprocessing
     buffer = runner.buffer()
     into = None if buffer is None else buffer[0]
     image = resize_image(frame, size.height, size.width, into)[None]
+    before = perf_counter_ns()
     labels = runner(image if buffer is None else buffer)
-    return resize_label(labels[0], *frame.shape[:2])
+    inferred = perf_counter_ns()
+    label = resize_label(labels[0], *frame.shape[:2])
+    if stages is not None:
+        parts = dict(runner.parts)
+        known = sum(ns for name, ns in parts.items() if not name.startswith("gpu"))
+        parts["inference"] = parts.get("inference", 0) + inferred - before - known
+        parts["upsample"] = parts.get("upsample", 0) + perf_counter_ns() - inferred
+        stages["resize"] = (before - start) / 1e6
+        stages.update({name: ns / 1e6 for name, ns in parts.items()})
+    return label
 
 
 def check_images(images: ImageBatch, spec: ModelSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -49,6 +50,33 @@ def run(
         bool,
         typer.Option("--window", help="Show overlays in a window, where Q or Escape ends the run."),
     ] = False,
+    mcap: Annotated[
+        Path | None,
+        typer.Option(
+            help="MCAP file to write frames, label maps and latencies to, with extra recordings."
+        ),
+    ] = None,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            help="File .rrd for the viewer Rerun, `viewer` to open one, or the address of one, "
+            "rerun+http://HOST:9876/proxy, with extra rerun."
+        ),
+    ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(
+            help="Port of this machine, or address and port such as 0.0.0.0:8080, where a page "
+            "shows overlays, latencies and drops."
+        ),
+    ] = None,
+    serve_token: Annotated[
+        str | None,
+        typer.Option(
+            help="Password of the page, which an address that others reach needs; the environment "
+            "variable EDGEUDA_SERVE_TOKEN keeps it out of the list of processes.",
+        ),
+    ] = None,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -84,8 +112,27 @@ def run(
     if ros2 is not None:
         refuse_together(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
-            ("--fps", fps), ("--frames", frames), ("--seconds", seconds),
+            ("--mcap", mcap), ("--rerun", rerun), ("--serve", serve), ("--fps", fps),
+            ("--frames", frames), ("--seconds", seconds),
         )  # fmt: skip
+    if serve is None and serve_token is not None:
+        msg = "--serve-token: expected --serve beside it, whose page it opens"
+        raise ConfigError(msg)
+    page = None
+    if serve is not None:
+        from engines.live.address import TOKEN_VARIABLE, address_of
+
+        page = address_of(serve, serve_token or os.environ.get(TOKEN_VARIABLE) or None)
+    if mcap is not None:  # what is missing is said before a model takes its time to open
+        from engines.live.mcap_sink import libraries, require_suffix
+
+        require_suffix(mcap)
+        require_absent(mcap)
+        libraries()
+    if rerun is not None:
+        from engines.live.rerun_sink import library
+
+        library(rerun)
     from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
     from engines.opening import open_runner
@@ -116,7 +163,8 @@ def run(
             else partial(footage, Path(target), Span(fps=rate))
         )
         stop = threading.Event()
-        colors = runner.spec.label_space.colors()
+        space = runner.spec.label_space
+        colors = space.colors()
         whole = not live and fps is None
         sinks: list[Sink] = []
         if video:
@@ -125,11 +173,26 @@ def run(
             sinks.append(LabelMaps(out / "labels"))
         if window:
             sinks.append(Window(colors, stop.set))
+        about = {"backend": runner.backend, "precision": runner.precision}
+        arriving = Capture(source, live=live, fps=None if live else fps)
+        if mcap is not None:
+            from engines.live.mcap_sink import McapFile
+
+            sinks.append(McapFile(mcap, space, {"model": checksum, **about}))
+        if rerun is not None:
+            from engines.live.rerun_sink import RerunLog
+
+            sinks.append(RerunLog(rerun, space))
+        if page is not None:
+            from engines.live.web import StatusPage
+
+            sinks.append(StatusPage(page, space, arriving, {"model": model.name, **about}))
+            say(f"watch {page.url}")
         for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
             signal.signal(signal_, lambda *_: stop.set())
         record = segment_stream(
             runner,
-            Capture(source, live=live, fps=None if live else fps),
+            arriving,
             sinks,
             lossless=whole,
             limits=StopAt(frames, seconds),
@@ -142,7 +205,9 @@ def run(
     path = out / "run.json"
     record.write(path)
     say(str(record))
-    written = [path for path in (out / "overlay.mkv", out / "labels") if path.exists()]
+    files = [out / "overlay.mkv", out / "labels"]
+    files += [Path(path) for path in (mcap, rerun) if path is not None]
+    written = [path for path in files if path.exists()]
     wrote(path, *written)
     if record.error is not None:
         raise DataError(record.error)

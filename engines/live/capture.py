@@ -30,6 +30,25 @@ class Arrived:
     at_ns: int
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of frames so far.
+
+    Attributes:
+        received: Frames read.
+        segmented: Frames with a label map.
+        dropped: Frames that a newer one replaced before their turn.
+        missed: See `Capture`.
+        reconnects: See `Capture`.
+    """
+
+    received: int = 0
+    segmented: int = 0
+    dropped: int = 0
+    missed: int = 0
+    reconnects: int = 0
+
+
 class Capture:
     """Reads frames in a thread, from entering to leaving the context.
 
@@ -71,6 +90,10 @@ class Capture:
         """Raise what ended the thread, if it was an error."""
         if self._error is not None:
             raise self._error
+
+    def tally(self, segmented: int) -> Tally:
+        """Return what became of frames so far; may be called from any thread."""
+        return Tally(self.received, segmented, self.queue.dropped, self.missed, self.reconnects)
 
     def _work(self) -> None:
         try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter_ns
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeuda.data.treatment import as_shown, noted
 from edgeuda.errors import EdgeudaError
@@ -25,8 +24,8 @@ from edgeuda.records.live import (
     ResidentMemory,
     SinkCounts,
 )
-from edgeuda.records.percentiles import supported
 from engines.live.capture import Capture
+from engines.live.histogram import LatencyHistogram
 from engines.live.sinks import Result, Sink, SinkThread
 from engines.runner import Runner, segment
 
@@ -34,37 +33,6 @@ RECENT = 30
 """Frames over which the frame rate and latency on the screen are taken."""
 MINUTES = 2000
 """Entries of the course that are kept; then every other one goes and they become rarer."""
-
-
-class LatencyHistogram:
-    """Counts of latencies in bins of one percent, from 10 microseconds to 1000 seconds.
-
-    Hours of frames take the memory of one. A percentile is a bin's upper end.
-    """
-
-    LOW, GROWTH = 1e-2, 1.01
-
-    def __init__(self) -> None:
-        bins = int(np.ceil(np.log(1e6 / self.LOW) / np.log(self.GROWTH)))
-        self.counts: npt.NDArray[np.int64] = np.zeros(bins + 1, np.int64)
-        self.max = 0.0
-
-    def add(self, milliseconds: float) -> None:
-        """Count a latency."""
-        place = np.ceil(np.log(max(milliseconds, self.LOW) / self.LOW) / np.log(self.GROWTH))
-        self.counts[min(int(place), len(self.counts) - 1)] += 1
-        self.max = max(self.max, milliseconds)
-
-    def percentiles(self) -> dict[str, float]:
-        """Return the supported percentiles in milliseconds, 1 % too high at most."""
-        n = int(self.counts.sum())
-        below = np.cumsum(self.counts)
-        found = {}
-        for percentile in supported(n):
-            rank = int(np.ceil(round(10 * percentile) * n / 1000))
-            place = int(np.searchsorted(below, rank))
-            found[f"{percentile:g}"] = min(self.LOW * self.GROWTH**place, self.max)
-        return found
 
 
 @dataclass
@@ -158,7 +126,7 @@ def run(
     latencies, course = LatencyHistogram(), Course()
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
     begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
-    first_ns: int | None = None
+    first_ns, began_ns = 0, 0
     clock = Clock()
     frames, applied, said = 0, 0, 0.0
     geometry = runner.spec.preprocessing.geometry
@@ -175,16 +143,22 @@ def run(
                     if capture.queue.finished:
                         break
                     continue
-                first_ns = arrived.at_ns if first_ns is None else first_ns
+                if not frames:  # one reading of the wall clock, which may be set on the way
+                    first_ns = arrived.at_ns
+                    began_ns = time.time_ns() - (perf_counter_ns() - first_ns)
                 # A recording that is read ahead waits for no one's sake: its queue is no delay.
                 start = perf_counter_ns() if lossless else arrived.at_ns
+                stages = {} if lossless else {"waiting": (perf_counter_ns() - start) / 1e6}
                 frame = arrived.frame
+                before = perf_counter_ns()
                 shown = as_shown(frame.image, frame.origin, geometry)
                 if shown is not frame.image:
                     applied += 1
                     frame = replace(frame, image=shown)
-                labels = segment(runner, frame.image)
+                    stages["geometry"] = (perf_counter_ns() - before) / 1e6
+                labels = segment(runner, frame.image, stages)
                 done = perf_counter_ns()
+                stages["total"] = (done - start) / 1e6
                 frames += 1
                 latencies.add((done - start) / 1e6)
                 recent.append((done, (done - start) / 1e6))
@@ -194,8 +168,14 @@ def run(
                     if lossless
                     else (arrived.at_ns - first_ns) / 1e9
                 )
+                result = Result(
+                    frame, seconds, labels, words,
+                    time_ns=began_ns + round(1e9 * seconds), stages=stages,
+                    tally=capture.tally(frames),
+                    failures=tuple(f"{t.sink.name}: {t.error}" for t in threads if t.error),
+                )  # fmt: skip
                 for thread in threads:
-                    thread.offer(Result(frame, seconds, labels, words))
+                    thread.offer(result)
                 course.note(elapsed(), frames, capture.queue.dropped)
                 if elapsed() - said >= 1:
                     said = elapsed()

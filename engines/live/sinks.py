@@ -6,8 +6,8 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from edgeuda.data.footage import Frame
 from edgeuda.data.images import Image, LabelMap, paint, write_label
 from edgeuda.errors import DataError, DeviceError, OutputError
 from edgeuda.files import is_full, unwritable
+from engines.live.capture import Tally
 from engines.live.queue import LatestQueue
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,21 @@ class Result:
             its time there.
         labels: ``[H, W]`` uint8 class ids.
         status: Frame rate and latency in words.
+        time_ns: When it was captured, in nanoseconds since 1970: when the first frame came by the
+            wall clock, and ``seconds``.
+        stages: Milliseconds by stage, see `engines.runner.segment`, and ``total``.
+        tally: What had become of frames by then.
+        failures: Sinks that had failed by then, and why.
     """
 
     frame: Frame
     seconds: float | None
     labels: LabelMap
     status: str
+    time_ns: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    failures: tuple[str, ...] = ()
 
 
 class Sink(Protocol):
@@ -112,10 +122,12 @@ def overlay(result: Result, colors: npt.NDArray[np.uint8]) -> Image:
     picture = paint(result.frame.image, result.labels, colors)
     scale = max(0.4, picture.shape[0] / 900)
     place = (round(12 * scale), round(30 * scale))
-    for color, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+    edge = max(1, round(1.5 * scale))
+    around = [(x, y) for x in (-edge, 0, edge) for y in (-edge, 0, edge) if x or y]
+    for x, y in (*around, (0, 0)):  # a thicker letter would be wider, too, with OpenCV 5
         cv2.putText(
-            picture, result.status, place, cv2.FONT_HERSHEY_SIMPLEX, scale, color,
-            max(1, round(thickness * scale)), cv2.LINE_AA,
+            picture, result.status, (place[0] + x, place[1] + y), cv2.FONT_HERSHEY_SIMPLEX, scale,
+            (0, 0, 0) if x or y else (255, 255, 255), max(1, round(scale)), cv2.LINE_AA,
         )  # fmt: skip
     return picture
 

@@ -138,11 +138,13 @@ def test_vehicle_side_runs_without_training_packages():
     code = (
         "import sys\n"
         "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
-        "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub'):\n"
+        "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub',\n"
+        "             'mcap', 'mcap_protobuf', 'foxglove_schemas_protobuf', 'rerun'):\n"
         "    sys.modules[name] = None\n"
         "import cli.app, engines.bench.measure, engines.report.page, engines.runner\n"
         "import edgeuda.accuracy.evaluation, edgeuda.street, edgeuda.data.folders\n"
-        "import engines.onnxruntime_runner\n"
+        "import engines.onnxruntime_runner, cli.verbs.run, engines.live.loop, engines.live.web\n"
+        "import engines.live.mcap_sink, engines.live.rerun_sink\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

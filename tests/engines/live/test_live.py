@@ -19,11 +19,13 @@ from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.live import capture, ros2, sinks
 from engines.live.capture import Capture
-from engines.live.loop import Clock, Course, LatencyHistogram, StopAt, run
+from engines.live.histogram import LatencyHistogram
+from engines.live.loop import Clock, Course, StopAt, run
 from engines.live.queue import LatestQueue
 from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
 from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
+from live_results import FakeRunner
 from tiny_models import SPEC, exported, random_frames
 
 COLORS = SPEC.label_space.colors()
@@ -345,27 +347,6 @@ def test_a_sink_that_fails_is_heard_of():
 # --- all of it ---
 
 
-class FakeRunner:
-    spec, head, precision, backend = SPEC, "labels", "fp32", "imaginary 1.0"
-
-    def __init__(self, pause=0.0):
-        self.pause, self.parts = pause, {}
-        self.execution, self.fallbacks = {}, []
-
-    def buffer(self, _batch=1):
-        return None
-
-    def __call__(self, images):
-        time.sleep(self.pause)
-        return np.zeros((len(images), 64, 128), np.uint8)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
-
-
 def test_a_recording_from_beginning_to_end(tmp_path):
     (tmp_path / "m.onnx").write_bytes(exported("labels"))
     written = [OverlayVideo(tmp_path / "o.mkv", 30, COLORS), LabelMaps(tmp_path / "labels")]
@@ -453,6 +434,44 @@ def test_what_fails_on_the_way_is_recorded_with_what_was_done():
     assert (sink.seen, sink.closed) == ([0, 1], True)  # what came before is written
     with pytest.raises(DataError, match="cut off"):
         run(FakeRunner(), Capture(lambda: broken(0), live=False), [], lossless=True)
+
+
+def test_results_say_what_became_of_frames_and_sinks():
+    class Keeps(Slow):
+        def write(self, one):
+            self.seen.append(one)
+
+    sink, failing = Keeps(), Slow(fail_at=1)
+    run(FakeRunner(0.002), Capture(lambda: frames(30), live=False), [failing, sink], lossless=True)
+    assert [one.tally.segmented for one in sink.seen] == list(range(1, 31))
+    assert all(one.tally.received >= one.tally.segmented for one in sink.seen)
+    assert (sink.seen[0].failures, sink.seen[-1].failures) == ((), ("slow: the disk is full",))
+    assert abs(sink.seen[0].time_ns / 1e9 - time.time()) < 60
+    times = [(one.time_ns - sink.seen[0].time_ns) / 1e9 for one in sink.seen]
+    assert times == pytest.approx([n / 30 for n in range(30)], abs=1e-6)
+    assert all(one.stages["inference"] >= 2 for one in sink.seen)
+    assert all(set(one.stages) == {"resize", "inference", "upsample", "total"} for one in sink.seen)
+    live = Keeps()
+    run(FakeRunner(0.002), Capture(lambda: frames(30), live=False, fps=100), [live], lossless=False)
+    for one in live.seen:
+        parts = sum(ms for name, ms in one.stages.items() if name != "total")
+        assert one.stages["waiting"] >= 0
+        assert parts <= one.stages["total"] + 0.01
+
+
+def test_the_status_is_legible():
+    """A black edge around white letters, whatever the font's widths."""
+    from dataclasses import replace
+
+    grey = np.full((900, 1600, 3), 128, np.uint8)
+    one = result(height=900, width=1600)
+    one = replace(one, frame=replace(one.frame, image=grey), labels=np.zeros((900, 1600), np.uint8))
+    colors = np.full((256, 3), 128, np.uint8)
+    found = sinks.overlay(one, colors)[:60, :600].astype(int).mean(-1)
+    near = cv2.dilate((found > 200).astype(np.uint8), np.ones((9, 9)))
+    assert (found > 200).sum() > 300
+    assert (found < 60).sum() > 300
+    assert ((found < 60) & (near == 0)).sum() == 0  # no black that is no edge
 
 
 def test_memory_stays_as_it_is(tmp_path):
