@@ -343,7 +343,9 @@ def test_frames_of_a_video_are_extracted_split_and_segmented(work, data, tmp_pat
     assert "5 frames: kept 4, left out 1 near-duplicates" in text
     assert read_image(sorted((out / "images").iterdir())[0]).shape == (60, 128, 3)
     assert "exists" in edgeuda("data", "frames", "--footage", video, "--out", out, code=6)
-    text = adapt(data, work, tmp_path / "a", target=video)  # reads in any order: from the cache
+    text = adapt(
+        data, work, tmp_path / "a", code=0, target=video
+    )  # reads in any order: from the cache
     assert "its frames are written to" in text
     edgeuda("predict", "--model", work / "adapted.onnx", "--target", video, "--out",
             tmp_path / "p", "--frames", 3)  # fmt: skip
