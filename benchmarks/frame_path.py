@@ -21,7 +21,7 @@ from engines.onnx_export import export_onnx
 OWN = ("resize", "upsample")
 AROUND = ("decode", "overlay")
 NEEDS = "extras train, quantize and cpu"
-QUICK = {"size": [[64, 128]], "frame": [128, 256], "width": 0.25, "threads": [1], "samples": 11}
+QUICK = {"size": [[64, 128]], "frame": [128, 256], "width": 0.25, "threads": [1], "samples": 33}
 
 
 def at(height: int, columns: int, threads: int, given: argparse.Namespace) -> dict:
