@@ -177,7 +177,7 @@ def differences(measured: dict[str, dict]) -> dict[str, dict]:
     return result
 
 
-def at(rows: int, columns: int, count: int, given: argparse.Namespace) -> dict:
+def at(rows: int, columns: int, count: int, given: argparse.Namespace) -> list[dict]:
     """Measure one size, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -191,24 +191,35 @@ def at(rows: int, columns: int, count: int, given: argparse.Namespace) -> dict:
         model = folder / "model.onnx"
         alone(exported, model, [rows, columns], given.width)
         entropy = "ort-entropy" in given.only
-        found: dict[str, list[dict]] = {key: [] for key in given.only}
+        ways = [(key, threads) for threads in given.threads for key in given.only]
+        found: dict[tuple[str, int], list[dict]] = {way: [] for way in ways}
         for _ in range(given.turns):
-            for key in given.only:
-                arguments = (key, model, frames, [rows, columns], given.threads, entropy)
-                found[key].append(alone(collected, *arguments).value)
-                say(rows, columns, key, {k: v for k, v in found[key][-1].items() if k != "ranges"})
-    record = {"height": rows, "width": columns, "frames": count, "threads": given.threads}
-    for key, turns in found.items():
+            for key, threads in ways:
+                arguments = (key, model, frames, [rows, columns], threads, entropy)
+                turn = alone(collected, *arguments).value
+                found[key, threads].append(turn)
+                say(rows, columns, key, threads, {k: turn[k] for k in turn if k != "ranges"})
+    return [row_of(found, threads, [rows, columns, count]) for threads in given.threads]
+
+
+def row_of(found: dict[tuple[str, int], list[dict]], threads: int, size: list[int]) -> dict:
+    """Return what was found with so many threads, compared with the others and with one thread."""
+    turns = {key: measured for (key, count), measured in found.items() if count == threads}
+    record = {"height": size[0], "width": size[1], "frames": size[2], "threads": threads}
+    for key, measured in turns.items():
         record[key] = {
-            what: [turn[what] for turn in turns] for what in turns[0] if what != "ranges"
-        } | {"median_seconds": statistics.median(turn["seconds"] for turn in turns)}
-    for key in found.keys() - {"ours"} if "ours" in found else ():
-        record[f"ours_to_{key}"] = {
-            clock: ratios(*([turn[clock] for turn in found[one]] for one in ("ours", key)))
-            for clock in ("seconds", "cpu_seconds")
-        }
-    if "ours" in found:
-        record["difference_in_bins"] = differences({key: turns[0] for key, turns in found.items()})
+            what: [turn[what] for turn in measured] for what in measured[0] if what != "ranges"
+        } | {"median_seconds": statistics.median(turn["seconds"] for turn in measured)}
+        if threads > 1 and (key, 1) in found:
+            pair = ([turn["seconds"] for turn in way] for way in (found[key, 1], measured))
+            record[key]["times_as_fast_as_one_thread"] = ratios(*pair)
+    if "ours" in turns:
+        for key in turns.keys() - {"ours"}:
+            record[f"ours_to_{key}"] = {
+                clock: ratios(*([turn[clock] for turn in turns[one]] for one in ("ours", key)))
+                for clock in ("seconds", "cpu_seconds")
+            }
+        record["difference_in_bins"] = differences({k: way[0] for k, way in turns.items()})
     return record
 
 
@@ -226,7 +237,7 @@ def options(parser: argparse.ArgumentParser) -> None:
                         metavar=("ROWS", "COLUMNS", "FRAMES"))  # fmt: skip
     parser.add_argument("--frames", nargs="*", type=Path, default=[], help="photos")
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
 
@@ -236,5 +247,5 @@ def measure(given: argparse.Namespace) -> dict:
         given.only = [key for key in given.only if key != "nncf"]
     return {
         "schema": "edgeuda.benchmark.ranges/2",
-        "results": [at(*size, given) for size in given.size or SIZES],
+        "results": [row for size in given.size or SIZES for row in at(*size, given)],
     }
