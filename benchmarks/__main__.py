@@ -33,20 +33,27 @@ def catalogue() -> dict[str, tuple[str, str]]:
     return found
 
 
-def run(name: str, arguments: Sequence[str]) -> tuple[dict, Path | None]:
-    """Run a benchmark; returns its result in its envelope, and the file that was asked for."""
+def parser_of(name: str, quick: bool = False) -> argparse.ArgumentParser:
+    """Return what reads the arguments of a benchmark."""
     module = import_module(f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {name}", description=module.__doc__,
+        prog=f"python -m benchmarks {name}",
+        description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--quick", action="store_true", help="a form that ends in seconds")
     parser.add_argument("--out", type=Path, help="where to write the result, else it is printed")
     module.options(parser)
-    if "--quick" in arguments:
+    if quick:
         parser.set_defaults(**module.QUICK)
-    options = parser.parse_args(arguments)
-    return enveloped(name, lambda: module.measure(options), arguments, options.quick), options.out
+    return parser
+
+
+def run(name: str, arguments: Sequence[str]) -> tuple[dict, Path | None]:
+    """Run a benchmark; returns its result in its envelope, and the file that was asked for."""
+    given = parser_of(name, "--quick" in arguments).parse_args(arguments)
+    measure = import_module(f"benchmarks.{name}").measure
+    return enveloped(name, lambda: measure(given), arguments, given.quick), given.out
 
 
 def main(arguments: Sequence[str]) -> int:
