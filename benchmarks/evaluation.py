@@ -129,12 +129,16 @@ def whole(given: argparse.Namespace, folder: Path) -> list[dict]:
         rows.append(
             {
                 "precision": path.stem,
-                "ms_per_image": {k: round(v / given.images, 2) for k, v in turns.ms().items()},
-                "cpu_ms_per_image": {
-                    k: round(v / given.images, 2) for k, v in turns.ms("cpu").items()
+                **{
+                    f"{clock}_ms_per_image": {
+                        name: round(ms / given.images, 2) for name, ms in turns.ms(clock).items()
+                    }
+                    for clock in ("wall", "cpu", "thread")
                 },
-                "evaluate_to_inference": turns.ratio("evaluate", "inference"),
-                "evaluate_to_inference_cpu": turns.ratio("evaluate", "inference", "cpu"),
+                "evaluate_to_inference": {
+                    clock: turns.ratio("evaluate", "inference", clock)
+                    for clock in ("wall", "cpu", "thread")
+                },
             }
         )
         say(rows[-1])

@@ -25,10 +25,13 @@ class Turns:
         wall: By the clock on the wall.
         cpu: Of all threads of this process; other work of the machine changes it less, and with
             one thread it is what the wall would say of a machine that is idle.
+        thread: Of the thread that calls: what the wall would say where the other threads have
+            cores of their own and keep ahead.
     """
 
     wall: dict[str, list[float]]
     cpu: dict[str, list[float]]
+    thread: dict[str, list[float]]
 
     def ms(self, clock: str = "wall") -> dict[str, float]:
         """Return the median milliseconds of each caller."""
@@ -55,15 +58,16 @@ def in_turns(callers: Mapping[str, Callable[[], object]], runs: int, warm_up: in
 
     Whatever else the machine does then falls on all of them alike.
     """
-    turns = Turns({name: [] for name in callers}, {name: [] for name in callers})
+    clocks = {"wall": time.perf_counter, "cpu": time.process_time, "thread": time.thread_time}
+    turns = Turns(**{clock: {name: [] for name in callers} for clock in clocks})
     names = list(callers)
     for run in range(warm_up + runs):
         for name in names if run % 2 else reversed(names):
-            wall, cpu = time.perf_counter(), time.process_time()
+            began = {clock: now() for clock, now in clocks.items()}
             callers[name]()
             if run >= warm_up:
-                turns.wall[name].append(time.perf_counter() - wall)
-                turns.cpu[name].append(time.process_time() - cpu)
+                for clock, now in clocks.items():
+                    getattr(turns, clock)[name].append(now() - began[clock])
     return turns
 
 
