@@ -62,7 +62,7 @@ def measure(given: argparse.Namespace) -> dict:
         size = (given.size[0], given.size[1])
         both = Images(folder, size), Images(frame_folder(root / "target"), size)
         views = Views((given.crop[0], given.crop[1]), (0.75, 1.0, 1.25), 0.5)
-        settings = TuflSettings(steps=given.steps, batch=given.batch, lr=1e-3, log_every=1)
+        settings = TuflSettings(steps=given.steps, batch=given.batch, lr=1e-6, log_every=1)
         for workers in given.workers:
             related = related_classes(spec.label_space.classes)
             method = Tufl(settings, torch.ones(classes), related)
