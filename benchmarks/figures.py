@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 Payload = dict[str, Any]
@@ -61,7 +62,6 @@ def range_collection(found: Payload) -> Iterator[Figure]:
         peak = ours["peak_mib"] if old else max(ours["peak_mib"])
         limit = 2048 if row["height"] == 1024 else None
         yield Figure(f"peak memory, {where}{threads}", peak, f"{peak} MiB", limit=limit)
-        seconds = ours["seconds"] if old else ours["median_seconds"]
         if "times_as_fast_as_one_thread" in ours:
             value = ours["fastest_frames_as_fast_as_one_thread"]
             whole = ours["times_as_fast_as_one_thread"]["median"]
@@ -73,11 +73,17 @@ def range_collection(found: Payload) -> Iterator[Figure]:
         ):  # fmt: skip
             if key not in row:
                 continue
-            theirs = row[key]["seconds" if old else "median_seconds"]
-            value = seconds / theirs if old else row[f"ours_to_{key}"]["seconds"]["median"]
+            if old:
+                seconds, theirs = ours["seconds"], row[key]["seconds"]
+                value, unit = seconds / theirs, "s"
+            else:  # with one thread by the processor's time, which other work changes less
+                clock = "cpu_seconds" if row["threads"] == 1 else "seconds"
+                seconds, theirs = (median(row[one][clock]) for one in ("ours", key))
+                value = row[f"ours_to_{key}"][clock]["median"]
+                unit = "s of CPU" if row["threads"] == 1 else "s"
             what = f"time of ranges{' with rule entropy' if old else ''}, {where}{threads}"
             limit = 1.0 if key == "ort-percentile" and not old else None
-            yield ratio(what, value, title, limit, f"{seconds:.1f} s to {theirs:.1f} s")
+            yield ratio(what, value, title, limit, f"{seconds:.1f} to {theirs:.1f} {unit}")
 
 
 def training_step(found: Payload) -> Iterator[Figure]:
@@ -85,7 +91,9 @@ def training_step(found: Payload) -> Iterator[Figure]:
     if "runs" in found:
         for run in found["runs"]:
             for stage, row in run["steps"].items():
-                size = "{}x{}".format(*run["settings"]["size"])
+                size = "{}x{}, width {:g}".format(
+                    *run["settings"]["size"], run["settings"]["width"]
+                )
                 threads = cores(run["settings"]["threads"])
                 what = f"a step of {stage.replace(' ', '')}, resnet18, {size}, {threads}"
                 limit = 1.15 if stage == "stage 2" else None
@@ -93,7 +101,7 @@ def training_step(found: Payload) -> Iterator[Figure]:
                 yield ratio(what, row["ratio"], "forward and backward", limit, ms)
         return
     settings = found["settings"]
-    size = "{}x{}".format(*settings["size"])
+    size = "{}x{}, width {:g}".format(*settings["size"], settings["width"])
     for row in found["steps"]:
         both = row["stage"] == "distil"
         value = row["ratio_to_all" if both else "ratio"]["median"]
