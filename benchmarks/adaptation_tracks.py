@@ -1,14 +1,14 @@
-"""Methods x seeds on a real track; writes an ``edgeuda.comparison/1`` record and the networks.
-
-    python benchmarks/adaptation_tracks.py --track day-to-dusk --seed 0 --out OUT
-    ... --rows source,adabn,control,edge,distil
+"""Methods and seeds on a track of real images: what each gains over its control.
 
 DATA holds CamVid and CARLA images as ``camvid/{images,labels}/{train,val}`` and
-``carla/{images,labels}/train``; they cannot be redistributed. ``OUT/comparison.json`` is the
-record, ``OUT/networks/ROW-SEED.safetensors`` are the networks. What ``OUT/runs`` holds is not
-computed again, so an interrupted call goes on, and seeds can be run by several processes and
-collected by a last call with all of them. Target labels are read by the evaluation and the oracle
-only.
+``carla/{images,labels}/train``; they cannot be redistributed. ``WORK/comparison.json`` is the
+record that `edgeuda report` reads, ``WORK/networks/ROW-SEED.safetensors`` are the networks. What
+``WORK/runs`` holds is not computed again, so an interrupted call goes on, and seeds can be run by
+several processes and collected by a last call with all of them. Target labels are read by the
+evaluation and the oracle only.
+
+    python benchmarks/adaptation_tracks.py --track day-to-dusk --seed 0 --out WORK
+    ... --rows source,adabn,control,edge,distil
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from edgeuda import __version__
 from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.files import write_json, write_text
 from edgeuda.labels import SPACES, LabelSpace
 from edgeuda.street import write_dataset
 from edgeuda.training.compare import PlanRow, Track, compare, load_plan, markdown
-from engines.machine.hardware import git_commit, identity
+from engines.machine.hardware import identity
 from engines.report.plots import comparison
 
+NEEDS = "extra train, and images of CamVid and CARLA (--data)"
+QUICK = {
+    "seeds": [0],
+    "rows": "source",
+    "overrides": ["source.steps=2", "model.width=0.125", "model.pretrained=none"],
+}
 SIZES = {
     "carla-to-camvid": "[96, 192]",
     "day-to-dusk": "[352, 480]",  # poles and signs are a pixel wide at half of it
@@ -153,13 +157,16 @@ def chosen_rows(variants: list[PlanRow], rows: str | None) -> list[PlanRow]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--track", choices=SIZES, required=True)
     parser.add_argument("--rows", help="Rows of the plan, separated by commas; all by default.")
     parser.add_argument("--seed", type=int, action="append", dest="seeds")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, required=True, help="Folder for everything made.")
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="lite")
     parser.add_argument("--plan", default="adaptation")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
@@ -169,34 +176,42 @@ def main() -> None:
         "method did to the frames that it saw.",
     )  # fmt: skip
     parser.add_argument("--streets", default="simulator", help="Domain of the rendered source.")
-    arguments = parser.parse_args()
-    out, seeds = arguments.out, arguments.seeds or [0, 1, 2]
-    folders = prepare(arguments.track, arguments.data, out, arguments.streets)
-    if arguments.split == "target":
+
+
+def measure(given: argparse.Namespace) -> dict:
+    out, seeds = given.work, given.seeds or [0, 1, 2]
+    folders = prepare(given.track, given.data, out, given.streets)
+    if given.split == "target":
         folders = replace(folders, data=folders.target)
-    size = SIZES[arguments.track]
+    size = SIZES[given.track]
     common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
-    larger = f"distil.large.input={LARGER[arguments.track]}"
-    longer = SOURCE.get(arguments.track, ())
-    overrides = (*common, larger, *longer, *arguments.overrides)
-    variants = chosen_rows(load_plan(arguments.plan, arguments.recipe, overrides), arguments.rows)
-    record = compare(
-        variants, folders, seeds, out, report=lambda line: print(line, flush=True),
-        keep=out / "networks",
-    )  # fmt: skip
+    larger = f"distil.large.input={LARGER[given.track]}"
+    longer = SOURCE.get(given.track, ())
+    overrides = (*common, larger, *longer, *given.overrides)
+    variants = chosen_rows(load_plan(given.plan, given.recipe, overrides), given.rows)
+    record = compare(variants, folders, seeds, out, report=say, keep=out / "networks")
     whole = record.to_record() | {
-        "track": arguments.track,
-        "split": arguments.split,
-        **({"streets": arguments.streets} if arguments.track.startswith("streets") else {}),
-        "plan": arguments.plan,
+        "track": given.track,
+        "split": given.split,
+        **({"streets": given.streets} if given.track.startswith("streets") else {}),
+        "plan": given.plan,
         "recipes": {variant.name: variant.recipe.model_dump(mode="json") for variant in variants},
-        "commit": git_commit(Path(__file__).resolve().parents[1]),
-        "versions": {"edgeuda": __version__, "torch": torch.__version__},
         "machine": identity(),
     }
     write_json(out / "comparison.json", whole)
     write_text(out / "comparison.svg", comparison(record))
-    print(markdown(record))
+    say(markdown(record))
+    return whole
+
+
+def main() -> None:
+    """Run without the envelope of `python -m benchmarks`; here ``--out`` is the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    options(parser)
+    given = ["--work" if one == "--out" else one for one in sys.argv[1:]]
+    if "--data" not in given:
+        given += ["--data", "../shared/data"]
+    measure(parser.parse_args(given))
 
 
 if __name__ == "__main__":

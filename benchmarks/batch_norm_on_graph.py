@@ -1,4 +1,4 @@
-"""Batch-norm statistics estimated on exported graphs: frames in order or shuffled; prints JSON.
+"""Batch-norm statistics estimated on exported graphs: frames in order or shuffled.
 
 One exported source network per --model; --target are unlabelled frames, --data is labelled.
 """
@@ -6,7 +6,6 @@ One exported source network per --model; --target are unlabelled frames, --data 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -17,29 +16,32 @@ from calibration.frames import FrameFiles
 from calibration.source import load_fp32, miou
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images
-from engines.machine.hardware import identity
 
+NEEDS = "extras train and quantize, exported networks, frames and labelled images of the target"
+QUICK = {"frames": 8}
 ROWS = [(4, None), (4, 0), (8, 0)]
 """Frames per batch, and the seed of their order."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, action="append", required=True)
     for name in ("target", "data"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    options = parser.parse_args()
+    parser.add_argument("--frames", type=int, help="the first so many; all by default")
+
+
+def measure(given: argparse.Namespace) -> dict:
     rows = [{"name": "as exported", "miou": []}]
     rows += [
         {"name": f"batches of {batch}, " + ("in order" if seed is None else "shuffled"),
          "miou": [], "seconds": []}
         for batch, seed in ROWS
     ]  # fmt: skip
-    for path in options.model:
+    for path in given.model:
         model, spec = load_fp32(path)
         size = spec.preprocessing
-        data = labelled_folder(options.data, spec.label_space)
-        frames = FrameFiles(tuple(list_images(options.target)), size.height, size.width)
+        data = labelled_folder(given.data, spec.label_space)
+        frames = FrameFiles.of(list(list_images(given.target))[: given.frames], size)
         rows[0]["miou"].append(round(100 * miou(model, data, spec), 2))
         for row, (batch, seed) in zip(rows[1:], ROWS, strict=True):
             start = time.perf_counter()
@@ -48,16 +50,12 @@ def main() -> None:
             row["miou"].append(round(100 * miou(adapted, data, spec), 2))
     for row in rows:
         row["mean"] = round(float(np.mean(row["miou"])), 2)
-        row["stdev"] = round(float(np.std(row["miou"], ddof=1)), 2)
-    record = {
+        row["stdev"] = (
+            round(float(np.std(row["miou"], ddof=1)), 2) if len(given.model) > 1 else None
+        )
+    return {
         "schema": "edgeuda.benchmark.batch-norm/1",
-        "machine": identity(),
         "frames": len(frames),
         "input": [size.height, size.width],
         "rows": rows,
     }
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

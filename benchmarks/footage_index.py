@@ -1,61 +1,43 @@
-"""Entries per second and memory of listing a large folder: ours against a sorted list of paths.
-
-python benchmarks/footage_index.py --entries 1000000 --out benchmarks/results/footage-index.json
-"""
+"""Entries per second and memory of listing a large folder: ours against a sorted list of paths."""
 
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.turns import alone, peak_kib
 from edgeuda.data.images import IMAGE_SUFFIXES
 from edgeuda.data.walk import sorted_names
-from edgeuda.files import write_json
-from engines.machine.hardware import identity
+
+NEEDS = "nothing beside the package"
+QUICK = {"entries": 2000}
 
 
-def measure(way: str, folder: Path) -> None:
-    """List a folder in this process and print entries per second and growth in memory (KiB)."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def listed(way: str, folder: str) -> tuple[int, float, int]:
+    """List a folder; returns how many there are, seconds and growth in memory (KiB)."""
+    before = peak_kib()
     start = time.perf_counter()
     if way == "sorted on disk":
-        count = sum(1 for _ in sorted_names(folder, IMAGE_SUFFIXES))
+        count = sum(1 for _ in sorted_names(Path(folder), IMAGE_SUFFIXES))
     else:
-        count = len(sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
-    seconds = time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(count, count / seconds, grown)
+        paths = Path(folder).rglob("*")
+        count = len(sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES))
+    return count, time.perf_counter() - start, peak_kib() - before
 
 
-def main() -> None:
-    """Make a folder of empty files, list it by each way in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entries", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--way", nargs=2)
-    arguments = parser.parse_args()
-    if arguments.way:
-        measure(arguments.way[0], Path(arguments.way[1]))
-        return
+
+
+def measure(given: argparse.Namespace) -> dict:
     result = {}
     with tempfile.TemporaryDirectory() as folder:
-        for index in range(arguments.entries):
-            (Path(folder) / f"{index * 7919 % arguments.entries:09d}.jpg").touch()
+        for index in range(given.entries):
+            (Path(folder) / f"{index * 7919 % given.entries:09d}.jpg").touch()
         for way in ("sorted on disk", "list of paths"):
-            run = [sys.executable, __file__, "--way", way, folder]
-            printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-            count, rate, grown = printed.split()
-            assert int(count) == arguments.entries
-            result[way] = {"entries_per_second": float(rate), "memory_kib": int(grown)}
-            print(f"{way}: {float(rate):.0f} entries/s, {int(grown) / 1024:.0f} MiB")
-    record = {"schema": "edgeuda.benchmark/1", "entries": arguments.entries, "ways": result}
-    write_json(arguments.out, {**record, "machine": identity()})
-
-
-if __name__ == "__main__":
-    main()
+            count, seconds, grown = alone(listed, way, folder).value
+            assert count == given.entries
+            result[way] = {"entries_per_second": count / seconds, "memory_kib": grown}
+    return {"schema": "edgeuda.benchmark.footage-index/1", "entries": given.entries, "ways": result}

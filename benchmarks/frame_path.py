@@ -1,48 +1,42 @@
-"""What our own code takes of a frame's time on this CPU, next to FP32 inference; prints JSON.
+"""What our own code takes of a frame's time on this CPU, next to FP32 inference.
 
 Full-width untrained network, frames of 1024x2048. Every stage is timed in one process; models take
 turns.
-
-    python benchmarks/frame_path.py --size 512 1024 --size 1024 2048 --threads 1 2
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
-from int8_ort import network, smooth_files
-
+from benchmarks.networks import network, smooth_files, spec_of
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.data.images import read_image
-from edgeuda.labels import SPACES
-from edgeuda.spec import ModelSpec, Preprocessing
 from engines.bench.load import Load
 from engines.bench.measure import bench
-from engines.machine.hardware import identity
 from engines.onnx_export import export_onnx
 
-FRAME = (1024, 2048)
 OWN = ("resize", "upsample")
 AROUND = ("decode", "overlay")
+NEEDS = "extras train, quantize and cpu"
+QUICK = {"size": [[64, 128]], "frame": [128, 256], "width": 0.25, "threads": [1], "samples": 33}
 
 
-def measure(height: int, columns: int, threads: int, samples: int) -> dict:
-    spec = ModelSpec("bisenet", 1.0, SPACES["cityscapes-19"], Preprocessing(height, columns))
+def at(height: int, columns: int, threads: int, given: argparse.Namespace) -> dict:
+    spec = spec_of(height, columns, given.width)
     net = network(spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        frames = smooth_files(folder, 4, *FRAME)
+        frames = smooth_files(folder, 4, *given.frame)
         paths = []
         for head in ("labels", "scores"):
             fp32, int8 = folder / f"fp32-{head}.onnx", folder / f"int8-{head}.onnx"
             export_onnx(net, spec, fp32, head=head, frames=[read_image(frames[0])])
             calibrate(fp32, frames, int8, Options("ort-x86"))
             paths += [fp32, int8]
-        record = bench(paths, frames, load=Load(samples=samples), threads=threads)
+        record = bench(paths, frames, load=Load(samples=given.samples), threads=threads)
     inference = record.models[0].stages["inference"].percentiles["50"]
     rows = []
     for model in record.models:
@@ -60,7 +54,7 @@ def measure(height: int, columns: int, threads: int, samples: int) -> dict:
         )
     return {
         "input": [height, columns],
-        "frame": list(FRAME),
+        "frame": given.frame,
         "threads": threads,
         "samples": record.method.samples,
         "noise": record.noise,
@@ -69,23 +63,20 @@ def measure(height: int, columns: int, threads: int, samples: int) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", nargs=2, type=int, action="append", required=True)
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", nargs=2, type=int, action="append")
+    parser.add_argument("--frame", nargs=2, type=int, default=[1024, 2048])
+    parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--samples", type=int, default=36)
-    options = parser.parse_args()
-    record = {
+
+
+def measure(given: argparse.Namespace) -> dict:
+    return {
         "schema": "edgeuda.benchmark.frame-path/1",
-        "machine": identity(),
         "results": [
-            measure(*size, threads, options.samples)
-            for size in options.size
-            for threads in options.threads
+            at(*size, threads, given)
+            for size in given.size or [[512, 1024], [1024, 2048]]
+            for threads in given.threads
         ],
     }
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

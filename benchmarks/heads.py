@@ -1,38 +1,36 @@
-"""Heads of one INT8 network on this CPU: labels, scores, labels_low, in turns; prints JSON.
+"""Heads of one INT8 network on this CPU: labels, scores, labels_low, in turns.
 
 Latency is of an untrained network; --model, a trained checkpoint, with --target frames adds how far
 `labels_low` is from `labels`.
-
-    python benchmarks/heads.py --size 1.0 512 1024 --model adapted --target FOOTAGE
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from int8_ort import in_turns, network, smooth_files
 
+from benchmarks.networks import network, smooth_files, spec_of
+from benchmarks.turns import in_turns
 from calibration.options import Options
 from calibration.quantize import calibrate
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.folders import spread
 from edgeuda.data.images import list_images, read_image, resize_image
-from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
-from edgeuda.spec import ModelSpec, Preprocessing
-from engines.machine.hardware import identity
 from engines.onnx_export import export_onnx
 from engines.onnxruntime_runner import OnnxRunner
 
 HEADS = ("labels", "scores", "labels_low")
+NEEDS = "extras train, quantize and cpu"
+QUICK = {"size": [("0.25", "64", "128")], "threads": [1], "runs": 2}
+SIZES = [("1.0", "512", "1024"), ("0.5", "256", "512")]
 
 
 def latency(width: float, height: int, columns: int, threads: list[int], runs: int) -> dict:
-    spec = ModelSpec("bisenet", width, SPACES["cityscapes-19"], Preprocessing(height, columns))
+    spec = spec_of(height, columns, width)
     net = network(spec)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -46,14 +44,16 @@ def latency(width: float, height: int, columns: int, threads: list[int], runs: i
         rows = []
         for count in threads:
             runners = {head: OnnxRunner(path, count) for head, path in paths.items()}
-            seconds = in_turns(runners, image, runs)
-            medians = {head: float(np.median(s)) * 1e3 for head, s in seconds.items()}
+            turns = in_turns({h: lambda r=r: r(image) for h, r in runners.items()}, runs)
+            clock = "cpu" if count == 1 else "wall"
             rows.append(
                 {
                     "threads": count,
                     "runs": runs,
-                    "median_ms": {head: round(ms, 2) for head, ms in medians.items()},
-                    "to_labels": {h: round(medians[h] / medians["labels"], 3) for h in HEADS},
+                    "median_ms": turns.ms(),
+                    "median_cpu_ms": turns.ms("cpu"),
+                    "ratios_of": clock,
+                    "to_labels": {h: turns.ratio(h, "labels", clock)["median"] for h in HEADS},
                 }
             )
     return {"width": width, "height": height, "columns": columns, "latency": rows}
@@ -77,26 +77,20 @@ def difference(model: Path, target: Path) -> dict:
     return {"input": [size.height, size.width], "frames": len(frames), "agreement": found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", nargs=3, action="append", required=True,
-                        metavar=("WIDTH", "ROWS", "COLUMNS"))  # fmt: skip
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", nargs=3, action="append", metavar=("WIDTH", "ROWS", "COLUMNS"))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--model", type=Path, help="checkpoint")
     parser.add_argument("--target", type=Path, help="folder of frames")
-    options = parser.parse_args()
-    record = {
+
+
+def measure(given: argparse.Namespace) -> dict:
+    return {
         "schema": "edgeuda.benchmark.heads/1",
-        "machine": identity(),
         "results": [
-            latency(float(w), int(h), int(c), options.threads, options.runs)
-            for w, h, c in options.size
+            latency(float(w), int(h), int(c), given.threads, given.runs)
+            for w, h, c in given.size or SIZES
         ],
-        "trained": None if options.model is None else difference(options.model, options.target),
+        "trained": None if given.model is None else difference(given.model, given.target),
     }
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

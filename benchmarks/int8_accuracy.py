@@ -1,18 +1,13 @@
-"""INT8 against FP32 on adapted networks: rules, calibration domains, recovery; prints JSON.
+"""INT8 against FP32 on adapted networks: rules, calibration domains, recovery.
 
-One network per seed, exported. Source frames and target frames are folders of images; --data is
+One exported network per seed. Source frames and target frames are folders of images; --data is
 labelled. Scores are those of the network as deployed.
-
-    python benchmarks/int8_accuracy.py --model seed0.onnx --model seed1.onnx --model seed2.onnx \
-        --source SOURCE/images --target TARGET/images --data LABELLED --work WORK
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from benchmarks.turns import say
 from calibration.finetune import Rounding, Tuning, tune
 from calibration.options import Options
 from calibration.quantize import calibrate
@@ -29,9 +25,9 @@ from edgeuda.data.folders import LabelledFolder, labelled_folder, spread
 from edgeuda.data.images import list_images
 from edgeuda.records.calibration import Range
 from edgeuda.spec import ModelSpec
-from engines.machine.hardware import identity
 
-FRAMES = 64
+NEEDS = "extras train and quantize, exported networks, frames and labelled images"
+QUICK = {"rows": "ort-x86, max", "frames": 4}
 RULES = ("max", "percentile", "frame-percentile", "mse", "entropy")
 
 
@@ -73,24 +69,24 @@ def score(model: onnx.ModelProto, spec: ModelSpec, data: LabelledFolder) -> dict
     return {"miou": round(100 * miou_of(counts), 3), "iou": iou}
 
 
-def measure(model: Path, seed: int, options: argparse.Namespace) -> dict[str, dict]:
+def rows_of(model: Path, seed: int, given: argparse.Namespace) -> dict[str, dict]:
     fp32, spec = load_fp32(model)
-    data = labelled_folder(options.data, spec.label_space)
-    target, source = (spread(list_images(f), FRAMES) for f in (options.target, options.source))
+    data = labelled_folder(given.data, spec.label_space)
+    target, source = (spread(list_images(f), given.frames) for f in (given.target, given.source))
     pools = {
         "target": target,
         "source": source,
-        "mixed": spread(target, FRAMES // 2) + spread(source, FRAMES // 2),
+        "mixed": spread(target, given.frames // 2) + spread(source, given.frames // 2),
     }
     results = {"FP32": score(fp32, spec, data)}
-    for name, (settings, pool) in rows(options.finetune, options.rows).items():
+    for name, (settings, pool) in rows(given.finetune, given.rows).items():
         key = "".join(c if c.isalnum() else "-" for c in name)
-        out = options.work / f"{model.stem}-{key}.onnx"
-        ranges = options.work / f"{model.stem}-{pool}{'-even' * settings.equalize}.npz"
+        out = given.work / f"{model.stem}-{key}.onnx"
+        ranges = given.work / f"{model.stem}-{pool}{'-even' * settings.equalize}.npz"
         fine = "fine-tuned" in name
         record = calibrate(
             model, pools[pool], out, settings, judged=target, ranges=ranges,
-            tune=partial(tuner, options.work / f"{key}.pt", seed) if fine else None,
+            tune=partial(tuner, given.work / f"{key}.pt", seed) if fine else None,
         )  # fmt: skip
         results[name] = score(onnx.load(out), spec, data) | {
             "agreement": round(100 * record.agreement, 3),
@@ -99,21 +95,22 @@ def measure(model: Path, seed: int, options: argparse.Namespace) -> dict[str, di
             "int8_convs": record.int8_convs,
             "convs": record.convs,
         }
-        print(model.stem, name, results[name]["miou"], results[name]["agreement"],
-              file=sys.stderr, flush=True)  # fmt: skip
+        say(model.stem, name, results[name]["miou"], results[name]["agreement"])
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, action="append", required=True)
     for name in ("source", "target", "data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--finetune", action="store_true", help="fine-tuned rows too (minutes)")
     parser.add_argument("--rows", default="", help="only rows whose name has this in it")
-    options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    runs = [measure(model, seed, options) for seed, model in enumerate(options.model)]
+    parser.add_argument("--frames", type=int, default=64, help="to calibrate on")
+
+
+def measure(given: argparse.Namespace) -> dict:
+    given.work.mkdir(parents=True, exist_ok=True)
+    runs = [rows_of(model, seed, given) for seed, model in enumerate(given.model)]
     summary = []
     for name in runs[0]:
         row: dict = {"name": name, "miou": [run[name]["miou"] for run in runs]}
@@ -128,15 +125,9 @@ def main() -> None:
             for key in ("agreement", "worst_frame", "accepted", "int8_convs", "convs"):
                 row[key] = [run[name][key] for run in runs]
         summary.append(row)
-    record = {
+    return {
         "schema": "edgeuda.benchmark.int8-accuracy/1",
-        "machine": identity(),
-        "models": [model.stem for model in options.model],
-        "frames": FRAMES,
+        "models": [model.stem for model in given.model],
+        "frames": given.frames,
         "rows": summary,
     }
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

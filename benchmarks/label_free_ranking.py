@@ -1,9 +1,7 @@
 """How well label-free signals rank checkpoints, against mIoU on labelled target images.
 
-    python benchmarks/label_free_ranking.py --work WORK/TRACK ... --out JSON
-
-WORK/TRACK is a work folder of `adaptation_tracks.py`, whose runs keep every measured network. Each
-is scored on the track's develop images (kept beside it); then, per signal:
+--work are work folders of the benchmark `adaptation_tracks`, whose runs keep every measured
+network. Each is scored on the track's develop images (kept beside it); then, per signal:
 
 - ``within``: Spearman correlation with mIoU over the networks of one stage, mean over stages;
 - ``across``: the same over the results of all methods with one seed, mean over seeds and tracks;
@@ -16,12 +14,12 @@ Signals are signed so that a perfect one correlates with +1.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.turns import say
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.data.folders import LabelledFolder, labelled_folder
 from edgeuda.files import read_json, write_json
@@ -29,7 +27,9 @@ from edgeuda.models.subject import score_checkpoint
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.training.monitor import RANKED
 from edgeuda.training.watch import SNAPSHOTS, read_signals
-from engines.machine.hardware import git_commit, identity
+
+NEEDS = "extra train, and work folders of adaptation_tracks"
+QUICK = {"stages": 1}
 
 
 def miou(snapshot: Path, data: LabelledFolder) -> float:
@@ -60,27 +60,29 @@ def mean(values: list[float | None]) -> dict[str, float | int] | None:
     return {"mean": round(float(known.mean()), 3), "stdev": round(spread, 3), "n": known.size}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    parser.add_argument("--stages", type=int, help="so many of each seed; all by default")
+
+
+def measure(given: argparse.Namespace) -> dict:
     torch.set_num_threads(1)
     within: dict[str, list[float | None]] = {name: [] for name in RANKED}
     across: dict[str, list[float | None]] = {name: [] for name in RANKED}
     lost: dict[str, list[float | None]] = {name: [] for name in (*RANKED, "last")}
     stages = networks = 0
-    for work in arguments.work:
+    for work in given.work:
         develop = work / "develop" if (work / "develop").exists() else work / "target"
         data = labelled_folder(develop)
         for seed in sorted((work / "runs").iterdir()):
             results = []
             complete = sorted(path for path in seed.iterdir() if (path / MODEL_FILE).exists())
-            for folder in (path for path in complete if (path / SNAPSHOTS).exists()):
+            measured = [path for path in complete if (path / SNAPSHOTS).exists()]
+            for folder in measured[: given.stages]:
                 lines = read_signals(folder)
                 names = [folder / SNAPSHOTS / f"step-{x['step']:06d}.safetensors" for x in lines]
                 scores = [miou(name, data) for name in names]
-                print(seed, folder.name, [round(value, 1) for value in scores], flush=True)
+                say(seed.name, folder.name, [round(value, 1) for value in scores])
                 stages, networks = stages + 1, networks + len(scores)
                 results.append((lines[-1], scores[-1]))
                 lost["last"].append(max(scores) - scores[-1])
@@ -91,9 +93,9 @@ def main() -> None:
             for signal, larger in RANKED.items():
                 signed = [line[signal] * (1 if larger else -1) for line, _ in results]
                 across[signal].append(spearman(signed, [value for _, value in results]))
-    record = {
+    return {
         "schema": "edgeuda.label-free/1",
-        "tracks": [work.name for work in arguments.work],
+        "tracks": [work.name for work in given.work],
         "stages": stages,
         "networks": networks,
         "signals": {
@@ -105,13 +107,4 @@ def main() -> None:
             for name in RANKED
         },
         "last": {"loss": mean(lost["last"])},
-        "commit": git_commit(Path(__file__).resolve().parents[1]),
-        "versions": {"torch": torch.__version__},
-        "machine": identity(),
     }
-    write_json(arguments.out, record)
-    print(json.dumps(record["signals"], indent=1))
-
-
-if __name__ == "__main__":
-    main()

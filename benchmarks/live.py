@@ -1,16 +1,13 @@
-"""`edgeuda run` for hours, and whether writing overlays slows it; prints JSON.
+"""`edgeuda run` for hours, and whether writing overlays slows it.
 
 A recording is played as a camera, over and over. In the soak the camera is lost now and then. The
 effect of the overlay video is measured in turns of some seconds with and without it.
-
-    python benchmarks/live.py --model INT8.onnx --video DRIVE.mkv --fps 30 --soak 3600
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,10 +21,11 @@ from edgeuda.records.percentiles import percentile_interval
 from engines.live.capture import Capture
 from engines.live.loop import StopAt, run
 from engines.live.sinks import LabelMaps, OverlayVideo, Sink
-from engines.machine.hardware import identity
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Runner
 
+NEEDS = "extra cpu, an exported model and a recording"
+QUICK = {"turns": 1, "seconds": 1.0, "soak": 3.0}
 LOST_EVERY = 5000
 """Frames after which the camera is lost."""
 
@@ -98,8 +96,7 @@ def soak(runner: Runner, video: Path, fps: float, seconds: float) -> dict:
     return record
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--video", type=Path, required=True)
     parser.add_argument("--fps", type=float, default=30)
@@ -107,22 +104,19 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10, help="of each turn")
     parser.add_argument("--soak", type=float, default=600, help="seconds")
-    options = parser.parse_args()
-    with OnnxRunner(options.model, options.threads) as runner:
+
+
+def measure(given: argparse.Namespace) -> dict:
+    with OnnxRunner(given.model, given.threads) as runner:
         size = runner.spec.preprocessing
         record = {
             "schema": "edgeuda.benchmark.live/1",
-            "machine": identity(),
             "model": {"precision": runner.precision, "width": runner.spec.width,
-                      "input": [size.height, size.width], "threads": options.threads},
+                      "input": [size.height, size.width], "threads": given.threads},
         }  # fmt: skip
-        if options.turns:
+        if given.turns:
             record["overlay"] = overlay_effect(
-                runner, options.video, options.fps, options.turns, options.seconds
+                runner, given.video, given.fps, given.turns, given.seconds
             )
-        record["soak"] = soak(runner, options.video, options.fps, options.soak)
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+        record["soak"] = soak(runner, given.video, given.fps, given.soak)
+    return record

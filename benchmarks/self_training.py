@@ -1,7 +1,5 @@
 """What pseudo-labels cost: selection, ranking, pasting, and the whole pass.
 
-    python benchmarks/self_training.py --out JSON
-
 Pairs take turns in one process; medians and ratios of neighbours are recorded.
 
 - ``selection``: instance-adaptive thresholds and labels of a batch of two 1024x2048 images with 19
@@ -18,15 +16,14 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from edgeuda.files import write_json
-from edgeuda.labels import SPACES
+from benchmarks.networks import spec_of
+from benchmarks.turns import in_turns
 from edgeuda.methods.lse import class_confidence
 from edgeuda.methods.selection import (
     InstanceAdaptive,
@@ -36,14 +33,14 @@ from edgeuda.methods.selection import (
 )
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.bisenet import BiSeNet
-from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.loader import Images, to_unit
 from edgeuda.training.pseudo_labels import generate
 from edgeuda.training.trainer import in_half, keep_freed_memory
 from edgeuda.views.hard_paste import HardPaste
-from engines.machine.hardware import git_commit, identity
 
+NEEDS = "extra train"
+QUICK = {"size": [64, 128], "frames": 2, "width": 0.25, "repeats": 1}
 CLASSES = 19
 RULE = InstanceAdaptive()
 
@@ -78,56 +75,47 @@ def released(
     return torch.from_numpy(new), torch.from_numpy(chosen)
 
 
-def turns(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> dict[str, Any]:
+def pair(first: Any, second: Any, repeats: int) -> dict[str, Any]:
     """Time two things in turns; ``ratio`` is second over first."""
-    times = []
-    for number in range(repeats + 1):
-        pair = []
-        for call in (first, second):
-            began = time.perf_counter()
-            call()
-            pair.append(time.perf_counter() - began)
-        if number:  # the first pair warms up
-            times.append(pair)
-    seconds = np.array(times)
-    ratios = seconds[:, 1] / seconds[:, 0]
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
+    turns = in_turns({"first": first, "second": second}, repeats, warm_up=1)
+    ratio = turns.ratio("second", "first")
     return {
-        "first_ms": round(1000 * float(np.median(seconds[:, 0])), 2),
-        "second_ms": round(1000 * float(np.median(seconds[:, 1])), 2),
-        "ratio": round(float(middle), 3),
-        "quartiles": [round(float(low), 3), round(float(high), 3)],
+        **{f"{name}_ms": ms for name, ms in turns.ms().items()},
+        "ratio": ratio["median"],
+        "quartiles": ratio["quartiles"],
+        "ratio_cpu": turns.ratio("second", "first", "cpu")["median"],
         "repeats": repeats,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 512))
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--width", type=float, default=0.5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--repeats", type=int, default=10)
+
+
+def measure(given: argparse.Namespace) -> dict:
+    torch.set_num_threads(given.threads)
     keep_freed_memory()
     rng = np.random.default_rng(0)
     theta = torch.full((CLASSES,), 0.9, dtype=torch.float64)
     batch = prediction(rng)
     a, b = ours(theta, *batch), released(theta, *batch)
-    selection = turns(lambda: ours(theta, *batch), lambda: released(theta, *batch), 10)
+    selection = pair(lambda: ours(theta, *batch), lambda: released(theta, *batch), given.repeats)
     selection |= {
         "threshold_difference": float((a[0] - b[0]).abs().max()),
         "labels_that_differ": int((a[1] != b[1]).sum()),
     }
 
-    height, width = arguments.size
-    spec = ModelSpec("bisenet", arguments.width, SPACES["camvid-11"], Preprocessing(height, width))
+    height, width = given.size
+    spec = spec_of(height, width, given.width, "camvid-11")
     torch.manual_seed(0)
-    teacher = Teacher(BiSeNet(11, arguments.width), half=in_half("auto"))
+    teacher = Teacher(BiSeNet(11, given.width), half=in_half("auto"))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_dataset(root / "data", "camera", arguments.frames, 0, height, width, spec.label_space)
+        write_dataset(root / "data", "camera", given.frames, 0, height, width, spec.label_space)
         frames = Images(sorted((root / "data" / "images").iterdir()), (height, width))
 
         def pairs() -> Any:
@@ -152,8 +140,8 @@ def main() -> None:
                 for one, its in zip(confidence, winner, strict=True):
                     class_confidence(one, its, 11)
 
-        whole = turns(predict, label, 9)
-        ranking = turns(predict, rank, 9)
+        whole = pair(predict, label, given.repeats)
+        ranking = pair(predict, rank, given.repeats)
 
     images = rng.integers(0, 255, (4, 1024, 2048, 3), dtype=np.uint8)
     labels = batch[1].repeat(2, 1, 1).numpy().astype(np.uint8)
@@ -165,21 +153,11 @@ def main() -> None:
         began = time.perf_counter()
         paste(images[0], labels[0], np.random.default_rng(number))
         times.append(time.perf_counter() - began)
-    record = {
-        "schema": "edgeuda.benchmark/1",
-        "threads": arguments.threads,
+    return {
+        "schema": "edgeuda.benchmark.self-training/1",
+        "threads": given.threads,
         "selection": selection,
-        "pass": whole
-        | {"frames": arguments.frames, "size": [height, width], "width": arguments.width},
-        "ranking": ranking | {"ms_per_image": round(ranking["second_ms"] / arguments.frames, 2)},
+        "pass": whole | {"frames": given.frames, "size": [height, width], "width": given.width},
+        "ranking": ranking | {"ms_per_image": round(ranking["second_ms"] / given.frames, 2)},
         "pasting_ms": round(1000 * float(np.median(times)), 1),
-        "commit": git_commit(Path(__file__).resolve().parents[1]),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "machine": identity(),
     }
-    write_json(arguments.out, record)
-    print({key: record[key] for key in ("selection", "pass", "ranking", "pasting_ms")})
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from calibration.frames import Frames
 from edgeuda.errors import DataError, ModelError, require
 from edgeuda.records.names import ProviderName
 from engines.onnx.graphs import shapes_of_one_image
-from engines.onnx.session import open_session
+from engines.onnx.session import open_session, usable_cores
 
 if TYPE_CHECKING:
     import onnx
@@ -122,7 +123,7 @@ def collect(
         frames: Each is read twice per chunk.
         bins: Bins per tensor.
         chunk_bytes: Largest sum of the activations of a chunk (one tensor may exceed it).
-        threads: As in `open_session`.
+        threads: As in `open_session`; as many count the activations of a frame.
         device: As in `open_session`.
         begun: State of a chunk that was not finished; it counts if the first chunk has its tensors.
         after_step: Called after each frame of each pass with the state of the chunk.
@@ -140,49 +141,45 @@ def collect(
         state = Progress.start(names, len(frames), bins)
         if begun is not None and begun.names == state.names:
             state = begun
-        _fill(
-            state,
-            open_session(watching(model, names), threads=threads, device=device),
-            frames,
-            after_step,
-        )
+        session = open_session(watching(model, names), threads=threads, device=device)
+        with ThreadPoolExecutor(threads or usable_cores()) as pool:
+            _fill(state, session, frames, after_step, pool)
+        del session  # its activations, before the next one has some
         found |= state.histograms()
         after_chunk(state.histograms())
     return found
 
 
 def _fill(
-    state: Progress, session: Any, frames: Frames, after_step: Callable[[Progress], None]
+    state: Progress,
+    session: Any,
+    frames: Frames,
+    after_step: Callable[[Progress], None],
+    pool: ThreadPoolExecutor,
 ) -> None:
-    """Run both passes of a chunk from where it stands; the session ends with the call."""
+    """Run both passes of a chunk from where it stands."""
     names = list(state.names)
+    # Outputs have no name: it would keep a frame's activations until the next one's are there.
     for frame in range(min(state.steps, len(frames)), len(frames)):
-        _see(session.run(names, {"image": frames[frame]}), state.frame_ranges[:, frame])
+        found = pool.map(_range, session.run(names, {"image": frames[frame]}))
+        state.frame_ranges[:, frame] = list(found)
         state.done = (state.counts, frame + 1)
         after_step(state)
     bounds = state.bounds()
     for frame in range(state.steps - len(frames), len(frames)):
-        # Not named here: a name would keep one frame's activations until the next one's are there.
         counts = state.counts.copy()
-        _count_all(session.run(names, {"image": frames[frame]}), bounds, counts)
+        list(pool.map(_count, session.run(names, {"image": frames[frame]}), bounds, counts))
         state.done = (counts, len(frames) + frame + 1)
         after_step(state)
 
 
-def _see(outputs: list[Floats], ranges: Floats) -> None:
-    for row, value in enumerate(outputs):
-        ranges[row] = value.min(), value.max()
+def _range(values: Floats) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
-def _count_all(
-    outputs: list[Floats], bounds: list[tuple[float, float]], counts: npt.NDArray[np.int64]
-) -> None:
-    for value, limits, row in zip(outputs, bounds, counts, strict=True):
-        _count(value, *limits, row)
-
-
-def _count(values: Floats, low: float, high: float, counts: npt.NDArray[np.int64]) -> None:
-    """Count values in equal bins from ``low`` to ``high``, faster than `np.histogram`."""
+def _count(values: Floats, bounds: tuple[float, float], counts: npt.NDArray[np.int64]) -> None:
+    """Count values in equal bins between two bounds, faster than `np.histogram`."""
+    low, high = bounds
     scale = len(counts) / (high - low) if high > low else 0.0
     flat = values.reshape(-1)
     for start in range(0, flat.size, 2**18):  # temporaries that stay in the cache

@@ -73,17 +73,24 @@ def identity() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """Return the commit of a checkout, with ``-dirty`` after it if files differ from it."""
+    """Return the commit of a checkout, with ``-dirty`` after it if files differ from it.
+
+    Where git cannot tell, ``"not available"`` and, in a checkout, why.
+    """
     if not (root / ".git").exists():  # installed, or inside somebody else's repository
         return UNKNOWN
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(
-            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=60, check=True
         )
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN
-    return done.stdout.strip() or UNKNOWN
+    except subprocess.TimeoutExpired:  # a machine under load
+        return f"{UNKNOWN}: git describe took more than a minute"
+    except subprocess.CalledProcessError as err:
+        return f"{UNKNOWN}: {err.stderr.strip() or f'git describe ended with {err.returncode}'}"
+    except OSError as err:
+        return f"{UNKNOWN}: git: {err.strerror}"
+    return done.stdout.strip()
 
 
 def _proc_table(path: Path) -> dict[str, str]:

@@ -555,7 +555,7 @@ def test_git_commit(tmp_path):
 
     assert machine.git_commit(tmp_path) == "not available"
     git("init")
-    assert machine.git_commit(tmp_path) == "not available"  # no commit yet
+    assert machine.git_commit(tmp_path).startswith("not available: fatal:")  # no commit yet
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-m", "first")
@@ -565,3 +565,14 @@ def test_git_commit(tmp_path):
     assert set(clean) <= set("0123456789abcdef")
     (tmp_path / "file").write_text("2")
     assert machine.git_commit(tmp_path) == f"{clean}-dirty"
+
+
+def test_a_commit_that_git_cannot_tell_says_why(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+
+    def slow(command, **_):
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", slow)
+    found = machine.git_commit(tmp_path)
+    assert found == "not available: git describe took more than a minute"

@@ -1,6 +1,6 @@
 """The README's picture: frames of a finished demo under its models, and its trade-off.
 
-python benchmarks/demo_picture.py demo --out docs/demo.png
+PYTHONPATH=. python docs/site/demo_picture.py demo --out docs/demo.png
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ROWS = 2
 
 
 def main() -> None:
+    """Draw it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path)
     parser.add_argument("--out", type=Path, required=True)

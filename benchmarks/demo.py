@@ -1,7 +1,4 @@
-"""What finished demos measured, as one small JSON record without samples.
-
-python benchmarks/demo_summary.py demo --out benchmarks/results/demo.json
-"""
+"""What finished demos measured, as one small record without samples."""
 
 from __future__ import annotations
 
@@ -10,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.accuracy.evaluation import Evaluation
-from edgeuda.files import read_json, write_json
+from edgeuda.files import read_json
 
+NEEDS = "folders that `edgeuda demo` has made"
+QUICK: dict[str, Any] = {}
 SCORED = "edgeuda.evaluation/1"
 
 
@@ -48,16 +47,9 @@ def summary(demo: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("demos", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    demos = [summary(demo) for demo in arguments.demos]
-    write_json(arguments.out, {"schema": "edgeuda.demos/1", "demos": demos})
-    for demo in demos:
-        print(demo["seed"], demo["miou"], [r["inference_median"] for r in demo["ratios"]])
 
 
-if __name__ == "__main__":
-    main()
+def measure(given: argparse.Namespace) -> dict:
+    return {"schema": "edgeuda.demos/1", "demos": [summary(demo) for demo in given.demos]}

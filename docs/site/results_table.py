@@ -1,6 +1,6 @@
 """One Markdown table from comparison records: a row per method, a column per track.
 
-python benchmarks/results_table.py benchmarks/results/{carla-to-camvid,day-to-dusk}.json
+PYTHONPATH=. python docs/site/results_table.py benchmarks/results/{carla-to-camvid,day-to-dusk}.json
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeuda.files import read_json
+from benchmarks.result import payload_of
 
 
 def main() -> None:
+    """Print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("records", type=Path, nargs="+")
-    records = [read_json(path, "edgeuda.comparison/1") for path in parser.parse_args().records]
+    records = [payload_of(path, "edgeuda.comparison/1") for path in parser.parse_args().records]
     tables = [{method["name"]: method for method in record["methods"]} for record in records]
     names = dict.fromkeys(name for table in tables for name in table)
     print(f"| | {' | '.join(record['track'] for record in records)} |")
