@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from edgeuda import __version__, schemas
+from edgeuda import __version__
 from edgeuda.errors import DependencyError, DeviceError, EdgeudaError
 from edgeuda.files import text_of
+from edgeuda.records.doctor import CheckStatus, DoctorRecord, Part
 from edgeuda.records.names import LibraryName, ProviderName
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
@@ -24,8 +24,6 @@ from engines.machine.hardware import drive_release, identity
 from engines.onnx.session import open_session
 from engines.tensorrt.library import load_tensorrt
 
-SCHEMA = schemas.DOCTOR
-CheckStatus = Literal["ok", "absent", "broken", "note"]
 _TASKS = {
     "run on the CPU": ("onnxruntime",),
     "run on the CPU with OpenVINO": ("openvino",),
@@ -37,23 +35,6 @@ _TASKS = {
     "train and adapt": ("torch", "onnx"),
     "sign bundles": ("cryptography",),
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What it is.
-        status: ``ok``; ``absent``; ``broken`` if it is there and does not work; ``note`` for facts.
-        found: What was found.
-        fix: The command or place that helps; empty where nothing is wrong.
-    """
-
-    name: str
-    status: CheckStatus
-    found: str
-    fix: str = ""
 
 
 def examine(root: Path = Path("/")) -> list[Part]:
@@ -92,13 +73,9 @@ def abilities(checks: list[Part]) -> dict[str, list[str]]:
     return {task: [name for name in needs if name not in good] for task, needs in _TASKS.items()}
 
 
-def to_record(checks: list[Part]) -> dict[str, Any]:
-    """Return the JSON form."""
-    return {
-        "schema": SCHEMA,
-        "checks": [asdict(check) for check in checks],
-        "lacks": abilities(checks),
-    }
+def record_of(checks: list[Part]) -> DoctorRecord:
+    """Return the record of what was looked at."""
+    return DoctorRecord(checks, abilities(checks))
 
 
 def _processor(machine: Mapping[str, str]) -> Part:

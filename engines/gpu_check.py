@@ -12,23 +12,22 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter, perf_counter_ns
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda import schemas
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
+from edgeuda.records.gpu_check import GpuCheckRecord, Row
 from edgeuda.records.names import Head, LibraryName, ProviderName
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
-from engines.doctor import examine
-from engines.doctor import to_record as doctor_record
+from engines.doctor import examine, record_of
 from engines.machine.hardware import identity
 from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
@@ -39,8 +38,6 @@ from engines.tensorrt.cache import Engine, cached_engine
 from engines.tensorrt.library import Library, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
 
-SCHEMA = schemas.GPU_CHECK
-GpuStatus = Literal["passed", "failed", "not installed", "skipped"]
 Forms = Mapping[tuple[Head, str], Path]
 """ONNX files by head and arithmetic: fp32, fp16, int8, int8+fp16."""
 LEAST = {"fp32": 0.999, "fp16": 0.99, "int8": 0.97, "int8+fp16": 0.97}
@@ -49,24 +46,6 @@ SLOWER = 1.05
 """How much longer than ``trtexec`` on the same engine is allowed."""
 RUNS = 200
 FrameArrays = Sequence[npt.NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One check.
-
-    Attributes:
-        name: What was tried.
-        status: ``not installed`` is neither passed nor failed; ``skipped`` was asked for, or does
-            not apply, and ``found`` says why.
-        found: In words.
-        figures: In numbers.
-    """
-
-    name: str
-    status: GpuStatus
-    found: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class _DoesNotApplyError(Exception):
@@ -111,7 +90,7 @@ def gpu_check(
     skip: Sequence[str] = (),
     seconds: float = 60.0,
     say: Callable[[Row], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> GpuCheckRecord:
     """Try all that this project does on a GPU, against ONNX Runtime on the CPU.
 
     Args:
@@ -123,7 +102,7 @@ def gpu_check(
         say: Told each row.
 
     Returns:
-        The record, schema ``edgeuda.gpu-check/2``.
+        The record.
 
     Raises:
         DataError: If there are fewer than two frames.
@@ -143,35 +122,30 @@ def gpu_check(
     counted = dict.fromkeys(("passed", "failed", "not installed", "skipped"), 0)
     for row in check.rows:
         counted[row.status] += 1
-    return {
-        "schema": SCHEMA,
-        "created": now_utc(),
-        "machine": identity(),
-        "doctor": doctor_record(examine()),
-        "models": {f"{h} {a}": sha256(path) for (h, a), path in forms.items()},
-        "frames": len(frames),
-        "rows": [asdict(row) for row in check.rows],
-        "counted": counted,
-    }
+    return GpuCheckRecord(
+        now_utc(),
+        identity(),
+        record_of(examine()).to_record(),
+        {f"{h} {a}": sha256(path) for (h, a), path in forms.items()},
+        len(frames),
+        check.rows,
+        counted,
+    )
 
 
-def require_passed(record: Mapping[str, Any]) -> None:
+def require_passed(record: GpuCheckRecord) -> None:
     """Raise unless every check passed or was skipped.
 
     Raises:
         DeviceError: If any failed.
         DependencyError: If none failed and something is not installed.
     """
-    named = {
-        status: [row["name"] for row in record["rows"] if row["status"] == status]
-        for status in ("failed", "not installed")
-    }
-    if named["failed"]:
-        msg = f"Failed: {', '.join(named['failed'])}"
+    if failed := record.named("failed"):
+        msg = f"Failed: {', '.join(failed)}"
         raise DeviceError(msg)
-    if named["not installed"]:
+    if absent := record.named("not installed"):
         msg = (
-            f"Not installed: {', '.join(named['not installed'])}. Install them, or say which are "
+            f"Not installed: {', '.join(absent)}. Install them, or say which are "
             "not wanted: `skip` NAME"
         )
         raise DependencyError(msg)

@@ -9,7 +9,7 @@ import typer
 
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ConfigError, DeviceError
-from edgeuda.files import require_absent, write_json
+from edgeuda.files import require_absent
 
 
 def doctor(
@@ -27,7 +27,7 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from engines.doctor import abilities, examine, to_record
+    from engines.doctor import abilities, examine, record_of
 
     checks = examine()
     lacks = abilities(checks)
@@ -46,7 +46,7 @@ def doctor(
         tasks.add_row(task, "no" if missing else "yes", ", ".join(missing))
     console.print(tasks)
     if out is not None:
-        write_json(out, to_record(checks))
+        record_of(checks).write(out)
         wrote(out)
     failed = [f"{task} lacks {', '.join(lacks[task])}" for task in need or () if lacks[task]]
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,10 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
-from edgeuda.files import require_absent, write_json
+from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
-    from engines.gpu_check import Row
+    from edgeuda.records.gpu_check import Row
 
 
 def gpu_check(
@@ -50,8 +51,8 @@ def gpu_check(
         record = run(
             forms, chosen, Path(folder) / "engines", skip=skip or (), seconds=seconds, say=_say
         )
-    write_json(out, {**record, **applied_to(chosen, geometry), **footage.noted()})
-    console.print(", ".join(f"{count} {status}" for status, count in record["counted"].items()))
+    replace(record, **applied_to(chosen, geometry), **footage.noted()).write(out)
+    console.print(", ".join(f"{count} {status}" for status, count in record.counted.items()))
     wrote(out)
     require_passed(record)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgeuda.errors import DependencyError, DeviceError
+from edgeuda.records.doctor import Part
 from engines import doctor
-from engines.doctor import Part, abilities, examine, to_record
+from engines.doctor import abilities, examine, record_of
 
 
 def found(checks, name):
@@ -106,7 +107,7 @@ def test_absent_packages_say_how_to_get_them(monkeypatch):
     lacks = abilities(checks)
     assert lacks["run on the CPU"] == ["onnxruntime"]
     assert "tensorrt" in lacks["build TensorRT engines"]
-    assert to_record(checks)["lacks"] == lacks
+    assert record_of(checks).lacks == lacks
 
 
 def test_programs_that_hang_or_fail_are_left_out(monkeypatch):

@@ -110,7 +110,7 @@ def checked(forms, tmp_path, skip=SKIP):
 
 
 def of(record, status):
-    return {row["name"]: row["found"] for row in record["rows"] if row["status"] == status}
+    return {row.name: row.found for row in record.rows if row.status == status}
 
 
 def test_a_machine_with_everything_passes(machine, forms, tmp_path):
@@ -128,12 +128,12 @@ def test_a_machine_with_everything_passes(machine, forms, tmp_path):
         passed
     )
     require_passed(record)
-    rows = {row["name"]: row["figures"] for row in record["rows"]}
+    rows = {row.name: row.figures for row in record.rows}
     assert rows["tensorrt scores int8"]["execution"]["labels"] == "kernel"
     assert rows["tensorrt labels fp16"]["build"]["precision"] == "fp16"
     assert rows["tensorrt int8 layers"]["reformats"] == ["to int8"]
     assert rows["onnxruntime cuda int8"]["execution"]["nodes"] == f"40 on {CUDA}"
-    assert record["counted"]["passed"] == len(passed)
+    assert record.counted["passed"] == len(passed)
 
 
 def dead_replay(machine):
@@ -243,7 +243,7 @@ def test_no_driver_ends_it(machine, forms, tmp_path):
     machine.patch.setattr(checks, "cuda_devices", absent)
     record = checked(forms, tmp_path)
     assert of(record, "failed") == {"machine": "No NVIDIA driver here"}
-    assert len(record["rows"]) == 1
+    assert len(record.rows) == 1
 
 
 def test_not_installed_is_another_word_and_another_exit_code(machine, forms, tmp_path):
@@ -270,9 +270,9 @@ def test_the_accelerator_is_tried_where_there_is_one(machine, forms, tmp_path):
     assert "no deep learning accelerator" in of(record, "skipped")["tensorrt dla"]
     machine.module.seen.dla_cores = 2
     record = checked(forms, tmp_path / "again")
-    (row,) = [row for row in record["rows"] if row["name"] == "tensorrt dla"]
-    assert row["status"] == "passed"
-    assert row["figures"]["build"]["dla_layers"]["layers"] == 1
+    (row,) = [row for row in record.rows if row.name == "tensorrt dla"]
+    assert row.status == "passed"
+    assert row.figures["build"]["dla_layers"]["layers"] == 1
 
 
 @pytest.mark.parametrize(("theirs", "fails"), [(2.0, False), (0.5, True)])
