@@ -58,7 +58,7 @@ def at(height: int, columns: int, threads: int, given: argparse.Namespace) -> di
         "threads": threads,
         "samples": record.method.samples,
         "noise": record.noise,
-        "other_load_cores": record.state["other_load_cores"],
+        "other_load_cores": record.state.other_load_cores,
         "models": rows,
     }
 

@@ -23,7 +23,7 @@ from edgeuda.methods.mixing import related_classes
 from edgeuda.methods.tufl import Tufl, TuflSettings
 from edgeuda.training import loader
 from edgeuda.training.loader import Images, StepData, Views
-from edgeuda.training.trainer import Run, fit, keep_freed_memory, make_fabric, read_log
+from edgeuda.training.trainer import TrainingRun, fit, keep_freed_memory, make_fabric, read_log
 
 NEEDS = "extra train"
 QUICK = {"size": [128, 256], "crop": [64, 128], "width": 0.125, "steps": 3, "images": 4}
@@ -71,7 +71,7 @@ def measure(given: argparse.Namespace) -> dict:
             for item in range(2):
                 data[item]
             one = (time.perf_counter() - start) / 2
-            run = Run(root / f"run-{workers}", f"{workers} workers", "", workers)
+            run = TrainingRun(root / f"run-{workers}", f"{workers} workers", "", workers)
             run.folder.mkdir()
             fit(network(spec), spec, method, data, settings, run, make_fabric("auto"))
             log = read_log(run.folder)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from edgeuda.files import write_json
 from edgeuda.labels import SPACES
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
@@ -97,7 +96,7 @@ def test_every_folder_of_a_comparison_ends_as_if_it_had_not_been_killed(data, tm
 
     def work(out):
         record = compare(variants, track, [0], out, keep=out / "networks")
-        write_json(out / "comparison.json", record)
+        record.write(out / "comparison.json")
 
     require_same(work, tmp_path, 3, after=MODEL_FILE)
 
