@@ -30,7 +30,7 @@ def run(
         str | None,
         typer.Option(
             "--target",
-            help="Video, folder or list of frames, or a camera's number or rtsp:// address.",
+            help="Video, MCAP file, ROS bag, folder or list of frames, a camera's number or rtsp:// address.",
         ),
     ] = None,
     member: Annotated[
