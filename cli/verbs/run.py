@@ -30,7 +30,8 @@ def run(
         str | None,
         typer.Option(
             "--target",
-            help="Video, MCAP file, ROS bag, folder or list of frames, a camera's number or rtsp:// address.",
+            help="Video, MCAP file, ROS bag, folder or list of frames, a camera's number or an "
+            "rtsp:// address.",
         ),
     ] = None,
     member: Annotated[
