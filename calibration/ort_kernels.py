@@ -60,9 +60,8 @@ def space_to_depth(model: onnx.ModelProto, integer: Collection[str]) -> bool:
     chain, convs = _until_conv(graph, image.name, constants)
     if not convs or rows % 2 or columns % 2 or not {c.output[0] for c in convs} <= set(integer):
         return False
-    found = {conv.output[0]: _over_blocks(conv, constants) for conv in convs}
-    rearranged = {name: one for name, one in found.items() if one is not None}
-    if len(rearranged) < len(found):
+    rearranged = [one for conv in convs if (one := _over_blocks(conv, constants)) is not None]
+    if len(rearranged) < len(convs):
         return False
 
     def add(name: str, value: npt.NDArray[Any]) -> str:
@@ -89,8 +88,7 @@ def space_to_depth(model: onnx.ModelProto, integer: Collection[str]) -> bool:
             elif source in constants and constants[source].shape == (1, 3, 1, 1):
                 tiled = np.tile(constants[source], (1, 4, 1, 1))
                 node.input[position] = add(f"{node.output[0]}_{position}_of_blocks", tiled)
-    for conv in convs:
-        weight, attributes = rearranged[conv.output[0]]
+    for conv, (weight, attributes) in zip(convs, rearranged, strict=True):
         conv.input[1] = add(f"{conv.output[0]}_over_blocks", weight)
         del conv.attribute[:]
         conv.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items())

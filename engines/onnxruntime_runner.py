@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeuda.errors import DeviceError, require
 from edgeuda.records.names import Head, Precision, ProviderName
-from engines.onnx.heads import labels_of
+from engines.onnx.heads import labels_of_batch
 from engines.onnx.metadata import (
     HALF_KEY,
     QUANTIZATION_KEY,
@@ -101,7 +101,7 @@ class OnnxRunner:
         output = self._session.run([self.head], {"image": images})[0]
         done = perf_counter_ns()
         size = self.spec.preprocessing
-        labels = np.stack([labels_of(self.head, one, size.height, size.width) for one in output])
+        labels = labels_of_batch(self.head, output, size.height, size.width)
         # On a GPU, ONNX Runtime's copies are part of its run.
         self.parts = {"inference": done - start, "upsample": perf_counter_ns() - done}
         return labels

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeuda.errors import ModelError, require
 from edgeuda.records.names import Head, Precision
-from engines.onnx.heads import labels_of
+from engines.onnx.heads import labels_of_batch
 from engines.onnx.metadata import (
     export_of,
     identity_in,
@@ -94,7 +94,7 @@ class OpenVinoRunner:
         )[0]
         done = perf_counter_ns()
         size = self.spec.preprocessing
-        labels = np.stack([labels_of(self.head, one, size.height, size.width) for one in output])
+        labels = labels_of_batch(self.head, output, size.height, size.width)
         self.parts = {"inference": done - start, "upsample": perf_counter_ns() - done}
         return labels
 

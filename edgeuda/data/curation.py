@@ -192,7 +192,7 @@ def extracted(source: Path) -> Path:
     out = cache / "frames" / f"{stem}-{key[:12]}"
     if not (out / INDEX_FILE).exists():
         logger.warning("%s: its frames are written to %s, once", source, out)
-    curate(source, out, Span(), Curation(distinct=0.0), resume=True)
+        curate(source, out, Span(), Curation(distinct=0.0), resume=True)
     return out / "images"
 
 

@@ -8,6 +8,7 @@ import os
 import struct
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,8 +71,7 @@ def decode_image(encoded: npt.NDArray[np.uint8], path: Path | None = None) -> Im
         msg = f"{path or 'Image'}: expected an image, found bytes that cannot be decoded"
         raise DataError(msg)
     if deep:
-        bits = _bits(encoded, int(decoded.max()), path)
-        decoded = (decoded.astype(np.int32) >> (bits - 8)).clip(max=255).astype(np.uint8)
+        decoded = upper_eight(decoded, f"{path or 'Image'}: a PNG", _significant_bits(encoded))
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -95,30 +95,42 @@ def _require_modest(data: bytes, path: Path) -> None:
         raise DataError(msg)
 
 
-def _bits(encoded: npt.NDArray[np.uint8], largest: int, path: Path | None) -> int:
-    """Return how many bits of a 16-bit PNG its camera fills.
+def upper_eight(
+    pixels: npt.NDArray[Any], what: str, told: int | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return the upper 8 of the bits that a camera fills of 16, of the same shape, uint8.
+
+    Args:
+        pixels: Values of 16 bits.
+        what: Where they come from, for the error.
+        told: How many bits the file says that there are. `BITS_VARIABLE` counts before it.
 
     Raises:
-        DataError: If that cannot be told.
+        DataError: If the values look like those of a camera of fewer than 16 bits and nothing says
+            how many.
     """
     said = os.environ.get(BITS_VARIABLE)
     if said is not None:
         if not said.isdecimal() or not 8 <= int(said) <= 16:
             msg = f"{BITS_VARIABLE}: expected a number of bits from 8 to 16, found {said!r}"
             raise DataError(msg)
-        return int(said)
-    data = encoded.tobytes()
-    place = data.find(b"sBIT", 0, data.find(b"IDAT"))  # significant bits, by channel
-    if place > 0 and 8 <= data[place + 4] <= 16:
-        return data[place + 4]
-    if largest < 1 << 14:  # a camera of 10, 12 or 14 bits, or a very dark picture
+        told = int(said)
+    largest = int(pixels.max())
+    if told is None and largest < 1 << 14:  # a camera of 10, 12 or 14 bits, or a very dark picture
         msg = (
-            f"{path or 'Image'}: a PNG of 16 bits whose values end at {largest}, as those of a "
+            f"{what} of 16 bits whose values end at {largest}, as those of a "
             f"{max(8, largest.bit_length())}-bit camera would. Say how many bits it has: "
             f"{BITS_VARIABLE}=12, say, or 16 if the picture is only dark"
         )
         raise DataError(msg)
-    return 16
+    return (pixels.astype(np.int32) >> ((told or 16) - 8)).clip(max=255).astype(np.uint8)
+
+
+def _significant_bits(encoded: npt.NDArray[np.uint8]) -> int | None:
+    """Return how many bits of a channel a PNG says to be significant; None if it does not."""
+    data = encoded.tobytes()
+    place = data.find(b"sBIT", 0, data.find(b"IDAT"))
+    return data[place + 4] if place > 0 and 8 <= data[place + 4] <= 16 else None
 
 
 def read_label(path: Path) -> LabelMap:
@@ -184,6 +196,20 @@ def png_form(encoded: npt.NDArray[np.uint8]) -> tuple[int, int] | None:
 def write_label(path: Path, label: LabelMap, *, durable: bool = True) -> None:
     """Write an ``[H, W]`` uint8 label map as PNG, see `edgeuda.files.write_atomic`."""
     _write(path, label, durable)
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """Return an ``[H, W, 3]`` uint8 RGB image as a JPEG of a quality from 0 to 100.
+
+    Raises:
+        DataError: If it is too large for a JPEG.
+    """
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        msg = f"Cannot encode an image of shape {image.shape} as JPEG"
+        raise DataError(msg)
+    return encoded.tobytes()
 
 
 def write_image(path: Path, image: Image) -> None:

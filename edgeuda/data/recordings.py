@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.camera import Lens
-from edgeuda.data.images import BITS_VARIABLE, Image, decode_image
+from edgeuda.data.images import Image, decode_image, upper_eight
 from edgeuda.errors import ConfigError, DataError, did_you_mean, require
 from edgeuda.files import short_name
 
@@ -318,27 +317,11 @@ def decode_pixels(message: Any, origin: str) -> Image:
     pixels: npt.NDArray[Any] = np.ascontiguousarray(padded.reshape(rows, step)[:, :used])
     if deep:
         pixels = pixels.view(">u2" if message.is_bigendian else "<u2")
-        bits = _bits(int(pixels.max()), origin)
-        pixels = (pixels.astype(np.int32) >> (bits - 8)).clip(max=255).astype(np.uint8)
+        pixels = upper_eight(pixels, f"{origin}: images")
     shaped = pixels.reshape((rows, columns) if channels == 1 else (rows, columns, channels))
     if conversion == -1:
         return np.asarray(shaped, np.uint8)
     return np.asarray(cv2.cvtColor(shaped, conversion), np.uint8)
-
-
-def _bits(largest: int, origin: str) -> int:
-    """Return how many bits of 16 a camera fills, as the user says or as the values show."""
-    said = os.environ.get(BITS_VARIABLE, "")
-    if said.isdecimal() and 8 <= int(said) <= 16:
-        return int(said)
-    if largest >= 1 << 14:
-        return 16
-    msg = (
-        f"{origin}: images of 16 bits whose values end at {largest}, as those of a "
-        f"{max(8, largest.bit_length())}-bit camera would. Say how many bits it has: "
-        f"{BITS_VARIABLE}=12, say, or 16 if the picture is only dark"
-    )
-    raise DataError(msg)
 
 
 def _decompressed(message: Any, origin: str) -> Image:

@@ -11,10 +11,10 @@ from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image as Pillow
 
+from edgeuda.data.images import encode_jpeg
 from edgeuda.data.recordings import EXTRA, MCAP
 from edgeuda.errors import ConfigError, OutputError, require
 from edgeuda.files import require_absent, unwritable
@@ -112,7 +112,7 @@ class McapFile:
         labels = np.ascontiguousarray(result.labels)
         height, width = labels.shape
         frame = images.CompressedImage(
-            frame_id="camera", format="jpeg", data=_jpeg(result.frame.image)
+            frame_id="camera", format="jpeg", data=encode_jpeg(result.frame.image, QUALITY)
         )
         ids = images.RawImage(
             frame_id="camera", width=width, height=height, encoding="mono8", step=width,
@@ -214,11 +214,6 @@ class _Stream:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _jpeg(image: Any) -> bytes:
-    how = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-    return bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), how)[1])
 
 
 def _png(labels: Any, palette: bytes) -> bytes:

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 
+from edgeuda.data.images import encode_jpeg
 from edgeuda.errors import ConfigError, DeviceError, OutputError, require
 from edgeuda.files import is_full, require_absent, unwritable
 from edgeuda.labels import IGNORE, LabelSpace
@@ -94,8 +94,7 @@ class RerunLog:
         rerun, stream = self._library, self._stream
         stream.set_time("capture", timestamp=np.datetime64(result.time_ns, "ns"))
         stream.set_time("number", sequence=result.tally.segmented)
-        bgr = cv2.cvtColor(result.frame.image, cv2.COLOR_RGB2BGR)
-        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        jpeg = encode_jpeg(result.frame.image, QUALITY)
         stream.log("camera/image", rerun.EncodedImage(contents=jpeg, media_type="image/jpeg"))
         stream.log("camera/labels", rerun.SegmentationImage(result.labels, opacity=0.5))
         for stage, milliseconds in result.stages.items():

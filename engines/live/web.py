@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
-from edgeuda.data.images import Image
+from edgeuda.data.images import Image, encode_jpeg
 from edgeuda.errors import ConfigError, DeviceError
 from edgeuda.labels import LabelSpace
 from engines.live.address import Address
@@ -180,8 +180,7 @@ class StatusPage:
                 result, frame=replace(result.frame, image=np.asarray(smaller, np.uint8)),
                 labels=np.asarray(labels, np.uint8),
             )  # fmt: skip
-        painted = cv2.cvtColor(overlay(result, self._colors), cv2.COLOR_RGB2BGR)
-        return bytes(cv2.imencode(".jpg", painted, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
+        return encode_jpeg(overlay(result, self._colors), QUALITY)
 
 
 class _Server(ThreadingHTTPServer):

@@ -52,6 +52,13 @@ def labels_of(head: Head, output: npt.NDArray[Any], height: int, width: int) -> 
     return upsample_argmax(output, height, width)
 
 
+def labels_of_batch(
+    head: Head, outputs: npt.NDArray[Any], height: int, width: int
+) -> npt.NDArray[np.uint8]:
+    """Turn the outputs of a batch into labels, ``[N, H, W]`` uint8 class ids, see `labels_of`."""
+    return np.stack([labels_of(head, one, height, width) for one in outputs])
+
+
 def upsample_argmax(scores: npt.NDArray[np.float32], height: int, width: int) -> LabelMap:
     """Return the likeliest class of each pixel of bilinearly enlarged scores.
 

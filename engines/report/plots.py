@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap, paint, resize_label, scaled
-from edgeuda.errors import DataError
+from edgeuda.data.images import Image, LabelMap, encode_jpeg, paint, resize_label, scaled
 from edgeuda.labels import LabelSpace
 from edgeuda.records.comparison import ORACLE, ComparisonRecord
 
@@ -330,13 +328,7 @@ def overlay(
     small = scaled(image, height, min(width, image.shape[1]))
     if label is not None and space is not None:
         small = paint(small, resize_label(label, *small.shape[:2]), space.colors())
-    done, encoded = cv2.imencode(
-        ".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 82]
-    )
-    if not done:
-        msg = f"Cannot encode an image of shape {small.shape} as JPEG"
-        raise DataError(msg)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(small, 82)).decode()
 
 
 def svg(draw: Any, height: float, label: str) -> str:

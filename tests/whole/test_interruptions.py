@@ -57,6 +57,20 @@ def contents(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
 
+def require_same_after_interrupts(work, folder, files, every):
+    """Interrupt work at every so many lines of some files, and begin it again: all end alike."""
+    work(folder / "whole")
+    whole = contents(folder / "whole")
+    total = lines_run(lambda: work(folder / "counted"), files)
+    assert total > 100
+    for at in range(1, total + 1, every):
+        out = folder / f"{at}"
+        with suppress(KeyboardInterrupt):
+            lines_run(lambda out=out: work(out), files, at)
+        work(out)
+        assert contents(out) == whole, at
+
+
 def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path, monkeypatch):
     for place in range(5):
         value = np.random.default_rng(place // 2).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -66,17 +80,7 @@ def test_frames_of_footage_are_those_of_a_run_that_was_not_interrupted(tmp_path,
     def work(out):
         curate(tmp_path / "in", out, Span(), Curation(), ".png", resume=True)
 
-    work(tmp_path / "whole")
-    whole = contents(tmp_path / "whole")
-    files = ("data/curation.py", "edgeuda/files.py")
-    total = lines_run(lambda: work(tmp_path / "counted"), files)
-    assert total > 100
-    for at in range(1, total + 1, 7):
-        out = tmp_path / f"{at}"
-        with suppress(KeyboardInterrupt):
-            lines_run(lambda out=out: work(out), files, at)
-        work(out)
-        assert contents(out) == whole, at
+    require_same_after_interrupts(work, tmp_path, ("data/curation.py", "edgeuda/files.py"), 7)
 
 
 def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
@@ -91,14 +95,5 @@ def test_pseudo_labels_are_those_of_a_run_that_was_not_interrupted(tmp_path):
     def work(out):
         label_footage(tmp_path / "m.safetensors", tmp_path / "in", out, settings, resume=True)
 
-    work(tmp_path / "whole")
-    whole = contents(tmp_path / "whole")
     files = ("training/pseudo_labels.py", "edgeuda/files.py")
-    total = lines_run(lambda: work(tmp_path / "counted"), files)
-    assert total > 100
-    for at in range(1, total + 1, 11):
-        out = tmp_path / f"{at}"
-        with suppress(KeyboardInterrupt):
-            lines_run(lambda out=out: work(out), files, at)
-        work(out)
-        assert contents(out) == whole, at
+    require_same_after_interrupts(work, tmp_path, files, 11)
