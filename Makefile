@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # A thread pool per test process would fight over the cores.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test slow lint docs matrix clean gpu-check browser
+.PHONY: demo test slow lint docs wheel matrix clean gpu-check browser
 demo: $(VENV)/installed
 	$(BIN)/edgeuda demo --out demo --resume
 
@@ -32,6 +32,10 @@ lint: $(VENV)/installed
 # A broken link or docstring is an error; the site lies in build/site.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Before a release this is what is installed: pip install --find-links dist 'edgeuda[cpu]'
+wheel: $(VENV)/installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # The fast tests with every Python that the machine has, each in an environment of its own.
 matrix:

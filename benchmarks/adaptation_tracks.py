@@ -25,10 +25,11 @@ import numpy as np
 from edgeuda.data.images import read_image, read_label, write_image, write_label
 from edgeuda.files import write_json, write_text
 from edgeuda.labels import SPACES, LabelSpace
+from edgeuda.records.dataset import DatasetRecord
 from edgeuda.street import write_dataset
 from edgeuda.training.compare import PlanRow, Track, compare, load_plan, markdown
 from engines.machine.hardware import identity
-from engines.report.plots import comparison
+from engines.report.plots import comparison, confidence_file
 
 NEEDS = "extra train, and images of CamVid and CARLA (--data)"
 QUICK = {
@@ -91,14 +92,14 @@ def write_folder(
     folder: Path, images: Iterable[Path], space: LabelSpace, change: Change = keep
 ) -> Path:
     """Write images and labels as a folder of this project, unless it is there already."""
-    record = folder / "dataset.json"
+    record = folder / DatasetRecord.FILE
     if not record.exists():
         for path in images:
             label = Path(str(path.with_suffix(".png")).replace("/images/", "/labels/"))
             image, ids = change(read_image(path), read_label(label))
             write_image(folder / "images" / f"{path.stem}.png", image)
             write_label(folder / "labels" / f"{path.stem}.png", ids)
-        write_json(record, {"schema": "edgeuda.dataset/1", "label_space": space.to_record()})
+        DatasetRecord(space.to_record()).write(record)
     return folder
 
 
@@ -178,17 +179,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--streets", default="simulator", help="Domain of the rendered source.")
 
 
+def overrides_of(given: argparse.Namespace) -> tuple[str, ...]:
+    """Return the settings of a track's size and length, and after them those that were given."""
+    size = SIZES[given.track]
+    common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
+    larger = f"distil.large.input={LARGER[given.track]}"
+    return (*common, larger, *SOURCE.get(given.track, ()), *given.overrides)
+
+
 def measure(given: argparse.Namespace) -> dict:
     out, seeds = given.work, given.seeds or [0, 1, 2]
     folders = prepare(given.track, given.data, out, given.streets)
     if given.split == "target":
         folders = replace(folders, data=folders.target)
-    size = SIZES[given.track]
-    common = (f"model.input={size}", f"geometry.crop={size}", "geometry.scales=[1.0, 1.25, 1.5]")
-    larger = f"distil.large.input={LARGER[given.track]}"
-    longer = SOURCE.get(given.track, ())
-    overrides = (*common, larger, *longer, *given.overrides)
-    variants = chosen_rows(load_plan(given.plan, given.recipe, overrides), given.rows)
+    variants = chosen_rows(load_plan(given.plan, given.recipe, overrides_of(given)), given.rows)
     record = compare(variants, folders, seeds, out, report=say, keep=out / "networks")
     whole = record.to_record() | {
         "track": given.track,
@@ -200,6 +204,7 @@ def measure(given: argparse.Namespace) -> dict:
     }
     write_json(out / "comparison.json", whole)
     write_text(out / "comparison.svg", comparison(record))
+    write_text(out / "confidence.svg", confidence_file(record))
     say(markdown(record))
     return whole
 

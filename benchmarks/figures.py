@@ -154,6 +154,26 @@ def evaluation(found: Payload) -> Iterator[Figure]:
         )  # fmt: skip
 
 
+def cluster(found: Payload) -> Iterator[Figure]:
+    """Processor time of a frame in workers; what the clock says depends on what else runs."""
+    what = "evaluate, {}x{} JPEG, network {}x{}, 1 thread a worker".format(
+        *found["file_size"], *found["size"]
+    )
+    for workers, ms in found["cpu_ms_per_frame"].items():
+        many = "2 workers" if workers == "2" else "1 worker"
+        yield Figure(f"{what}, {many}", ms, f"{ms:.0f} ms of CPU a frame")
+
+
+def curation(found: Payload) -> Iterator[Figure]:
+    """Processor time of a frame that is taken from footage, by what is done with it."""
+    for what, ms in found["cpu_ms"].items():
+        size = "{}x{}".format(*found["file_size"])
+        yield Figure(f"data frames, {size} JPEG, {what}", ms, f"{ms:.1f} ms of CPU a frame")
+    share = found["kept_share_below_which_two_maps_cost_less"]
+    what = "data frames, share of kept frames below which reading them twice costs less"
+    yield Figure(what, share, f"{100 * share:.0f} %")
+
+
 def int8(found: Payload) -> Iterator[Figure]:
     """FP32 to INT8, and to OpenVINO's."""
     for row in found["results"]:
@@ -190,6 +210,59 @@ def heads(found: Payload) -> Iterator[Figure]:
                 )
                 ms = f"{at['median_ms'][head]:.1f} ms"
                 yield ratio(what, at["to_labels"][head], "head labels", None, ms)
+
+
+def confidence(found: Payload) -> Iterator[Figure]:
+    """A frame whose confidence and features are asked for, to one of a graph without them."""
+    for row in found["results"]:
+        # With one thread by the processor's time, which other work changes less.
+        clock = "cpu" if row["threads"] == 1 else "wall"
+        for form in row["forms"]:
+            for caller, limit in (("asked", 1.03), ("not asked", None)):
+                what = "{}, head {} {}, {}x{}, width {:g}, {}".format(
+                    caller, form["head"], form["precision"], row["rows"], row["columns"],
+                    row["width"], cores(row["threads"]),
+                )  # fmt: skip
+                found_ratio = form["to_without"][clock][caller]
+                low, high = found_ratio["quartiles"]
+                shown = f"{found_ratio['median']:.3f} ({low:.3f} to {high:.3f})"
+                yield Figure(what, found_ratio["median"], shown, "without", limit)
+
+
+def reference(found: Payload) -> Iterator[Figure]:
+    """Size of what is kept of normal frames."""
+    for row in found["results"]:
+        shown = f"{row['kilobytes']:.0f} kB, {row['kilobytes_in_a_bundle']:.0f} kB in a bundle"
+        what = f"{row['frames']} frames, {row['classes']} classes, {row['channels']} features"
+        yield Figure(what, row["kilobytes"], shown)
+
+
+def watch(found: Payload) -> Iterator[Figure]:
+    """When a change is noticed, and how often none was."""
+    for row in found["results"]:
+        first = row["watch"]["first_seconds"]
+        shown = "no alarm" if first is None else f"{first:.0f} s, {row['watch']['kind']}"
+        yield Figure(f"{row['drive']}, {row['change']}", -1.0 if first is None else first, shown)
+
+
+def term_gradients(found: Payload) -> Iterator[Figure]:
+    """What each term of a loss does to the weights."""
+    for row in found["stages"]:
+        for name, term in row["terms"].items():
+            what = f"{row['run'].split('-')[0]} with {', '.join(row['terms'])}: {name}"
+            shown = f"{100 * term['share']:.1f} % of the norms, cosine {term['cosine']:.2f}"
+            yield Figure(what, term["share"], shown)
+
+
+def keep(found: Payload) -> Iterator[Figure]:
+    """How hard the frames are that are kept, and what is in them."""
+    for row in found["results"]:
+        shown = (
+            f"{row['miou']:.1f} mIoU, {100 * row['rare_share']:.1f} % of rare classes, "
+            f"{row['stretches']} stretches"
+        )
+        what = f"{row['frames']}: {row['count']} of {found['played']} frames"
+        yield Figure(f"{' and '.join(found['drives'])}, {what}", row["miou"], shown)
 
 
 def frame_path(found: Payload) -> Iterator[Figure]:
@@ -312,10 +385,17 @@ FIGURES: dict[str, Callable[[Payload], Iterator[Figure]]] = {
     "range_collection": range_collection,
     "training_step": training_step,
     "loader": loader,
+    "cluster": cluster,
+    "curation": curation,
     "evaluation": evaluation,
     "int8": int8,
     "encoders": encoders,
     "heads": heads,
+    "confidence": confidence,
+    "reference": reference,
+    "term_gradients": term_gradients,
+    "watch": watch,
+    "keep": keep,
     "frame_path": frame_path,
     "footage_index": footage_index,
     "footage_start": footage_start,

@@ -16,6 +16,7 @@ from calibration.observe import class_shares
 from calibration.options import Options, Report, silent
 from calibration.pipeline import Cache
 from calibration.quantize import calibrate as quantize
+from calibration.reference import write_reference
 from calibration.source import load_fp32
 from calibration.tradeoff import sweep as run_sweep
 from calibration.variants import ON_CPU, Sweep, SweptNetwork
@@ -30,7 +31,8 @@ from edgeuda.records.tradeoff import Budget, TradeoffRecord
 from edgeuda.spec import ModelSpec
 from engines.api import AnyPath
 from engines.bench.load import Load
-from engines.onnx.metadata import read_spec
+from engines.onnx.confidence import confidence_of
+from engines.onnx.metadata import read_metadata, read_spec, spec_of
 
 
 def calibrate(
@@ -50,6 +52,7 @@ def calibrate(
     seed: int = 0,
     ranges: AnyPath | None = None,
     cache: Cache | None = None,
+    reference_frames: int | None = None,
     report: Report = silent,
 ) -> CalibrationRecord:
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.
@@ -70,6 +73,9 @@ def calibrate(
         seed: Of the fine-tuning.
         ranges: File of ranges; by default beside ``out``.
         cache: TensorRT's calibration cache whose scales are taken.
+        reference_frames: Frames of ``target`` whose signals the INT8 model's reference is made of,
+            see `calibration.reference`; by default as many as ``frames``, where the model was
+            exported with confidence; 0 makes none.
         report: Called with what is being done, the steps done and the steps to do.
 
     Returns:
@@ -86,9 +92,17 @@ def calibrate(
         True
     """
     model, out = Path(model), Path(out)
-    spec = read_spec(model)
+    metadata = read_metadata(model)
+    spec = spec_of(metadata, str(model))
     geometry = spec.preprocessing.geometry
     settings = options or Options(runtime)
+    sure = confidence_of(metadata, str(model)) is not None
+    if reference_frames and not sure:
+        msg = (
+            f"{model}: gives no confidence, of which a reference is made. Export it with "
+            "`confidence`, or leave `reference_frames` out"
+        )
+        raise ConfigError(msg)
     footage = frame_folder(Path(target), geometry)
     pool = [frame_folder(Path(folder), geometry) for folder in on] or [footage]
     labelled = _labelled(data, spec, stored, ignore_unmapped)
@@ -100,11 +114,15 @@ def calibrate(
         tune = tuner(finetune, seed, out.with_name(f"{out.name}.tuning.pt"), report)
     judged = footage.sample(frames)
     skipped = [name for one in {footage, *pool} for name in one.skipped()]
-    return quantize(
+    record = quantize(
         model, chosen, out, settings, judged=judged, labelled=labelled,
         ranges=None if ranges is None else Path(ranges), cache=cache, tune=tune, report=report,
         skipped=sorted(skipped),
     )  # fmt: skip
+    remembered = frames if reference_frames is None else reference_frames
+    if sure and remembered:
+        write_reference(out, footage, remembered, threads=settings.threads, report=report)
+    return record
 
 
 def chosen_frames(

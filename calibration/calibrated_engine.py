@@ -10,10 +10,10 @@ from calibration.source import origin_of
 from calibration.tensorrt_calibrator import Algorithm, tensorrt_calibrator
 from edgeuda.errors import ModelError
 from edgeuda.files import sha256_of, short_name
+from edgeuda.records.build import BuildOptions
 from engines.cuda.device import DeviceMemory, open_device
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.metadata import runtime_of, spec_of
-from engines.tensorrt.builder import BuildOptions
 from engines.tensorrt.cache import Engine, cached_engine
 from engines.tensorrt.library import Library
 

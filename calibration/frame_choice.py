@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.ranges import Histogram
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.data.folders import parallel, spread
 from edgeuda.data.images import scaled
 from edgeuda.data.treatment import read_frame

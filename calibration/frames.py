@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError

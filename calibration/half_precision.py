@@ -14,6 +14,7 @@ from calibration.observe import Observer
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import require_absent, sha256, write_atomic
+from engines.onnx.confidence import of_confidence
 from engines.onnx.graphs import drop_unread, load_graph, rename, require_valid
 from engines.onnx.index import POOLS, index
 from engines.onnx.metadata import HALF_KEY, read_metadata, runtime_of, spec_of
@@ -35,7 +36,8 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the FP16 form of a graph, FP32 or Q/DQ.
 
     In float32 stay the normalisation of the image, the global means and the gates computed from
-    them, whose sums over large maps leave half precision's range, and logits that are put out.
+    them, whose sums over large maps leave half precision's range, logits that are put out, and how
+    sure of them the graph is.
     Weights and scales below half precision's smallest number become zero only where they were next
     to nothing; the parity of the result has to be checked on frames.
 
@@ -97,7 +99,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _single(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the tensors that stay float32: before the first convolutions, pools and gates."""
+    """Return the tensors that stay float32: image, pools and gates, and `of_confidence`."""
     lookup = index(model.graph)
     found = set(lookup.pooled())
     before: set[str] = set()
@@ -106,7 +108,8 @@ def _single(model: onnx.ModelProto) -> frozenset[str]:
         started = all(name in before or name not in lookup.producers for name in inputs)
         if started and node.op_type not in {"Conv", "QuantizeLinear", *POOLS}:
             before.update(node.output)
-    return frozenset(found | before)
+    sure = {name for name in lookup.producers if of_confidence(name)}
+    return frozenset(found | before | sure)
 
 
 def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:

@@ -14,11 +14,15 @@ import numpy.typing as npt
 from calibration.frames import FrameFiles
 from calibration.ranges import Floats
 from edgeuda.data.folders import class_counts
-from edgeuda.errors import require
+from edgeuda.errors import ModelError, require
 from edgeuda.records.names import ProviderName
 from edgeuda.spec import ModelSpec
+from engines.bundle_model import model_file
+from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.heads import labels_of, scores_of
+from engines.onnx.metadata import spec_of
 from engines.onnx.session import open_session
+from engines.opening import ENGINE
 
 if TYPE_CHECKING:
     import onnx
@@ -87,6 +91,45 @@ class Observer:
         scores = scores - scores.max(0)
         log_sum = np.log(np.exp(scores).sum(0))
         return Observation(labels, np.asarray(scores - log_sum, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """Callable that maps a frame to its class probabilities, by an exported model.
+
+    Attributes:
+        observe: Runs the graph.
+        spec: The model's spec.
+    """
+
+    observe: Observer
+    spec: ModelSpec
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Floats:
+        """Return ``[K, h, w]`` float32 for ``[H, W, 3]`` uint8 of the network's input size."""
+        return np.exp(self.observe(image[None]).log_probabilities)
+
+
+def probabilities_of(model: Path, threads: int | None = None) -> Probabilities:
+    """Open an exported model to be asked for class probabilities, on the CPU.
+
+    Args:
+        model: ONNX file with any head, or a bundle, whose best model for the CPU is taken.
+        threads: As in `open_session`.
+
+    Raises:
+        ModelError: If it is an engine, which tells labels only, or no model of this project.
+        BundleError: See `engines.bundle_model.model_file`.
+    """
+    if model.suffix == ENGINE:
+        msg = (
+            f"{model}: is an engine, which tells labels and not how sure it is of them. Give the "
+            "ONNX file that it was built from"
+        )
+        raise ModelError(msg)
+    with model_file(model, "cpu") as file:
+        graph = load_graph(file, "quantize")
+    return Probabilities(Observer(graph, threads), spec_of(metadata_of(graph), str(model)))
 
 
 def class_shares(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from calibration import rules
 from calibration.placement import POLICIES, Policy
+from edgeuda.cluster import Cluster
 from edgeuda.errors import ConfigError
 from edgeuda.records.calibration import Limits
 from edgeuda.records.names import ProviderName, QuantizerName, RuleName, RuntimeName
@@ -35,10 +36,13 @@ class Options:
         keep_float: Patterns (``*`` and ``?``) of weight names whose convolutions stay float.
         max_drop: Budget, 0 to 1, within which blocks may stay INT8; None quantizes all.
         whole_curve: Whether the curve of drop against INT8 share is measured to its end.
+        measure: Whether blocks stay float that are faster so on this machine, see
+            `calibration.block_times`. What `max_drop` returns to float comes on top.
         sensitivity_frames: Frames on which blocks are compared.
         limits: What is accepted.
         threads: Threads of ONNX Runtime; None takes every usable core.
         device: Where ranges are collected.
+        cluster: Workers that ranges are collected by; None collects them in this process.
         quantizer: ``modelopt`` leaves placement and ranges to nvidia-modelopt, where installed.
     """
 
@@ -51,11 +55,13 @@ class Options:
     keep_float: tuple[str, ...] = ()
     max_drop: float | None = None
     whole_curve: bool = False
+    measure: bool = False
     sensitivity_frames: int = 16
     limits: Limits = field(default_factory=Limits)
     threads: int | None = None
     device: ProviderName = "cpu"
     quantizer: QuantizerName = "edgeuda"
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         if self.runtime not in POLICIES:
@@ -66,6 +72,13 @@ class Options:
             raise ConfigError(msg)
         if self.sensitivity_frames < 1:
             msg = f"Expected at least one sensitivity frame, found {self.sensitivity_frames}"
+            raise ConfigError(msg)
+        if self.measure and (self.runtime != "ort-x86" or self.quantizer != "edgeuda"):
+            msg = (
+                "Blocks are timed with ONNX Runtime on this processor, expected `runtime` ort-x86 "
+                f"and `quantizer` edgeuda with `measure`, found {self.runtime} and "
+                f"{self.quantizer}. TensorRT chooses itself when it builds the engine"
+            )
             raise ConfigError(msg)
         _ = self.to_range
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from calibration.block_times import faster_in_float
 from calibration.equalize import channel_means, correct_biases, equalize
 from calibration.frame_choice import convergence
 from calibration.frames import FrameFiles
@@ -25,7 +26,7 @@ from calibration.source import miou, origin_of
 from calibration.tensorrt_cache import CalibrationCache, read_cache
 from edgeuda.data.folders import spread
 from edgeuda.errors import ConfigError, ModelError
-from edgeuda.records.calibration import Assignment, Range, RecordedRule
+from edgeuda.records.calibration import Assignment, MeasuredPlacement, Range, RecordedRule
 from edgeuda.spec import ModelSpec
 from engines.onnx.heads import scores_of
 from engines.onnx.index import GraphIndex, index
@@ -198,6 +199,7 @@ class Work:
                 self.frames,
                 threads=self.options.threads,
                 device=self.options.device,
+                cluster=self.options.cluster,
                 progress=partial(self.report, "collecting ranges"),
             )
             to_range = self.options.to_range
@@ -232,6 +234,19 @@ class Work:
             () if self.cache is not None else tuple(convergence(self.file.histograms)),
             assignment,
         )
+
+    def measure(self) -> MeasuredPlacement:
+        """Find out which blocks are faster in float here; they stay so from now on."""
+        found = faster_in_float(
+            self.proto,
+            self.placement(frozenset()).convs,
+            self.quantize,
+            self.frames[0],
+            threads=self.options.threads,
+            progress=partial(self.report, "timing blocks"),
+        )
+        self.kept |= found.convs
+        return found
 
     def assign(
         self, judged: Sequence[Path], labelled: LabelledFolder | None, fp32_miou: float | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import tempfile
@@ -21,7 +20,6 @@ from calibration.ort_kernels import compiled
 from calibration.pipeline import Cache, Quantized, Tune, Work
 from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
-from edgeuda import schemas
 from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
@@ -30,6 +28,7 @@ from edgeuda.records.calibration import (
     CalibrationFrame,
     CalibrationRecord,
     Layer,
+    QuantizationNote,
     record_path,
 )
 from edgeuda.spec import ModelSpec
@@ -97,7 +96,14 @@ def calibrate(
             model, proto, frames, sums, out, spec.preprocessing, options, report
         )
         first.append("batch-norm statistics of the frames")
+    measured = None
     fp32_miou = None if labelled is None else miou(proto, labelled, spec, options.threads)
+    if options.cluster is not None and (options.quantizer == "modelopt" or cache is not None):
+        msg = (
+            "A Ray cluster collects ranges: with the quantizer modelopt, or with a TensorRT cache, "
+            "there is nothing for it to do. Leave `ray` out"
+        )
+        raise ConfigError(msg)
     if options.quantizer == "modelopt":
         if cache is not None or tune is not None:
             msg = "nvidia-modelopt collects ranges itself: no cache and no fine-tuning goes with it"
@@ -108,6 +114,8 @@ def calibrate(
         work = Work(proto, spec, frames, sums, ranges or ranges_path(out), options, cache, report)
         if tune is not None:
             work.tune(tune)
+        if options.measure:
+            measured = work.measure()
         assignment = None
         if options.max_drop is not None:
             assignment = work.assign(judged, labelled, fp32_miou)
@@ -153,6 +161,7 @@ def calibrate(
         folders=dict(Counter(map(_folder, frames))),
         geometry=applied_to(frames, spec.preprocessing.geometry).get("geometry"),
         skipped=list(skipped) or None,
+        measured=measured,
     )
     record.write(record_path(out))
     _write(made, record, out)
@@ -162,18 +171,17 @@ def calibrate(
 def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
     """Write a Q/DQ graph that names its written record."""
     onnx = require("onnx", "quantize")
-    note = {
-        "schema": schemas.QUANTIZATION,
-        "runtime": record.runtime,
-        "rule": record.rule,
-        "percentile": record.percentile,
-        "calibration_sha256": sha256(record_path(out)),
-        "model_sha256": record.model_sha256,
-        "int8_convs": len(made.convs),
-        "convs": len(made.convs) + len(made.float_convs),
-    }
+    note = QuantizationNote(
+        runtime=record.runtime,
+        rule=record.rule,
+        percentile=record.percentile,
+        calibration_sha256=sha256(record_path(out)),
+        model_sha256=record.model_sha256,
+        int8_convs=len(made.convs),
+        convs=len(made.convs) + len(made.float_convs),
+    )
     made.model.metadata_props.append(
-        onnx.StringStringEntryProto(key=QUANTIZATION_KEY, value=json.dumps(note))
+        onnx.StringStringEntryProto(key=QUANTIZATION_KEY, value=note.to_json())
     )
     write_atomic(out, lambda name: name.write_bytes(made.model.SerializeToString()))
 

@@ -7,16 +7,19 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.frames import Frames
+from calibration.frames import FrameFiles
+from calibration.range_shards import collect_on
 from calibration.ranges import BINS, Histogram, Progress, chunks, collect
 from edgeuda import schemas
+from edgeuda.cluster import Cluster, discard, shards_folder
 from edgeuda.errors import DataError, Interrupted
-from edgeuda.files import write_npz
+from edgeuda.files import sha256_of, write_npz
 from edgeuda.records.names import ProviderName
 
 if TYPE_CHECKING:
@@ -143,10 +146,11 @@ class RangeFile:
         self,
         model: onnx.ModelProto,
         tensors: Sequence[str],
-        frames: Frames,
+        frames: FrameFiles,
         *,
         threads: int | None = None,
         device: ProviderName = "cpu",
+        cluster: Cluster | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> dict[str, Histogram]:
         """Return the histograms of ``tensors``, collecting only those that the file lacks.
@@ -159,6 +163,7 @@ class RangeFile:
             frames: The frames of ``origin``.
             threads: As there.
             device: As there.
+            cluster: Workers among which the frames are divided; None collects in this process.
             progress: Called with the frames done and those to do, over all passes.
 
         Raises:
@@ -169,6 +174,17 @@ class RangeFile:
             return {name: self.histograms[name] for name in tensors}
         total = 2 * len(frames) * sum(1 for _ in chunks(model, missing))
         finished, saved = 0, time.monotonic()
+        if cluster is not None:
+            key = sha256_of([json.dumps(asdict(self.origin))])
+            for number, names in enumerate(chunks(model, missing)):
+                self.histograms |= collect_on(
+                    cluster, model, names, frames, key=key, device=device,
+                    folder=shards_folder(self.path) / f"{number}", bins=self.origin.bins,
+                    progress=partial(_within, progress, 2 * len(frames) * number, total),
+                )  # fmt: skip
+            self.write()
+            discard(self.path)
+            return {name: self.histograms[name] for name in tensors}
 
         def after_step(state: Progress) -> None:
             nonlocal saved
@@ -202,6 +218,13 @@ class RangeFile:
             msg = f"Interrupted; {self.path} keeps what was collected. The same command goes on"
             raise Interrupted(msg) from None
         return {name: self.histograms[name] for name in tensors}
+
+
+def _within(
+    progress: Callable[[int, int], None], before: int, total: int, done: int, _total: int
+) -> None:
+    """Say how far a chunk is, as a part of all."""
+    progress(before + done, total)
 
 
 _SAYS = {

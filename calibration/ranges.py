@@ -161,24 +161,31 @@ def _fill(
     names = list(state.names)
     # Outputs have no name: it would keep a frame's activations until the next one's are there.
     for frame in range(min(state.steps, len(frames)), len(frames)):
-        found = pool.map(_range, session.run(names, {"image": frames[frame]}))
+        found = pool.map(extremes, session.run(names, {"image": frames[frame]}))
         state.frame_ranges[:, frame] = list(found)
         state.done = (state.counts, frame + 1)
         after_step(state)
     bounds = state.bounds()
     for frame in range(state.steps - len(frames), len(frames)):
         counts = state.counts.copy()
-        list(pool.map(_count, session.run(names, {"image": frames[frame]}), bounds, counts))
+        list(pool.map(add_counts, session.run(names, {"image": frames[frame]}), bounds, counts))
         state.done = (counts, len(frames) + frame + 1)
         after_step(state)
 
 
-def _range(values: Floats) -> tuple[float, float]:
+def extremes(values: Floats) -> tuple[float, float]:
+    """Return the smallest and the largest value."""
     return float(values.min()), float(values.max())
 
 
-def _count(values: Floats, bounds: tuple[float, float], counts: npt.NDArray[np.int64]) -> None:
-    """Count values in equal bins between two bounds, faster than `np.histogram`."""
+def add_counts(values: Floats, bounds: tuple[float, float], counts: npt.NDArray[np.int64]) -> None:
+    """Add values to counts of equal bins between two bounds, faster than `np.histogram`.
+
+    Args:
+        values: Of any shape, float32.
+        bounds: Lower end of the first bin and upper end of the last one.
+        counts: ``[bins]`` int64; values beyond the bounds count in the bin at that end.
+    """
     low, high = bounds
     scale = len(counts) / (high - low) if high > low else 0.0
     flat = values.reshape(-1)

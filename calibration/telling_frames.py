@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from calibration.variants import Sweep
 from edgeuda.accuracy.evaluation import miou_of
 from edgeuda.data.images import Image, LabelMap, read_image, write_image, write_label
+from edgeuda.data.stores import relative
 from edgeuda.data.treatment import as_shown
 from edgeuda.files import sha256, sha256_of
 from edgeuda.labels import LabelSpace
@@ -106,6 +106,6 @@ def write_predictions(
     for index, label in labels.items():
         path = folder / f"{index:06d}.png"
         write_label(path, label)
-        frame = os.path.relpath(files[index].resolve(), folder.resolve())
+        frame = relative(files[index], folder)
         entries.append(PredictedFrame(frame, path.name, note=notes[index]))
     PredictionsRecord(name, file, space, entries).write(folder / PredictionsRecord.FILE)

@@ -15,6 +15,7 @@ from edgeuda import schemas
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.errors import ConfigError, ModelError
 from edgeuda.files import sha256, sha256_of
+from edgeuda.records.build import BuildOptions
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import DeviceName, Head, Precision, RuntimeName, SweepRuntime
 from engines.bench.load import Load
@@ -198,11 +199,10 @@ def make(variant: Variant, what: Sweep, out: Path) -> Path:
             options = Options(runtime, threads=what.threads)
             calibrate(fp32, what.calibration, path, options, ranges=ranges)
     if library is not None:
-        from engines.tensorrt.builder import BuildOptions, engine_precision
         from engines.tensorrt.cache import cached_engine
 
         engine = cached_engine(library, path, BuildOptions(half=by_flag), out / "engines")
-        found = engine_precision(engine.record)
+        found = engine.record.precision
         if found != variant.precision:
             msg = f"{variant.name}: expected an engine in {variant.precision}, found {found}"
             raise ModelError(msg)

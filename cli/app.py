@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from cli.options import as_options
+from cli.options import Verb, as_options
 from cli.verbs.adapt import adapt
 from cli.verbs.bench import bench
 from cli.verbs.build import build
@@ -26,6 +26,7 @@ from cli.verbs.export import export
 from cli.verbs.gpu_check import gpu_check
 from cli.verbs.half import half
 from cli.verbs.import_weights import import_weights
+from cli.verbs.install import fallback, install, installed
 from cli.verbs.labels import labels
 from cli.verbs.predict import predict
 from cli.verbs.pseudo_label import pseudo_label
@@ -60,12 +61,15 @@ VERBS: dict[str, dict[str, Callable[..., None]]] = {
     VEHICLE: {
         "doctor": doctor, "gpu-check": gpu_check, "verify": verify, "build": build,
         "run": run_verb, "bench": bench, "predict": predict,
+        "install": install, "fallback": fallback, "installed": installed,
     },
     EVERYTHING: {"report": report, "demo": demo},
 }  # fmt: skip
+
+
 for panel, verbs in VERBS.items():
     for name, verb in verbs.items():
-        app.command(name, rich_help_panel=panel)(verb)
+        app.command(name, rich_help_panel=panel, cls=Verb)(verb)
 
 
 def _version(wanted: bool) -> None:
@@ -98,6 +102,7 @@ def run() -> int:
         "edgeuda.data.walk",
         "edgeuda.training.pipeline",
         "edgeuda.training.confidence",
+        "edgeuda.training.trackers",
     ):
         logging.getLogger(name).setLevel(logging.INFO)
     try:

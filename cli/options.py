@@ -10,17 +10,44 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
+from typer.core import TyperCommand
 
-from edgeuda.records.names import DeviceName
+from edgeuda.cluster import LOCAL
+from edgeuda.records.names import DeviceName, TrackerName
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+def place(text: str) -> Path:
+    """Return the path that an option names, on disk, in an object store or in shards."""
+    from edgeuda.data.stores import located
+
+    return located(text)
+
+
+def destination(text: str) -> Path:
+    """Return the path that an option names for what is written, which is no object store."""
+    from edgeuda.data.stores import SCHEMES
+    from edgeuda.errors import ConfigError
+
+    if "://" in text and text.partition("://")[0] in SCHEMES:
+        msg = "--out: expected a place on this disk, found one in an object store, which is only "
+        msg += "read. Copy what was written there with the store's own tools"
+        raise ConfigError(msg)
+    return Path(text)
+
+
+READ: Any = {"parser": place, "metavar": "<path>"}
+"""Of an option that names what is read, wherever it lies."""
+WRITTEN: Any = {"parser": destination, "metavar": "<path>"}
+"""Of an option that names what is written."""
 
 Source = Annotated[
     list[Path],
     typer.Option(
         "--source", help="Folder of labelled images, with images/ and labels/; several sources are "
-        "learned from together, in the label space of the first (repeatable)."
+        "learned from together, in the label space of the first (repeatable).", **READ,
     ),
 ]  # fmt: skip
 SourceWeights = Annotated[
@@ -34,17 +61,23 @@ Target = Annotated[
     Path,
     typer.Option(
         "--target",
-        help="Folder of target frames, a video, an MCAP file or a ROS bag; labels are never read.",
+        help="Folder of target frames, a video, an MCAP file, a ROS bag or shards, on disk or in "
+        "an object store (s3://BUCKET/NAME); labels are never read.",
+        **READ,
     ),
 ]
 Footage = Annotated[
     Path,
     typer.Option(
         "--target",
-        help="Folder or list of frames, a video, an MCAP file or ROS bag, or a camera's number.",
+        help="Folder or list of frames, a video, an MCAP file, a ROS bag or shards, on disk or in "
+        "an object store (s3://BUCKET/NAME), or a camera's number.",
+        **READ,
     ),
 ]
-Data = Annotated[Path, typer.Option("--data", help="Folder of labelled images to score on.")]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder of labelled images to score on.", **READ)
+]
 RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]
 Init = Annotated[
     Path,
@@ -61,7 +94,25 @@ DeployedModel = Annotated[
 AnyModel = Annotated[
     Path, typer.Option("--model", help="Run folder, .safetensors file or ONNX file.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="What is written; it must not exist yet.")]
+SourceOfDoubt = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        help="Run folder, .safetensors file, ONNX file or bundle: the network whose doubt counts.",
+    ),
+]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(help="Ed25519 public key, PEM: refuse what is not signed by its owner."),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="What is written; it must not exist yet.",
+        **WRITTEN,
+    ),
+]
 RecipeName = Annotated[
     str,
     typer.Option(
@@ -118,6 +169,16 @@ Name = Annotated[
 ]
 
 
+RAY = {
+    "metavar": "[ADDRESS]",
+    "help": "Divide the frames among workers of a Ray cluster: without an address one worker for "
+    "every core of this machine, or for every GPU if --device needs one; with an address a cluster "
+    "that runs already. All its machines must see model and frames under the paths given here. If "
+    "it is stopped, the same command goes on.",
+}
+Ray = Annotated[str | None, typer.Option("--ray", **RAY)]
+
+
 RunDevice = Annotated[
     DeviceName,
     typer.Option(
@@ -134,12 +195,41 @@ Graphs = Annotated[
 ]
 
 
+Confidence = Annotated[
+    bool,
+    typer.Option(
+        "--confidence",
+        help="Also ask how sure the model is, which was exported with --confidence; overlays are "
+        "dark where it is not.",
+    ),
+]
+
+
 TrainDevice = Annotated[
     str,
     typer.Option(
         "--device", help="Where torch computes: auto, cpu, cuda, or one GPU such as cuda:1."
     ),
 ]
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """Return arguments in which a ``--ray`` without an address has that of a cluster made here."""
+    found = []
+    for index, argument in enumerate(arguments):
+        found.append(argument)
+        following = arguments[index + 1 : index + 2]
+        if argument == "--ray" and (not following or following[0].startswith("-")):
+            found.append(LOCAL)
+    return found
+
+
+class Verb(TyperCommand):
+    """A verb whose ``--ray`` may stand alone; typer knows no option with or without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        return super().parse_args(ctx, with_address(args))
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -171,6 +261,16 @@ def several(kind: Any, text: str, **more: Any) -> Any:
     return typer.Option(parser=one_of(names), metavar=shown(names), help=text, **more)
 
 
+Log = Annotated[
+    list[str] | None,
+    several(
+        TrackerName,
+        "Tracker that follows the training, beside the run's own log (repeatable): TensorBoard, a "
+        "CSV table, MLflow, or Weights & Biases.",
+    ),
+]
+
+
 def renamed(option: str) -> Any:
     """Return an option that is still taken under its name of before, which help does not show."""
     return typer.Option(option, hidden=True)
@@ -187,10 +287,11 @@ def now(option: str, value: T, before: str, old: T | None) -> T:
 PARAMETERS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "batch", "calibrate", "calibration", "crop", "device", "dla_core", "half",
-        "ignore_unmapped", "label_space", "mcap", "member", "out", "public_key", "rerun", "resume",
-        "runtime", "serve", "serve_token", "skip", "target", "unchecked_cache", "weights_key",
-        "window",
+        "alarms_per_hour", "batch", "calibrate", "calibration", "confidence", "count", "crop",
+        "device", "dla_core", "half", "ignore_unmapped", "keep", "keep_frames", "keep_megabytes",
+        "label_space", "log", "map_class", "mcap", "measure", "member", "out", "public_key",
+        "quantizer", "ray", "redact", "reference_frames", "rerun", "resume", "runtime", "serve",
+        "serve_token", "skip", "target", "unchecked_cache", "watch_window", "weights_key", "window",
     )
 } | {"source_weights": "--source-weight"}  # fmt: skip
 """What functions call their parameters, and the command line its options."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.curation import Thumbnail, difference, thumbnail
-from edgeuda.data.folders import LabelledFolder, class_counts, parallel, spread
+from edgeuda.cluster import Cluster, Task, map_shards
+from edgeuda.data.curation import THUMBNAIL, Thumbnail, difference, thumbnail
+from edgeuda.data.folders import LabelledFolder, Pair, class_counts, parallel, spread
 from edgeuda.data.images import Image, is_turned, list_images, read_image
 from edgeuda.data.splits import sequence_of
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import sha256
+from edgeuda.files import sha256, sha256_of, stamp
 from edgeuda.labels import counterparts, describe
 from edgeuda.records.data_check import (
     SHOWN,
@@ -144,6 +147,9 @@ def check(
     labelled: Mapping[str, LabelledFolder],
     frames: Mapping[str, tuple[Path, Sequence[Path]]],
     limit: int = 2000,
+    cluster: Cluster | None = None,
+    shards: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Check:
     """Look at data sets.
 
@@ -151,14 +157,32 @@ def check(
         labelled: Labelled folders by role, ``source`` or ``test``.
         frames: By role, ``target``: its folder and its frames.
         limit: Images of each that are looked at, evenly spread.
+        cluster: Workers among which the images are divided; None looks at them in this process.
+        shards: Folder of what workers saw, see `edgeuda.cluster.map_shards`.
+        progress: Called with the images done and those to do, by a cluster.
+
+    Raises:
+        DataError: If ``shards`` holds what was seen of other data.
+        DeviceError: See `edgeuda.cluster.map_shards`.
     """
-    roles = {}
-    for name, folder in labelled.items():
-        looks = parallel(partial(_look_at_pair, folder), spread(range(len(folder)), limit))
-        roles[name] = DataSet(name, folder.root, len(folder), looks, folder)
-    for name, (root, paths) in frames.items():
-        looks = parallel(_look_at, spread(paths, limit))
-        roles[name] = DataSet(name, root, len(paths), looks)
+    views = {
+        name: [View(pair.image, pair.label, name) for pair in spread(folder.pairs, limit)]
+        for name, folder in labelled.items()
+    }
+    for name, (_, paths) in frames.items():
+        views[name] = [View(path) for path in spread(paths, limit)]
+    every = [view for part in views.values() for view in part]
+    looking = Looking({name: replace(folder, pairs=()) for name, folder in labelled.items()})
+    if cluster is None or shards is None:
+        looks = iter(parallel(looking.look, every))
+    else:
+        looks = _divided(looking, every, cluster, shards, progress)
+    known = {name: (folder.root, len(folder)) for name, folder in labelled.items()}
+    known |= {name: (root, len(paths)) for name, (root, paths) in frames.items()}
+    roles = {
+        name: DataSet(name, *known[name], list(islice(looks, len(part))), labelled.get(name))
+        for name, part in views.items()
+    }
     result = Check(roles)
     for role in roles.values():
         result.findings += [*_defects(role), *_sizes(role), *_classes(role), *_repeats(role)]
@@ -175,11 +199,58 @@ def check(
     return result
 
 
-def _look_at(path: Path) -> Look:
-    try:
-        return _described(path, read_image(path))
-    except DataError as err:
-        return Look(path, defect=str(err))
+@dataclass(frozen=True)
+class View:
+    """What is looked at.
+
+    Attributes:
+        image: The image.
+        label: Its label file, or None.
+        role: Of the labelled folder that it is of.
+    """
+
+    image: Path
+    label: Path | None = None
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Looks at images, in this process or in a worker.
+
+    Attributes:
+        folders: How labels are read, by role; none of them holds its pairs.
+    """
+
+    folders: Mapping[str, LabelledFolder]
+
+    @contextmanager
+    def __call__(self) -> Iterator[Callable[[list[View]], dict[str, npt.NDArray[Any]]]]:
+        """Open it in a worker."""
+        yield lambda views: packed([self.look(view) for view in views])
+
+    def look(self, view: View) -> Look:
+        """Look at one image, and at its label."""
+        path = view.image
+        if view.label is None:
+            try:
+                return _described(path, read_image(path))
+            except DataError as err:
+                return Look(path, defect=str(err))
+        folder = replace(self.folders[view.role], pairs=(Pair(path, view.label),))
+        try:
+            image, label = folder.read(0)
+        except DataError as err:
+            look = self.look(View(path))
+            look.label = view.label
+            look.label_defect = None if look.defect is not None else str(err)
+            return look
+        look = _described(path, image)
+        look.label = view.label
+        look.counts = class_counts([label], len(folder.space))[0]
+        if look.counts.sum() == 0:
+            look.label_defect = f"{view.label}: expected labelled pixels, found all of them ignored"
+        return look
 
 
 def _described(path: Path, image: Image) -> Look:
@@ -192,21 +263,80 @@ def _described(path: Path, image: Image) -> Look:
     return look
 
 
-def _look_at_pair(folder: LabelledFolder, index: int) -> Look:
-    pair = folder.pairs[index]
-    try:
-        image, label = folder.read(index)
-    except DataError as err:
-        look = _look_at(pair.image)
-        look.label = pair.label
-        look.label_defect = None if look.defect is not None else str(err)
-        return look
-    look = _described(pair.image, image)
-    look.label = pair.label
-    look.counts = class_counts([label], len(folder.space))[0]
-    if look.counts.sum() == 0:
-        look.label_defect = f"{pair.label}: expected labelled pixels, found all of them ignored"
-    return look
+def _divided(
+    looking: Looking,
+    views: list[View],
+    cluster: Cluster,
+    shards: Path,
+    progress: Callable[[int, int], None],
+) -> Iterator[Look]:
+    """Look at images in workers; yields the looks in order, those of one shard at a time."""
+
+    def item(places: range) -> list[View]:
+        """Return views by paths that hold wherever a worker stands."""
+        part = views[places.start : places.stop]
+        return [
+            replace(
+                view,
+                image=view.image.absolute(),
+                label=None if view.label is None else view.label.absolute(),
+            )
+            for view in part
+        ]
+
+    files = [path for view in views for path in (view.image, view.label) if path is not None]
+    spaces = (
+        f"{name} {folder.stored} {folder.space} {folder.layout}"
+        for name, folder in looking.folders.items()
+    )
+    key = sha256_of((*spaces, *map(str, files), stamp(files, missing=True)))
+    results = map_shards(
+        Task("data check", key, len(views), looking, item), cluster, shards, progress=progress
+    )
+    rest = iter(views)
+    for shard in results:
+        yield from unpacked(shard, rest)
+
+
+_PLAIN = ("defect", "label_defect", "size", "turned", "digest", "hash")
+
+
+def packed(looks: Sequence[Look]) -> dict[str, npt.NDArray[Any]]:
+    """Return looks as a file of a shard holds them: a row of JSON and a thumbnail for each.
+
+    Numbers of JSON are those of Python again when they are read, to the last bit.
+    """
+    blank = np.zeros(THUMBNAIL[::-1], np.uint8)
+    rows = []
+    for look in looks:
+        row = {name: getattr(look, name) for name in _PLAIN}
+        for name, array in (("colour", look.colour), ("counts", look.counts)):
+            row[name] = None if array is None else array.tolist()
+        rows.append(json.dumps(row))
+    small = [blank if look.small is None else look.small for look in looks]
+    return {"rows": np.array(rows), "small": np.stack(small)}
+
+
+def unpacked(shard: Mapping[str, npt.NDArray[Any]], views: Iterator[View]) -> Iterator[Look]:
+    """Yield the looks that `packed` was given, by the names of the next of some views.
+
+    A worker names files by whole paths; here they are named as they were given.
+    """
+    for text, small in zip(shard["rows"], shard["small"], strict=True):
+        row, view = json.loads(str(text)), next(views)
+        look = Look(view.image, view.label, turned=row["turned"], digest=row["digest"])
+        look.hash, look.size = row["hash"], None if row["size"] is None else tuple(row["size"])
+        for name in ("defect", "label_defect"):
+            why = row[name]
+            for path in (view.image, view.label):
+                if why is not None and path is not None:
+                    why = why.replace(str(path.absolute()), str(path))
+            setattr(look, name, why)
+        if row["colour"] is not None:
+            look.small, look.colour = small, np.array(row["colour"], np.float64)
+        if row["counts"] is not None:
+            look.counts = np.array(row["counts"], np.int64)
+        yield look
 
 
 def colour_statistics(image: Image) -> npt.NDArray[np.float64]:

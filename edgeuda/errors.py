@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 from collections.abc import Iterable
 from types import ModuleType
@@ -79,6 +80,12 @@ class OutputError(EdgeudaError):
     exit_code = 12
 
 
+class StoreError(EdgeudaError):
+    """An object store cannot be read, or what was in it is gone."""
+
+    exit_code = 13
+
+
 class Interrupted(EdgeudaError):  # noqa: N818 - an orderly stop, not a failure
     """Work was stopped by a signal after its state had been saved."""
 
@@ -115,9 +122,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+_SIGNED = re.compile(
+    r"([?&][\w.-]*(?:sig|signature|token|credential|secret|password|accesskeyid|key)=)[^&\s'\")]+",
+    re.IGNORECASE,
+)
+_SECRET = re.compile(r"(?:KEY|KEY_ID|SECRET|TOKEN|PASSWORD|CONNECTION_STRING)$")
+
+
 def without_passwords(text: str) -> str:
-    """Leave out user and password of addresses such as ``rtsp://user:password@camera``."""
-    return re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+    """Leave out what lets others in.
+
+    That is user and password of addresses such as ``rtsp://user:password@camera`` or
+    ``s3://key:secret@bucket``, the signatures of signed ones, and what environment variables hold
+    whose names end in KEY, SECRET, TOKEN and the like.
+    """
+    for name, value in os.environ.items():
+        if len(value) >= 8 and _SECRET.search(name):
+            text = text.replace(value, "***")
+    text = re.sub(r"((?:s3|gs|az):/{1,2})[^\s@/]*:[^\s@]*@", r"\1***@", text)
+    text = re.sub(r"(\w+://)[^/\s@]+@", r"\1***@", text)
+    return _SIGNED.sub(r"\1***", text)
 
 
 def printable(text: str) -> str:

@@ -31,12 +31,13 @@ HASHED = 512 << 20
 FULL = 1 << 20
 """Free bytes below which a disk is full."""
 LOCK_FILE = ".edgeuda.lock"
+CACHE_VARIABLE = "EDGEUDA_CACHE"
+"""Environment variable: folder for what is written once and used again."""
 UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 )
 """Errors of a disk, not of a program."""
-_OWN = re.compile(rf"{re.escape(LOCK_FILE)}$|\..+\.tmp(\.|$)")
-"""Names of locks, and of files that `write_atomic` was making."""
+_TEMPORARY = re.compile(r"\..+\.tmp(\.|$)")
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -63,7 +64,8 @@ def stamp(paths: Sequence[Path], limit: int = HASHED, *, missing: bool = False) 
     """Return what tells files of the same names apart: a checksum of their sizes and contents.
 
     Args:
-        paths: The files.
+        paths: The files. Of those in a store (`edgeuda.data.stores`) its version counts, so that
+            none is fetched for this.
         limit: Bytes in all, beyond which times of change stand for contents.
         missing: Whether files may be missing, as links that lead nowhere are.
 
@@ -75,6 +77,9 @@ def stamp(paths: Sequence[Path], limit: int = HASHED, *, missing: bool = False) 
         return path.stat().st_size if not missing or path.exists() else 0
 
     def content(path: Path) -> str:
+        told = getattr(path, "version", None)  # of a store, which knows without a look
+        if told is not None:
+            return str(told)
         return sha256(path) if not missing or path.exists() else ""
 
     def times(path: Path) -> str:
@@ -146,8 +151,12 @@ def unwritable(path: Path, err: OSError) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, parameter: str = "out") -> Iterator[None]:
     """Keep others from writing to a folder while this process does; it ends with the process.
+
+    Args:
+        folder: The folder; it is made if need be.
+        parameter: What names it, for the error.
 
     Raises:
         OutputExistsError: If another process is at work there.
@@ -156,18 +165,43 @@ def alone(folder: Path) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            msg = f"{folder}: another process writes there. Wait for it, or choose another `out`"
-            raise OutputExistsError(msg) from err
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as err:
+                msg = f"{folder}: another process writes there. Wait for it, or choose another "
+                msg += f"`{parameter}`"
+                raise OutputExistsError(msg) from err
+            except OSError:  # a file system without locks
+                pass
+            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                continue  # it was removed by the one before, and another process may hold a new one
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is written once and used again: `CACHE_VARIABLE` or the user's."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "edgeuda")
+
+
+def parse_bytes(what: str, text: str) -> int:
+    """Return the bytes that a size such as ``20GB`` or ``500 MB`` means, in powers of 1000.
+
+    Raises:
+        ConfigError: If it is none; ``what`` names the option or variable.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    size = 0 if found is None else int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+    if not size:
+        msg = f"{what}: expected a size such as 20GB or 500MB, found {text!r}"
+        raise ConfigError(msg)
+    return size
 
 
 def short_name(stem: str, limit: int = 150) -> str:
@@ -238,7 +272,15 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
 
 def is_empty(folder: Path) -> bool:
     """Return whether nothing lies below a folder but empty folders and temporary or lock files."""
-    return not any(path.is_file() and not _OWN.match(path.name) for path in folder.rglob("*"))
+    return all(
+        path.name == LOCK_FILE or is_temporary(path) or not path.is_file()
+        for path in folder.rglob("*")
+    )
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is named as those that `write_atomic` is making."""
+    return _TEMPORARY.match(path.name) is not None
 
 
 def require_absent(path: Path) -> None:

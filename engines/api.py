@@ -49,6 +49,7 @@ def export(
     *,
     head: Head = "labels",
     frames: int = 8,
+    confidence: bool = False,
 ) -> ExportRecord:
     """Export a network to ONNX, checked against torch on frames of the vehicle.
 
@@ -58,6 +59,7 @@ def export(
         out: The ONNX file to write.
         head: What the graph returns, see `engines.onnx.heads`.
         frames: Frames of the footage to compare on.
+        confidence: Whether the graph says how sure it is, too, see `engines.onnx.confidence`.
 
     Returns:
         How it was exported, and the share of pixels that torch and ONNX Runtime agree on.
@@ -78,19 +80,28 @@ def export(
     if isinstance(model, str | Path):
         stored = exporter(Path(model))
         network, spec, known = stored.network, stored.spec, stored.identity
+        fitted = stored.temperature
     else:  # what lies in memory may have changed since it was read
-        network, spec, known = model.network, model.spec, None
+        network, spec, known, fitted = model.network, model.spec, None, None
     if isinstance(target, str | Path):
         geometry = spec.preprocessing.geometry
         chosen = frame_folder(Path(target), geometry).sample(frames)
         images: Sequence[Image] = [read_frame(path, geometry) for path in chosen]
     else:
         images = target
-    return export_onnx(network, spec, Path(out), head=head, frames=images, identity=known)
+    return export_onnx(
+        network, spec, Path(out), head=head, frames=images, identity=known, confidence=confidence,
+        fitted_temperature=fitted,
+    )  # fmt: skip
 
 
 def open_model(
-    model: AnyPath, *, device: DeviceName = "cpu", threads: int | None = None, graphs: bool = True
+    model: AnyPath,
+    *,
+    device: DeviceName = "cpu",
+    threads: int | None = None,
+    graphs: bool = True,
+    confidence: bool = False,
 ) -> Runner:
     """Open an exported model: an ONNX file, an engine or a bundle.
 
@@ -99,6 +110,7 @@ def open_model(
         device: Where an ONNX file runs.
         threads: Threads of one operator; None takes every usable core.
         graphs: Whether an engine replays CUDA graphs.
+        confidence: Whether it is asked how sure it is, too: ``model.signals(images)``.
 
     Returns:
         A runner: a context manager that is called with ``[N, height, width, 3]`` uint8 images of
@@ -114,7 +126,7 @@ def open_model(
         >>> labels.shape
         (360, 480)
     """
-    return open_runner(Path(model), threads, device, graphs=graphs)
+    return open_runner(Path(model), threads, device, graphs=graphs, confidence=confidence)
 
 
 def segment(model: Runner, frame: AnyPath | Image) -> LabelMap:

@@ -16,28 +16,19 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from edgeuda import __version__, schemas
-from edgeuda.errors import BundleError, require
+from edgeuda import __version__
+from edgeuda.errors import BundleError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.records.bundle import FOLDERS, Manifest, Member
+from edgeuda.records.names import MemberRole
 
-SCHEMA = schemas.BUNDLE
 SUFFIX = ".edgeuda"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
-MemberRole = Literal["model", "calibration", "ranges", "metrics", "recipe", "licence", "other"]
-FOLDERS: dict[MemberRole, str] = {
-    "model": "models",
-    "calibration": "calibration",
-    "ranges": "ranges",
-    "metrics": "metrics",
-    "recipe": "recipe",
-    "licence": "licences",
-    "other": "files",
-}
 MAX_MEMBERS = 1000
 MAX_MANIFEST = 4 * 2**20
 MAX_MEMBER = 4 * 2**30
@@ -55,25 +46,6 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of a bundle.
-
-    Attributes:
-        name: Path inside the archive.
-        role: What it is.
-        size: Bytes.
-        sha256: Checksum.
-        about: What a reader wants to know without opening it.
-    """
-
-    name: str
-    role: MemberRole
-    size: int
-    sha256: str
-    about: dict[str, Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A bundle whose every byte has been checked.
@@ -86,7 +58,7 @@ class Bundle:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     members: dict[str, Member]
     signed: bool
 
@@ -129,15 +101,15 @@ class Bundle:
 def write_bundle(
     out: Path,
     files: Sequence[tuple[MemberRole, Path, dict[str, Any]]],
-    facts: dict[str, Any],
+    spec: dict[str, Any],
     private_key: Path | None = None,
-) -> dict[str, Any]:
-    """Write a bundle. The same files and facts give the same bytes, but for the time in it.
+) -> Manifest:
+    """Write a bundle. The same files and spec give the same bytes, but for the time in it.
 
     Args:
         out: The file, ending in ``.edgeuda``.
         files: Role, file and what to say about it.
-        facts: What the manifest says about the whole, for example the model's spec.
+        spec: Of the network; empty if there is none.
         private_key: Ed25519 key, PEM without a password, to sign with.
 
     Returns:
@@ -164,14 +136,8 @@ def write_bundle(
         except OSError as err:
             msg = f"{path}: cannot be put into a bundle ({err.strerror})"
             raise BundleError(msg) from err
-    manifest = {
-        "schema": SCHEMA,
-        "edgeuda": __version__,
-        "created": now_utc(),
-        **facts,
-        "files": [asdict(member) for _, member in members.values()],
-    }
-    text = json.dumps(manifest, indent=1, allow_nan=False).encode()
+    manifest = Manifest(__version__, now_utc(), [member for _, member in members.values()], spec)
+    text = json.dumps(manifest.to_record(), indent=1, allow_nan=False).encode()
     signature = None if private_key is None else _sign(private_key, text)
 
     def write(name: Path) -> None:
@@ -209,7 +175,8 @@ def open_bundle(path: Path, public_key: Path | None = None) -> Bundle:
             if SIGNATURE not in infos:
                 raise BundleError(_says(path, "is not signed, and a public key was given"))
             _verify(path, public_key, text, _read(path, archive, infos[SIGNATURE], 64))
-        manifest, members = _manifest(path, text)
+        manifest = _manifest(path, text)
+        members = {member.name: member for member in manifest.files}
         present = infos.keys() - {MANIFEST, SIGNATURE}
         if present != members.keys():
             odd = sorted(present ^ members.keys())
@@ -271,27 +238,11 @@ def _check_name(path: Path, name: str) -> None:
         raise BundleError(msg)
 
 
-def _manifest(path: Path, text: bytes) -> tuple[dict[str, Any], dict[str, Member]]:
+def _manifest(path: Path, text: bytes) -> Manifest:
     try:
-        manifest = json.loads(text)
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(manifest["schema"])
-        members = {}
-        for entry in manifest["files"]:
-            member = Member(**entry)
-            if (
-                member.role not in get_args(MemberRole)
-                or not isinstance(member.size, int)
-                or not re.fullmatch(r"[0-9a-f]{64}", member.sha256)
-                or not isinstance(member.about, dict)
-                or member.name in members
-                or not member.name.startswith(f"{FOLDERS[member.role]}/")
-            ):
-                raise ValueError(member.name)
-            members[member.name] = member
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise BundleError(_says(path, f"its manifest is no {SCHEMA} ({err!r})")) from err
-    return manifest, members
+        return Manifest.from_record(json.loads(text), f"{path}: its manifest")
+    except (DataError, ValueError, AttributeError, RecursionError) as err:
+        raise BundleError(_says(path, f"its manifest is no {Manifest.SCHEMA} ({err})")) from err
 
 
 def _chunks(path: Path, archive: zipfile.ZipFile, name: str, limit: int) -> Iterator[bytes]:

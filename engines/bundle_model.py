@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import BundleError, ModelError
+from edgeuda.records.bundle import Member
 from edgeuda.records.names import DeviceName
-from engines.bundle import SUFFIX, Bundle, Member, open_bundle
+from edgeuda.records.reference import reference_path
+from engines.bundle import SUFFIX, Bundle, open_bundle
+from engines.reference import reference_member
 from engines.trust import required_keys
 
+CURRENT = f"current{SUFFIX}"
+"""The network that runs, in a folder of `engines.installation`."""
 _BEST: dict[DeviceName, tuple[tuple[str, str | None], ...]] = {
     "cpu": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
     "openvino": (("int8", "ort-x86"), ("fp32", None), ("fp16", None)),
@@ -37,19 +42,27 @@ def model_file(
             demands, see `engines.trust`.
 
     Yields:
-        The file; one out of a bundle is gone afterwards.
+        The file; one out of a bundle is gone afterwards, as is its reference beside it.
 
     Raises:
         BundleError: If the bundle is damaged, unsigned, or has no such model; if a signature is
             demanded and the file is no bundle, which alone can have one.
     """
     if path.is_dir():
+        if (path / CURRENT).exists():
+            msg = (
+                f"{path}: expected a model, found a folder of installed networks. The current one "
+                f"is {path / CURRENT}"
+            )
+            raise ModelError(msg)
         msg = (
             f"{path}: expected an ONNX file, an engine or a bundle, found a folder. Export the "
             f"network of a run: edgeuda export --model {path} --target FRAMES --out MODEL.onnx"
         )
         raise ModelError(msg)
     keys = required_keys(public_key)
+    if path.name == CURRENT and path.is_symlink():  # it may lead elsewhere while it is read
+        path = path.resolve()
     if path.suffix != SUFFIX:
         if keys:
             msg = (
@@ -69,6 +82,8 @@ def model_file(
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         file = Path(folder) / Path(chosen.name).name
         file.write_bytes(bundle.read(chosen.name))
+        if (reference := reference_member(chosen)) in bundle.members:
+            reference_path(file).write_bytes(bundle.read(reference))
         yield file
 
 

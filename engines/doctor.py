@@ -20,7 +20,7 @@ from edgeuda.records.names import LibraryName, ProviderName
 from engines.cuda.device import open_device
 from engines.cuda.driver import cuda_devices, driver_version, gpu_title
 from engines.cuda.extra import extra_here, jetson_release
-from engines.machine.hardware import drive_release, identity
+from engines.machine.hardware import adds_in_32_bits, drive_release, identity
 from engines.onnx.session import open_session
 from engines.tensorrt.library import load_tensorrt
 
@@ -80,11 +80,10 @@ def record_of(checks: list[Part]) -> DoctorRecord:
 
 def _processor(machine: Mapping[str, str]) -> Part:
     """Say which instruction sets there are, and what INT8 gains by them."""
-    flags = machine["cpu_flags"].split()
     found = f"{machine['cpu']}, {machine['cores_usable']} cores, {machine['cpu_flags']}"
     if machine["architecture"] != "x86_64":
         return Part("processor", "note", found)
-    if any("vnni" in flag or flag.startswith("amx_int8") for flag in flags):
+    if adds_in_32_bits(machine):
         return Part("processor", "note", f"{found}; multiplies INT8 in 32 bits")
     remark = (
         "there is no VNNI: INT8 gains less over FP32 than with it, and ONNX Runtime adds pairs of "

@@ -22,6 +22,7 @@ from edgeuda.data.images import resize_image
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import DataError, DependencyError, DeviceError, EdgeudaError, ParityError
 from edgeuda.files import now_utc, sha256
+from edgeuda.records.build import BuildOptions
 from edgeuda.records.gpu_check import GpuCheckRecord, Row
 from edgeuda.records.names import Head, LibraryName, ProviderName
 from engines.cuda.check import check_device, kernel_in_a_fresh_process
@@ -33,7 +34,7 @@ from engines.machine.vitals import Monitor
 from engines.onnx.graphs import load_graph
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Runner
-from engines.tensorrt.builder import BuildOptions, strongly_typed
+from engines.tensorrt.builder import strongly_typed
 from engines.tensorrt.cache import Engine, cached_engine
 from engines.tensorrt.library import Library, load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
@@ -282,7 +283,8 @@ def _tensorrt(
             _as_asked(runner)
         made[title or f"{name} {head} {arithmetic}"] = built
         kept = ("precision", "rest", "seconds", "plan_bytes", "dla_layers")
-        return {**found, "build": {key: built.record[key] for key in kept}}
+        record = built.record.to_record()
+        return {**found, "build": {key: record[key] for key in kept}}
 
     for head, arithmetic in forms:
         title = f"{name} {head} {arithmetic}"
@@ -338,7 +340,7 @@ def _int8_layers(built: Engine | None, model: Path) -> dict[str, Any]:
     graph = load_graph(model, "build").graph
     dequantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     wanted = sum(n.op_type == "Conv" and set(n.input[:2]) <= dequantized for n in graph.node)
-    layers = built.record["engine_layers"]
+    layers = built.record.engine_layers or []
     kinds = [str(one.get("ParameterType", one.get("LayerType", ""))) for one in layers]
     convolutions = [one for one, kind in zip(layers, kinds, strict=True) if "Conv" in kind]
     int8 = sum("INT8" in str(one.get("Inputs", "")).upper() for one in convolutions)

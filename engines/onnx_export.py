@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +22,19 @@ from edgeuda.errors import DataError, ModelError, ParityError, require
 from edgeuda.files import sha256, write_atomic
 from edgeuda.models.checkpoint import load_model, require_finite
 from edgeuda.models.fused import fused
+from edgeuda.models.network import Network
+from edgeuda.records.confidence import LARGEST_SOFTMAX, ConfidenceNote, FeaturesNote
 from edgeuda.records.identity import Identity, identity_of, model_file
+from edgeuda.records.labelling import ReliabilityRecord
 from edgeuda.records.names import Head
 from edgeuda.spec import ModelSpec, Preprocessing
+from engines.onnx.confidence import (
+    CONFIDENCE,
+    CONFIDENCE_KEY,
+    FEATURES,
+    LEVELS,
+    with_confidence,
+)
 from engines.onnx.graphs import require_valid
 from engines.onnx.heads import SMALL, labels_of, with_head
 from engines.onnx.label_cast import cast_by_float
@@ -55,6 +66,8 @@ def export_onnx(
     head: Head = "labels",
     frames: Sequence[Image],
     identity: Identity | None = None,
+    confidence: bool = False,
+    fitted_temperature: float | None = None,
 ) -> ExportRecord:
     """Write a network as one ONNX file and check that ONNX Runtime reproduces it.
 
@@ -73,11 +86,15 @@ def export_onnx(
         frames: Frames of the deployment domain, uint8 RGB of any size, on which torch and ONNX
             Runtime are compared.
         identity: Which network it is, for the file's metadata; None if that is not known.
+        confidence: Whether the graph returns how sure it is, too, see `with_confidence`; and its
+            pooled features, where the network has them.
+        fitted_temperature: Of the run, for the file's metadata: confidence is the bare softmax's.
 
     Raises:
         DataError: If there are no frames.
         ModelError: If the network cannot be exported as described, or does not fit ``spec``.
-        ParityError: If fewer than `MIN_PIXELS_EQUAL` of the pixels get the same class.
+        ParityError: If fewer than `MIN_PIXELS_EQUAL` of the pixels get the same class, or of the
+            places the same confidence up to one level.
         DependencyError: If ``onnx``, ``onnxscript`` or ``onnxruntime`` is not installed.
     """
     onnx = require("onnx", "train")
@@ -90,6 +107,9 @@ def export_onnx(
     proto = _trace(run, spec, "logits" if head in SMALL else head)
     _strip_traces(proto)
     proto = with_head(proto, head) if head in SMALL else cast_by_float(proto)
+    if confidence:
+        pooled = network.pooled if isinstance(network, Network) else None
+        proto = with_confidence(proto, None if pooled is None else f"network.{pooled}.0.weight")
     _check(proto, spec, head, out)
     exported = proto.SerializeToString()
     pixels_equal, logit_difference = _compare(network, exported, spec, head, frames)
@@ -111,6 +131,16 @@ def export_onnx(
     properties = {SPEC_KEY: spec.to_json(), EXPORT_KEY: record.to_json()}
     if identity is not None:
         properties[IDENTITY_KEY] = identity.to_json()
+    if confidence:
+        note = _compare_confidence(network, exported, spec, frames, fitted_temperature)
+        if note.within_one < MIN_PIXELS_EQUAL:
+            msg = (
+                f"{out}: torch and ONNX Runtime agree, up to one level, on the confidence of "
+                f"{note.within_one:.4%} of the places of {len(frames)} frame(s), expected at least "
+                f"{MIN_PIXELS_EQUAL:.1%}. Nothing was written"
+            )
+            raise ParityError(msg)
+        properties[CONFIDENCE_KEY] = note.to_json()
     if norms := _folded_norms(run, spec.preprocessing):
         properties[BATCH_NORM_KEY] = norms_to_json(norms)
     onnx.helper.set_model_props(proto, properties)
@@ -127,12 +157,14 @@ class Exporter:
         spec: As it was stored.
         sha256: Checksum of its file.
         identity: Which network it is, by its training run; None if that is not known.
+        temperature: By which its run divides logits where it labels; None if none was fitted.
     """
 
     network: nn.Module
     spec: ModelSpec
     sha256: str
     identity: Identity | None = None
+    temperature: float | None = None
 
     def writes(self, frames: Sequence[Image]) -> Callable[[Path, tuple[int, int], Head], None]:
         """Return what writes its graph: file, rows and columns of the input, head.
@@ -156,10 +188,13 @@ def exporter(path: Path) -> Exporter:
 
     Raises:
         ModelError: See `edgeuda.models.checkpoint.load_model`.
+        DataError: If the run's temperature is in a damaged file.
     """
     network, spec = load_model(path)
     file = model_file(path)
-    return Exporter(network, spec, sha256(file), identity_of(file))
+    reliability = file.with_name(ReliabilityRecord.FILE)
+    fitted = ReliabilityRecord.read(reliability).temperature if reliability.exists() else None
+    return Exporter(network, spec, sha256(file), identity_of(file), fitted)
 
 
 def _folded_norms(network: nn.Module, size: Preprocessing) -> dict[str, FoldedNorm]:
@@ -281,14 +316,20 @@ def _check(proto: onnx.ModelProto, spec: ModelSpec, head: Head, out: Path) -> No
         if head in ("logits", "scores")
         else (types.UINT8, [])
     )
-    output = (head, kind, ["batch", *planes, rows, columns])
+    # What is beside it follows from the scores' size, which only the graph says.
+    ends = {CONFIDENCE: types.UINT8, FEATURES: types.FLOAT}
+    outputs: list[tuple[str, Any, Sequence[object]]] = [
+        (head, kind, ["batch", *planes, rows, columns])
+    ]
+    for name, _, shape in map(_signature, proto.graph.output[1:]):
+        outputs.append((name, ends.get(name), shape))
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     for subject, expected, found in (
         ("opset", {"": OPSET}, opsets),
         ("inputs", [image], [_signature(value) for value in proto.graph.input]),
         (
             "outputs",
-            [output],
+            outputs,
             [_signature(value) for value in proto.graph.output],
         ),
         ("batch norms", 0, sum(node.op_type == "BatchNormalization" for node in proto.graph.node)),
@@ -310,13 +351,10 @@ def _compare(
     """Return the fraction of equal pixels and, for logits, their largest absolute difference."""
     session = open_session(exported)
     size = spec.preprocessing
-    # The textbook formula, not the exported one: folding it wrongly must show.
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (size.mean, size.std))
     equal, difference = 0.0, 0.0
     for frame in frames:
-        image = resize_image(frame, size.height, size.width)[None]
+        image, x = _fed(frame, size)
         with torch.inference_mode():
-            x = (torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 - mean) / std
             reference = network(x).main.numpy()
         if not np.isfinite(reference).all():
             msg = "The network's scores of a frame are not finite: its weights are too large"
@@ -338,3 +376,60 @@ def _compare(
         if head == "logits":
             difference = max(difference, float(np.abs(result - reference).max()))
     return equal / len(frames), difference if head == "logits" else None
+
+
+def _fed(frame: Image, size: Preprocessing) -> tuple[npt.NDArray[np.uint8], Tensor]:
+    """Return a frame as the graph and as the network take it.
+
+    By the textbook formula, not the exported one: folding it wrongly must show.
+    """
+    image = resize_image(frame, size.height, size.width)[None]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (size.mean, size.std))
+    return image, (torch.from_numpy(image).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def _compare_confidence(
+    network: nn.Module,
+    exported: bytes,
+    spec: ModelSpec,
+    frames: Sequence[Image],
+    fitted_temperature: float | None,
+) -> ConfidenceNote:
+    """Hold what is beside the head against torch, and return what the file says of it."""
+    session = open_session(exported)
+    names = [one.name for one in session.get_outputs()[1:]]
+    size = spec.preprocessing
+    within, worst, off, largest = 0.0, 0, 0.0, 0.0
+    pooled: list[Tensor] = []
+    hook = None
+    if FEATURES in names:
+        part = network.get_submodule(str(network.pooled))
+        hook = part.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    for frame in frames:
+        image, x = _fed(frame, size)
+        found = dict(zip(names, session.run(names, {"image": image}), strict=True))
+        levels = found[CONFIDENCE][0].astype(int)
+        full = levels.shape == (size.height, size.width)
+        pooled.clear()
+        with torch.inference_mode():
+            scores = network(x).main if full else network(x, upsample=False).main
+            expected = (LEVELS * scores[0].softmax(0).amax(0)).round().int().numpy()
+        apart = np.abs(levels - expected)
+        within += float(np.mean(apart <= 1))
+        worst = max(worst, int(apart.max()))
+        if pooled:
+            theirs = pooled[0].flatten(1).numpy()
+            off = max(off, float(np.abs(found[FEATURES] - theirs).max()))
+            largest = max(largest, float(np.abs(theirs).max()))
+    if hook is not None:
+        hook.remove()
+    rows, columns = levels.shape
+    features = None
+    if FEATURES in names:
+        of = f"global mean of what {network.pooled} reads"
+        relative = float(f"{off / max(largest, 1e-12):.3g}")
+        features = FeaturesNote(found[FEATURES].shape[1], of, relative)
+    return ConfidenceNote(
+        LARGEST_SOFTMAX, rows, columns, 1.0, fitted_temperature,
+        len(frames), within / len(frames), worst, features,
+    )  # fmt: skip

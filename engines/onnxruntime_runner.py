@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeuda.errors import DeviceError, require
 from edgeuda.records.names import Head, Precision, ProviderName
+from engines.onnx.confidence import as_asked, beside
 from engines.onnx.heads import labels_of_batch
 from engines.onnx.metadata import (
     HALF_KEY,
@@ -25,7 +26,7 @@ from engines.onnx.metadata import (
 )
 from engines.onnx.placement import placed_session
 from engines.onnx.session import open_session
-from engines.runner import ImageBatch, Labels, check_images
+from engines.runner import ImageBatch, Labels, Signals, check_images, not_asked
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +40,28 @@ class OnnxRunner:
         path: An ONNX file written by this project, FP32 or INT8, with any head.
         threads: Threads of one operator; None takes every usable core.
         device: Where it runs, see `open_session`.
+        confidence: Whether it is asked for `signals` too; else what they take is cut off.
 
     Raises:
-        ModelError: If the file is missing, broken or was not written by this project.
+        ModelError: If the file is missing, broken or was not written by this project; if it is
+            asked for signals and gives none.
         DependencyError: If ``onnxruntime`` is not installed, or not for that device.
         DeviceError: If the device would not be used.
     """
 
     def __init__(
-        self, path: Path, threads: int | None = None, device: ProviderName = "cpu"
+        self,
+        path: Path,
+        threads: int | None = None,
+        device: ProviderName = "cpu",
+        *,
+        confidence: bool = False,
     ) -> None:
         self.fallbacks: list[str] = []
         self.execution: dict[str, str] = {}
+        content = as_asked(path, confidence)
         if device == "cpu":
-            self._session = open_session(path, threads=threads)
+            self._session = open_session(content, threads=threads, origin=str(path))
             metadata = self._session.get_modelmeta().custom_metadata_map
         else:
             metadata = read_metadata(path)
@@ -62,15 +71,23 @@ class OnnxRunner:
         self.identity = identity_in(metadata, str(path))
         self.made_from = made_from(metadata)
         if device != "cpu":
-            self._session = self._on_device(path, threads, device, metadata)
+            self._session = self._on_device(path, content, threads, device, metadata)
+        self._beside: tuple[str, ...] = ()
+        if confidence:
+            self._beside = beside([one.name for one in self._session.get_outputs()], str(path))
         self.backend = f"onnxruntime {require('onnxruntime', 'cpu').__version__} {device}"
         self.parts: dict[str, int] = {}
 
     def _on_device(
-        self, path: Path, threads: int | None, device: ProviderName, metadata: dict[str, str]
+        self,
+        path: Path,
+        content: Path | bytes,
+        threads: int | None,
+        device: ProviderName,
+        metadata: dict[str, str],
     ) -> Any:
         opened = partial(
-            open_session, path, threads=threads, device=device,
+            open_session, content, threads=threads, device=device, origin=str(path),
             int8=QUANTIZATION_KEY in metadata, half=HALF_KEY in metadata,
         )  # fmt: skip
         size = self.spec.preprocessing
@@ -96,15 +113,27 @@ class OnnxRunner:
 
     def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
+        (labels,) = self._run(images, ())
+        return np.asarray(labels, np.uint8)
+
+    def signals(self, images: ImageBatch) -> Signals:
+        """See `Runner`."""
+        if not self._beside:
+            raise not_asked()
+        labels, confidence, *features = self._run(images, self._beside)
+        return Signals(labels, confidence, features[0] if features else None)
+
+    def _run(self, images: ImageBatch, beside: tuple[str, ...]) -> list[Any]:
+        """Return labels, and the outputs that are asked for beside them."""
         check_images(images, self.spec)
         start = perf_counter_ns()
-        output = self._session.run([self.head], {"image": images})[0]
+        output, *more = self._session.run([self.head, *beside], {"image": images})
         done = perf_counter_ns()
         size = self.spec.preprocessing
         labels = labels_of_batch(self.head, output, size.height, size.width)
         # On a GPU, ONNX Runtime's copies are part of its run.
         self.parts = {"inference": done - start, "upsample": perf_counter_ns() - done}
-        return labels
+        return [labels, *more]
 
     def __enter__(self) -> OnnxRunner:
         return self

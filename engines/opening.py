@@ -21,6 +21,7 @@ def open_runner(
     *,
     graphs: bool = True,
     trusted: bool = False,
+    confidence: bool = False,
 ) -> Runner:
     """Open an ONNX file with ONNX Runtime or OpenVINO, or an engine with its TensorRT.
 
@@ -32,6 +33,8 @@ def open_runner(
             GPU.
         graphs: As in `TensorRTRunner`; ONNX files have none.
         trusted: Whether this process has made the file or checked its signature.
+        confidence: Whether `Runner.signals` is asked for; else nothing is spent on it, but for an
+            engine, which computes what it was built with.
 
     Raises:
         BundleError: If this machine demands a signature (`engines.trust`) that it lacks.
@@ -40,14 +43,16 @@ def open_runner(
     """
     if not trusted:
         with model_file(model, device) as file:
-            return open_runner(file, threads, device, graphs=graphs, trusted=True)
+            return open_runner(
+                file, threads, device, graphs=graphs, trusted=True, confidence=confidence
+            )
     if model.suffix != ENGINE:
         if device == "openvino":
-            return OpenVinoRunner(model, threads)
-        return OnnxRunner(model, threads, device)
+            return OpenVinoRunner(model, threads, confidence=confidence)
+        return OnnxRunner(model, threads, device, confidence=confidence)
     if device in ("tensorrt", "openvino"):
         msg = f"{model}: is an engine already; `device` is for ONNX files"
         raise ConfigError(msg)
     from engines.tensorrt.runner import TensorRTRunner
 
-    return TensorRTRunner(model, graphs=graphs)
+    return TensorRTRunner(model, graphs=graphs, confidence=confidence)

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeuda.data.folders import spread
+from edgeuda.data.frames import frame_folder
+from edgeuda.data.images import read_image, resize_image, write_image, write_label
+from edgeuda.data.treatment import as_shown
 from edgeuda.errors import BundleError
-from engines.bundle import MemberRole, write_bundle
+from edgeuda.records.bundle import Manifest
+from edgeuda.records.names import MemberRole
+from edgeuda.records.reference import SUFFIX
+from edgeuda.spec import ModelSpec
+from engines.bundle import write_bundle
+from engines.machine.hardware import ROUNDING, identity
+from engines.onnx.confidence import CONFIDENCE_KEY
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.metadata import export_of, precision_of, runtime_of, spec_of
+from engines.onnxruntime_runner import OnnxRunner
+from engines.reference import reference_of
 
+ACCEPTANCE = 4
+"""Frames on which a vehicle tries a model."""
 BESIDE: tuple[tuple[str, MemberRole], ...] = (
     (".calibration.json", "calibration"),
     (".ranges.npz", "ranges"),
+    (SUFFIX, "reference"),
 )
 """Suffixes of what belongs to a model's file."""
 
@@ -27,7 +43,8 @@ def pack(
     recipe: Path | None = None,
     licences: Sequence[Path] = (),
     private_key: Path | None = None,
-) -> dict[str, Any]:
+    acceptance: Path | None = None,
+) -> Manifest:
     """Write a bundle of forms of one network; see `engines.bundle.write_bundle`.
 
     Args:
@@ -37,12 +54,15 @@ def pack(
         recipe: Recipe of the training.
         licences: Under which terms the vehicle may run it.
         private_key: Ed25519 key to sign with.
+        acceptance: Footage of which `ACCEPTANCE` frames are packed, with the label maps that each
+            model gives of them here, for `engines.installation`; None packs none.
 
     Returns:
         The manifest.
 
     Raises:
         BundleError: If the models are not of one network, or see `write_bundle`.
+        DataError: If a model's reference is damaged, or that of another model.
     """
     files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
     specs = {}
@@ -55,11 +75,14 @@ def pack(
             "head": exported.head,
             "opset": exported.opset,
             "for": runtime_of(metadata),
+            **({"confidence": True} if CONFIDENCE_KEY in metadata else {}),
         }
         files.append(("model", path, about))
         for suffix, role in BESIDE:
             beside = path.with_name(path.name + suffix)
             if beside.exists():
+                if role == "reference":
+                    reference_of(path)  # that of another model would be normal for nobody
                 files.append((role, beside, {}))
     if not specs:
         msg = f"{out}: expected at least one model to pack, found none"
@@ -73,4 +96,31 @@ def pack(
     files += [("licence", path, {}) for path in licences]
     if recipe is not None:
         files.append(("recipe", recipe, {}))
-    return write_bundle(out, files, {"spec": json.loads(spec.to_json())}, private_key)
+    with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
+        if acceptance is not None:
+            files += _accepted(acceptance, models, spec, Path(folder))
+        return write_bundle(out, files, json.loads(spec.to_json()), private_key)
+
+
+def _accepted(
+    footage: Path, models: Sequence[Path], spec: ModelSpec, folder: Path
+) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
+    """Write frames at the network's size, and what each model makes of them on this CPU."""
+    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
+    frames, size = frame_folder(footage), spec.preprocessing
+    here = identity()
+    about = {key: here[key] for key in ROUNDING}
+    images = {}
+    for number, path in enumerate(spread(frames, ACCEPTANCE)):
+        shown = as_shown(read_image(path), path, size.geometry)
+        name = f"frame-{number}.png"
+        images[name] = resize_image(shown, size.height, size.width)
+        write_image(folder / name, images[name])
+        files.append(("acceptance", folder / name, {}))
+    for model in models:
+        with OnnxRunner(model, 1) as runner:
+            for name, image in images.items():
+                path = folder / f"{model.name}-{name}"
+                write_label(path, runner(image[None])[0])
+                files.append(("acceptance", path, {"model": model.name, "frame": name, **about}))
+    return files

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.images import Image, LabelMap, resize_image, resize_label
-from edgeuda.errors import DataError
+from edgeuda.errors import DataError, ModelError
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
 
+Found = TypeVar("Found")
 ImageBatch = npt.NDArray[np.uint8]
 """``[N, H, W, 3]`` uint8 RGB at the network's input size."""
 Labels = npt.NDArray[np.uint8]
 """``[N, H, W]`` uint8 class ids."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What a model says of images: their labels, and how sure it is.
+
+    Attributes:
+        labels: ``[N, H, W]`` uint8 class ids.
+        confidence: ``[N, h, w]`` uint8, see `engines.onnx.confidence`.
+        features: ``[N, C]`` float32 pooled features; None if the model gives none.
+    """
+
+    labels: Labels
+    confidence: npt.NDArray[np.uint8]
+    features: npt.NDArray[np.float32] | None
 
 
 class Runner(Protocol):
@@ -82,9 +99,35 @@ class Runner(Protocol):
             DataError: If the images have another shape or type.
         """
 
+    def signals(self, images: ImageBatch) -> Signals:
+        """Segment images and say how sure the model is; else as a call.
+
+        Raises:
+            DataError: If the images have another shape or type.
+            ModelError: If the model was opened without ``confidence``.
+        """
+
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSignals:
+    """What a model says of a camera frame.
+
+    Attributes:
+        labels: ``[H, W]`` uint8 class ids at the frame's own size.
+        fed: ``[height, width, 3]`` uint8 RGB, the frame as the network took it; it is good until
+            the next call.
+        confidence: ``[h, w]`` uint8, not enlarged.
+        features: ``[C]`` float32; None if the model gives none.
+    """
+
+    labels: LabelMap
+    fed: Image
+    confidence: npt.NDArray[np.uint8]
+    features: npt.NDArray[np.float32] | None
 
 
 def segment(runner: Runner, frame: Image, stages: dict[str, float] | None = None) -> LabelMap:
@@ -99,15 +142,48 @@ def segment(runner: Runner, frame: Image, stages: dict[str, float] | None = None
     Returns:
         ``[H, W]`` uint8 class ids at the frame's own size.
     """
+    _, _, labels = _through(runner, frame, runner, lambda found: found[0], stages)
+    return labels
+
+
+def signals_of(
+    runner: Runner, frame: Image, stages: dict[str, float] | None = None
+) -> FrameSignals:
+    """Segment a camera frame of any size and say how sure the model is.
+
+    Args:
+        runner: A loaded model that was opened with ``confidence``.
+        frame: ``[H, W, 3]`` uint8 RGB.
+        stages: As in `segment`.
+
+    Raises:
+        ModelError: If it was opened without.
+    """
+    fed, found, labels = _through(
+        runner, frame, runner.signals, lambda found: found.labels[0], stages
+    )
+    features = None if found.features is None else found.features[0]
+    return FrameSignals(labels, fed, found.confidence[0], features)
+
+
+def _through(
+    runner: Runner,
+    frame: Image,
+    call: Callable[[ImageBatch], Found],
+    labels_in: Callable[[Found], LabelMap],
+    stages: dict[str, float] | None,
+) -> tuple[Image, Found, LabelMap]:
+    """Return a frame as it was fed, what a call made of it, and its labels at its own size."""
     start = perf_counter_ns()
     size = runner.spec.preprocessing
     buffer = runner.buffer()
     into = None if buffer is None else buffer[0]
     image = resize_image(frame, size.height, size.width, into)[None]
     before = perf_counter_ns()
-    labels = runner(image if buffer is None else buffer)
+    fed = image if buffer is None else buffer
+    found = call(fed)
     inferred = perf_counter_ns()
-    label = resize_label(labels[0], *frame.shape[:2])
+    label = resize_label(labels_in(found), *frame.shape[:2])
     if stages is not None:
         parts = dict(runner.parts)
         known = sum(ns for name, ns in parts.items() if not name.startswith("gpu"))
@@ -115,7 +191,12 @@ def segment(runner: Runner, frame: Image, stages: dict[str, float] | None = None
         parts["upsample"] = parts.get("upsample", 0) + perf_counter_ns() - inferred
         stages["resize"] = (before - start) / 1e6
         stages.update({name: ns / 1e6 for name, ns in parts.items()})
-    return label
+    return fed[0], found, label
+
+
+def not_asked() -> ModelError:
+    """Return the error of a runner that is asked for what it was opened without."""
+    return ModelError("The model was opened for labels only. Open it with `confidence`")
 
 
 def check_images(images: ImageBatch, spec: ModelSpec) -> None:

@@ -32,14 +32,16 @@ def adapt(
         str | None,
         typer.Option(
             help="Labelled target images that stage ass may use: how many, or a file that lists "
-            "them; their label maps lie in labels/ beside images/."
+            "them, whose label maps lie in labels/ beside images/; or a labelled folder of its "
+            "own, as data import-labels writes it."
         ),
     ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(
             help="Adapted run or model file, of any of our networks, that labels the target frames "
-            "in stage distil and stays as it is; by default the recipe says who teaches."
+            "in stage distil and stays as it is, or folder of soft labels as pseudo-label --soft "
+            "writes it; by default the recipe says who teaches."
         ),
     ] = None,
     seed: options.Seed = None,
@@ -47,6 +49,7 @@ def adapt(
     resume: options.Resume = False,
     workers: options.Workers = 0,
     device: options.TrainDevice = "auto",
+    log: options.Log = None,
 ) -> None:
     """Adapt a source-trained network to unlabelled target frames."""
     require_inputs([model], (*source, target))
@@ -78,7 +81,9 @@ def adapt(
         model,
         source,
         target,
-        RunOptions(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
+        RunOptions(
+            out, resume, workers, ignore_unmapped, tuple(source_weight or ()), tuple(log or ())
+        ),
         space_or_none(label_space),
     )
     for remark in AdaptationRecord.read(out / ADAPTATION_FILE).said():

@@ -16,7 +16,12 @@ from edgeuda.records.names import LibraryName
 def build(
     model: options.OnnxModel,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of engines; one that was built before is reused.")
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder of engines; one that was built before is reused.",
+            **options.WRITTEN,
+        ),
     ],
     library: Annotated[
         LibraryName, typer.Option(help="Which library builds: TensorRT, or TensorRT for RTX.")
@@ -50,7 +55,8 @@ def build(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of frames for INT8 by TensorRT's own calibrator, which 8.6 to 10.11 have."
+            help="Folder of frames for INT8 by TensorRT's own calibrator, which 8.6 to 10.11 have.",
+            **options.READ,
         ),
     ] = None,
     calibration_frames: Annotated[
@@ -76,8 +82,8 @@ def build(
     ] = None,
 ) -> None:
     """Build a model's engine, unless the same one is there already."""
+    from edgeuda.records.build import BuildOptions
     from engines.bundle_model import model_file
-    from engines.tensorrt.builder import BuildOptions, engine_precision
     from engines.tensorrt.cache import cached_engine, record_path
     from engines.tensorrt.library import load_tensorrt
 
@@ -106,14 +112,14 @@ def build(
             engine = calibrated_engine(trt, file, frames, settings, out)
     record = engine.record
     console.print(
-        f"{trt.title}, {engine_precision(record)}, {record['plan_bytes'] / 1e6:.2f} MB"
-        + (": reused" if engine.reused else f", built in {record['seconds']:.1f} s")
+        f"{trt.title}, {record.precision}, {record.plan_bytes / 1e6:.2f} MB"
+        + (": reused" if engine.reused else f", built in {record.seconds:.1f} s")
     )
-    if dla := record.get("dla_layers"):
+    if dla := record.dla_layers:
         console.print(
-            f"deep learning accelerator: {dla['layers']} of {dla['of']} layers, the rest on the GPU"
+            f"deep learning accelerator: {dla.layers} of {dla.of} layers, the rest on the GPU"
         )
-    for severity, text in record["messages"][:5]:
+    for severity, text in record.messages[:5]:
         console.print(f"{severity}: {text}", markup=False, soft_wrap=True)
     wrote(engine.path, record_path(engine.path))
 

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from engines.bundle import Bundle
 
 BundleFile = Annotated[Path, typer.Argument(help="Bundle to read, an .edgeuda file.")]
-PublicKey = Annotated[
-    Path | None,
-    typer.Option(help="Ed25519 public key, PEM: refuse what is not signed by its owner."),
-]
 
 
 def bundle(
@@ -35,6 +31,13 @@ def bundle(
     licence: Annotated[
         list[Path] | None, typer.Option(help="Licence of the network or of its data (repeatable).")
     ] = None,
+    acceptance: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of frames: four of them go along, with what each model makes of them, so "
+            "that `install` can try it on the vehicle.",
+        ),
+    ] = None,
     sign: Annotated[
         Path | None, typer.Option(help="Ed25519 private key to sign with, PEM without a password.")
     ] = None,
@@ -42,7 +45,10 @@ def bundle(
     """Pack models, their calibration, metrics and licences into one checked file."""
     from engines.packing import pack
 
-    pack(model, out, records=record or (), recipe=recipe, licences=licence or (), private_key=sign)
+    pack(
+        model, out, records=record or (), recipe=recipe, licences=licence or (), private_key=sign,
+        acceptance=acceptance,
+    )  # fmt: skip
     if not licence:
         console.print("no --licence was given: say under which terms the vehicle may run it")
     wrote(out, then=f"edgeuda verify {options.typed(out)}")
@@ -57,10 +63,14 @@ def inspect(path: BundleFile) -> None:
 
 def verify(
     path: BundleFile,
-    public_key: PublicKey = None,
+    public_key: options.PublicKey = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder that the bundle is unpacked into, once it was checked."),
+        typer.Option(
+            "--out",
+            help="Folder that the bundle is unpacked into, once it was checked.",
+            **options.WRITTEN,
+        ),
     ] = None,
 ) -> None:
     """Check a bundle's names, sizes, checksums and, with a key, its signature."""
@@ -79,12 +89,12 @@ def verify(
 def _show(found: Bundle) -> None:
     from rich.table import Table
 
-    spec = found.manifest.get("spec", {})
+    spec = found.manifest.spec
     size = spec.get("preprocessing", {})
     console.print(
         f"{spec.get('architecture')} for {spec.get('label_space', {}).get('name')}, "
-        f"{size.get('height')}x{size.get('width')}, made {found.manifest.get('created')} "
-        f"by EdgeUDA {found.manifest.get('edgeuda')}"
+        f"{size.get('height')}x{size.get('width')}, made {found.manifest.created} "
+        f"by EdgeUDA {found.manifest.edgeuda}"
     )
     table = Table("file", "role", "bytes", "about")
     for member in found.members.values():

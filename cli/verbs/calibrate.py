@@ -9,13 +9,14 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli import options
-from cli.verbs.shared import console, space_or_none, wrote
+from cli.verbs.shared import cluster_of, console, space_or_none, wrote
 from edgeuda.errors import ConfigError, ParityError
 from edgeuda.files import require_absent
 from edgeuda.records.names import FrameRule, ProviderName, QuantizerName, RuleName, RuntimeName
 
 if TYPE_CHECKING:
     from edgeuda.records.calibration import CalibrationRecord
+    from edgeuda.records.reference import Reference
 
 
 FRAMES, RANGES, RECOVERY = "Frames", "Ranges", "What brings accuracy back"
@@ -59,6 +60,7 @@ def calibrate(
             help="Folder that ranges are collected on instead of --target, which then only judges "
             "(repeatable).",
             rich_help_panel=FRAMES,
+            **options.READ,
         ),
     ] = None,
     adapt_bn: Annotated[
@@ -102,6 +104,15 @@ def calibrate(
             rich_help_panel=PLACEMENT,
         ),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time each block in INT8 and in float on this machine, and keep float what is "
+            "faster so.",
+            rich_help_panel=PLACEMENT,
+        ),
+    ] = False,
     keep_float: Annotated[
         list[str] | None,
         typer.Option(
@@ -183,6 +194,16 @@ def calibrate(
             rich_help_panel=PLACEMENT,
         ),
     ] = "edgeuda",
+    reference_frames: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Frames of --target whose confidence, classes and look are kept beside the model "
+            "as what is normal, in stretches that follow each other; by default as many as "
+            "--frames, if the model was exported with --confidence; 0 keeps none.",
+            rich_help_panel=FRAMES,
+        ),
+    ] = None,
     device: Annotated[
         ProviderName,
         typer.Option(
@@ -190,6 +211,9 @@ def calibrate(
         ),
     ] = "cpu",
     threads: options.Threads = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", rich_help_panel=MACHINE, **options.RAY)
+    ] = None,
     backend: Annotated[RuntimeName | None, options.renamed("--backend")] = None,
 ) -> None:
     """Collect ranges on target frames, write an INT8 model, and judge it without labels.
@@ -203,6 +227,7 @@ def calibrate(
     from calibration.source import adapted_path
     from edgeuda.data.frames import frame_folder
     from edgeuda.records.calibration import Limits
+    from edgeuda.records.reference import Reference, reference_path
 
     if page is not None:
         if page.suffix != ".html":
@@ -219,12 +244,14 @@ def calibrate(
         correct_biases=correct_biases,
         adapt_batch_norm=adapt_bn,
         keep_float=tuple(keep_float or ()),
+        measure=measure,
         max_drop=None if max_drop is None else max_drop / 100,
         whole_curve=page is not None,
         limits=Limits(min_agreement / 100, min_class_agreement / 100),
         threads=threads,
         device=device,
         quantizer=quantizer,
+        cluster=cluster_of(ray, threads, device=device),
     )
     with Progress(
         TextColumn("{task.description}"),
@@ -242,9 +269,16 @@ def calibrate(
             model, target, out, options=settings, frames=frames, choose=choose,
             on=on or (), data=data, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, finetune=finetune, seed=seed, ranges=ranges,
-            cache=None if cache is None else Cache(cache, unchecked_cache), report=report,
+            cache=None if cache is None else Cache(cache, unchecked_cache),
+            reference_frames=reference_frames, report=report,
         )  # fmt: skip
     written = [out]
+    if reference_path(out).exists():
+        written.append(reference_path(out))
+        _say_reference(Reference.read(reference_path(out)))
+    else:
+        why = "as asked" if reference_frames == 0 else "as it was exported without --confidence"
+        console.print(f"no reference of what is normal lies beside the model, {why}")
     if adapt_bn:
         written.append(adapted_path(out))
         model = adapted_path(out)
@@ -276,6 +310,15 @@ def calibrate(
         raise ParityError(msg)
 
 
+def _say_reference(record: Reference) -> None:
+    console.print(
+        f"reference of what is normal: {record.frames} of {record.footage} frames in "
+        f"{len(record.stretches)} stretch{'es' * (len(record.stretches) > 1)}"
+    )
+    for remark in record.remarks:
+        console.print(f"  {remark}")
+
+
 def _say(record: CalibrationRecord) -> None:
     from calibration.frame_choice import enough
 
@@ -290,6 +333,17 @@ def _say(record: CalibrationRecord) -> None:
             else ""
         )
     )
+    if record.measured is not None:
+        timed = record.measured
+        console.print(
+            (f"{', '.join(timed.kept_float)} stay float" if timed.kept_float else "no block")
+            + (
+                f", for this machine then takes {timed.chosen_ms / timed.int8_ms:.2f} of the time "
+                "of INT8 alone"
+                if timed.kept_float
+                else " is faster in float on this machine"
+            )
+        )
     if record.assignment is not None:
         kept = record.assignment.kept_float
         console.print(

@@ -18,7 +18,12 @@ def compare(
     target: options.Target,
     data: options.Data,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the comparison; finished runs in it are kept.")
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder of the comparison; finished runs in it are kept.",
+            **options.WRITTEN,
+        ),
     ],
     plan: Annotated[
         str,
@@ -41,6 +46,7 @@ def compare(
     ] = None,
     source_weight: options.SourceWeights = None,
     workers: options.Workers = 0,
+    log: options.Log = None,
 ) -> None:
     """Run methods x seeds on one track; table with mean, spread and a plot. Resumes by itself."""
     require_inputs(data=(*source, target, data, oracle))
@@ -55,7 +61,9 @@ def compare(
         source, target, data, oracle, space_or_none(label_space), ignore_unmapped=ignore_unmapped,
         source_weights=tuple(source_weight or ()),
     )  # fmt: skip
-    record = run(variants, track, seeds or [0, 1, 2], out, workers, console.print)
+    record = run(
+        variants, track, seeds or [0, 1, 2], out, workers, console.print, trackers=log or ()
+    )
     record = replace(record, machine=identity())
     record_file, text_file, plot_file = (
         out / f"comparison.{suffix}" for suffix in ("json", "md", "svg")

@@ -8,21 +8,31 @@ from typing import Annotated, Literal
 import typer
 
 from cli import options
-from cli.verbs.shared import console, parse_size, space_or_none, wrote
+from cli.verbs.labelling import export_labels, import_labels, select
+from cli.verbs.shared import cluster_of, console, parse_size, shown, space_or_none, wrote
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import require_absent
+from edgeuda.files import parse_bytes, require_absent
 
-app = typer.Typer(no_args_is_help=True, help="Extract frames, check, split and render data.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Extract frames, check, split and render data; choose frames to label, and exchange "
+    "labels with annotation tools.",
+)
+app.command(cls=options.Verb)(select)
+app.command()(export_labels)
+app.command()(import_labels)
 
 
-@app.command()
+@app.command(cls=options.Verb)
 def frames(
     footage: Annotated[
         Path,
         typer.Option(
             "--footage",
             help="Folder, video, image, MCAP file or ROS bag (drive.mcap, or one topic of it: "
-            "drive.mcap:/camera/image_raw), or a .txt or .csv list of any.",
+            "drive.mcap:/camera/image_raw), WebDataset shards (shards-{0000..0099}.tar), or a .txt "
+            "or .csv list of any; on disk or in an object store (s3://BUCKET/NAME).",
+            **options.READ,
         ),
     ],
     out: options.Out,
@@ -60,13 +70,15 @@ def frames(
         Literal["jpg", "png"], typer.Option("--format", help="Format of the frames.")
     ] = "jpg",
     resume: options.Resume = False,
+    ray: options.Ray = None,
 ) -> None:
     """Write the distinct frames of footage to a folder that every verb takes as target."""
     from rich.progress import Progress as Bar
     from rich.progress import TextColumn
 
-    from edgeuda.data.curation import INDEX_FILE, Curation, CurationProgress, curate, parse_crop
-    from edgeuda.data.footage import Span
+    from edgeuda.cluster_curation import curate_on_cluster
+    from edgeuda.data.curation import INDEX_FILE, CurationProgress, curate, parse_crop
+    from edgeuda.records.frames import Curation, Span
 
     curation = Curation(
         None if calibration is None else str(calibration),
@@ -74,15 +86,19 @@ def frames(
         None if mask is None else str(mask),
         distinct,
     )
-    with Bar(TextColumn("{task.description}"), transient=True) as bar:
-        task = bar.add_task("")
+    span, form, cluster = Span(start, end, rate, fps), f".{suffix}", cluster_of(ray, None)
+    if cluster is not None:
+        with shown("data frames", True) as progress:
+            found = curate_on_cluster(footage, out, span, curation, cluster, form, resume, progress)
+    else:
+        with Bar(TextColumn("{task.description}"), transient=True) as bar:
+            task = bar.add_task("")
 
-        def report(now: CurationProgress) -> None:
-            if now.seen % 10 == 0:
-                bar.update(task, description=f"{now.seen} frames, {now.kept} kept")
+            def report(now: CurationProgress) -> None:
+                if now.seen % 10 == 0:
+                    bar.update(task, description=f"{now.seen} frames, {now.kept} kept")
 
-        span = Span(start, end, rate, fps)
-        found = curate(footage, out, span, curation, f".{suffix}", resume, report)
+            found = curate(footage, out, span, curation, form, resume, report)
     console.print(
         f"{found.seen} frames: kept {found.kept}, left out {found.duplicates} near-duplicates"
     )
@@ -93,14 +109,78 @@ def frames(
 
 
 @app.command()
+def shard(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Names of the shards, with a number in them: shards-%04d.tar.",
+            **options.WRITTEN,
+        ),
+    ],
+    footage: Annotated[
+        Path | None,
+        typer.Option(
+            "--footage", help="Footage, as the verb frames takes it; or --data.", **options.READ
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder of labelled images; their label maps become members KEY.seg.png.",
+            **options.READ,
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", help="Size of a shard at most, such as 500MB.")
+    ] = "500MB",
+    label_space: options.LabelSpaceName = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the shards that are there.")
+    ] = False,
+) -> None:
+    """Write frames, with their labels if there are any, as WebDataset shards."""
+    from rich.progress import Progress as Bar
+    from rich.progress import TextColumn
+
+    from edgeuda.data.folders import labelled_folder
+    from edgeuda.data.shards import write_shards
+
+    if (footage is None) is (data is None):
+        msg = "Expected either --footage or --data"
+        raise ConfigError(msg)
+    limit = parse_bytes("--size", size)
+    source = footage if data is None else labelled_folder(data, None, space_or_none(label_space))
+    assert source is not None
+    with Bar(TextColumn("{task.description}"), transient=True) as bar:
+        task = bar.add_task("")
+
+        def report(now: int) -> None:
+            bar.update(task, description=f"{now} samples")
+
+        samples, shards = write_shards(source, out, limit, resume, report)
+    console.print(f"{samples} samples in {shards} shards")
+    last = out.name % (shards - 1)
+    wrote(out.with_name(out.name % 0), *[out.with_name(last)][: shards - 1])
+
+
+@app.command(cls=options.Verb)
 def check(
     out: Annotated[
-        Path, typer.Option("--out", help="HTML page to write; JSON and Markdown go beside it.")
+        Path,
+        typer.Option(
+            "--out", help="HTML page to write; JSON and Markdown go beside it.", **options.WRITTEN
+        ),
     ],
-    source: Annotated[Path | None, typer.Option(help="Folder of labelled source images.")] = None,
-    target: Annotated[Path | None, typer.Option(help="Folder of target frames.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of labelled source images.", **options.READ)
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="Folder of target frames.", **options.READ)
+    ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="Folder of labelled images to score on.")
+        Path | None, typer.Option(help="Folder of labelled images to score on.", **options.READ)
     ] = None,
     label_space: options.LabelSpaceName = None,
     limit: Annotated[
@@ -109,6 +189,7 @@ def check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 if errors were found.")
     ] = False,
+    ray: options.Ray = None,
 ) -> None:
     """Look for damage, wrong labels, rare classes, leakage, and how far two domains are apart."""
     if source is None and target is None and test is None:
@@ -116,6 +197,7 @@ def check(
         raise ConfigError(msg)
     for path in (out, out.with_suffix(".json"), out.with_suffix(".md")):
         require_absent(path)
+    from edgeuda.cluster import discard, shards_folder
     from edgeuda.data.folders import labelled_folder
     from edgeuda.data.images import list_images
     from edgeuda.data_check import check as run
@@ -129,8 +211,12 @@ def check(
         if folder is not None
     }
     frames = {} if target is None else {"target": (target, list_images(target))}
-    result = run(labelled, frames, limit)
+    with shown("data check", ray is not None) as progress:
+        cluster = cluster_of(ray, None)
+        result = run(labelled, frames, limit, cluster, shards_folder(out), progress)
     files = build_data_report(result, out)
+    if ray is not None:
+        discard(out)
     for found in result.findings:
         console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True, markup=False)
         if found.advice:
@@ -151,7 +237,12 @@ def check(
 @app.command()
 def render(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the data set; an interrupted one is continued.")
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder of the data set; an interrupted one is continued.",
+            **options.WRITTEN,
+        ),
     ],
     domain: Annotated[
         str, typer.Option(help="Look of the streets: simulator, camera or randomised.")
@@ -191,7 +282,9 @@ def render(
 
 @app.command()
 def split(
-    data: Annotated[Path, typer.Option("--data", help="Folder of labelled images to split.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of labelled images to split.", **options.READ)
+    ],
     out: options.Out,
     shares: Annotated[
         str, typer.Option(help="Shares of train, val and test, which are made to sum to 1.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from cli.verbs.shared import console, wrote
 from edgeuda.errors import ConfigError, DeviceError
 from edgeuda.files import require_absent
@@ -19,7 +20,9 @@ def doctor(
             help="Task that has to be possible; if it is not, the exit code is 10 (repeatable)."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON record to write too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON record to write too.", **options.WRITTEN)
+    ] = None,
 ) -> None:
     """Say what this machine can do, what it lacks, and the command that gets it."""
     if out is not None:

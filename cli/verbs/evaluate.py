@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, parse_size, require_inputs, space_or_none, wrote
+from cli.verbs.shared import (
+    cluster_of,
+    console,
+    parse_size,
+    require_inputs,
+    shown,
+    space_or_none,
+    wrote,
+)
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent, write_json
 
@@ -56,6 +64,7 @@ def evaluate(
     threads: options.Threads = None,
     device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
+    ray: options.Ray = None,
 ) -> None:
     """Score a checkpoint or an ONNX file: per-class IoU, mIoU, pixel accuracy."""
     from edgeuda.accuracy.scoring import table_paths
@@ -66,6 +75,7 @@ def evaluate(
     for path in written:
         require_absent(path)
     from edgeuda.accuracy.evaluation import table
+    from edgeuda.cluster import discard, shards_folder
 
     title = name or model.stem
     stored = space_or_none(label_space)
@@ -78,11 +88,19 @@ def evaluate(
                 "--flip, --window and --window-size need the checkpoint"
             )
             raise ConfigError(msg)
-        scored = score_exported(
-            model, data, title, threads=threads, device=device, graphs=graphs, stored=stored,
-            ignore_unmapped=ignore_unmapped, boundary=boundary,
-        )  # fmt: skip
+        with shown("evaluate", ray is not None) as progress:
+            scored = score_exported(
+                model, data, title, threads=threads, device=device, graphs=graphs, stored=stored,
+                ignore_unmapped=ignore_unmapped, boundary=boundary, progress=progress,
+                cluster=cluster_of(ray, threads, model, device), shards=shards_folder(out),
+            )  # fmt: skip
     else:
+        if ray is not None:
+            msg = (
+                f"{model}: a checkpoint is scored in one process, found --ray. Export it, or leave "
+                "--ray out"
+            )
+            raise ConfigError(msg)
         if device != "cpu":
             msg = (
                 f"{model}: a checkpoint is scored on the CPU, found --device {device}. "
@@ -104,6 +122,8 @@ def evaluate(
     write_json(out, scored.to_record())
     if tables:
         scored.write_tables(out)
+    if ray is not None:
+        discard(out)
     console.print(table([scored.evaluation]))
     if scored.boundary_miou is not None:
         console.print(

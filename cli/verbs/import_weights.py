@@ -20,7 +20,10 @@ def import_weights(
             "--weights", help="Weights of another project: a .pth, .pt or .safetensors file."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Model file to write, a .safetensors file.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="Model file to write, a .safetensors file.", **options.WRITTEN),
+    ],
     label_space: Annotated[
         str | None,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli import options
 from cli.verbs.shared import console, wrote
 
 
@@ -14,7 +15,7 @@ def report(
     records: Annotated[
         list[Path], typer.Argument(help="JSON records, or folders that are searched for them.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")],
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.", **options.WRITTEN)],
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
     """Write one self-contained HTML file, with JSON, Markdown and CSV beside it."""

@@ -30,8 +30,8 @@ def run(
         str | None,
         typer.Option(
             "--target",
-            help="Video, MCAP file, ROS bag, folder or list of frames, a camera's number or an "
-            "rtsp:// address.",
+            help="Video, MCAP file, ROS bag, shards, folder or list of frames, on disk or in an "
+            "object store (s3://BUCKET/NAME), a camera's number or an rtsp:// address.",
         ),
     ] = None,
     member: Annotated[
@@ -104,6 +104,43 @@ def run(
     threads: options.Threads = None,
     device: options.RunDevice = "cpu",
     graphs: options.Graphs = True,
+    confidence: options.Confidence = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Hold frames against what was normal when the model was calibrated, and give an "
+            "alarm where they are too far from it.",
+        ),
+    ] = False,
+    alarms_per_hour: Annotated[
+        float, typer.Option(help="False alarms in an hour that --watch accepts.")
+    ] = 0.1,
+    watch_window: Annotated[
+        float, typer.Option(help="Seconds that --watch takes together.")
+    ] = 10.0,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep the frames in that teach most, which adapt, calibrate and data "
+            "select take as it is; a later drive with the same model goes on with it.",
+            **options.WRITTEN,
+        ),
+    ] = None,
+    keep_frames: Annotated[
+        int, typer.Option(min=1, max=5000, help="Frames that --keep holds at most.")
+    ] = 500,
+    keep_megabytes: Annotated[
+        float, typer.Option(min=0.1, help="Megabytes that the images of --keep take at most.")
+    ] = 200.0,
+    redact: Annotated[
+        str | None,
+        typer.Option(
+            help="Function of yours, package.module:function, that each image goes through before "
+            "--keep writes it, for example to blur faces and plates; --video, --mcap, --rerun and "
+            "--serve show images as they are.",
+        ),
+    ] = None,
 ) -> None:
     """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
     require_absent(out)
@@ -114,11 +151,23 @@ def run(
         refuse_together(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
             ("--mcap", mcap), ("--rerun", rerun), ("--serve", serve), ("--fps", fps),
-            ("--frames", frames), ("--seconds", seconds),
+            ("--frames", frames), ("--seconds", seconds), ("--confidence", confidence),
+            ("--keep", keep),
         )  # fmt: skip
     if serve is None and serve_token is not None:
         msg = "--serve-token: expected --serve beside it, whose page it opens"
         raise ConfigError(msg)
+    if redact is not None and keep is None:
+        msg = "--redact: expected --keep beside it, whose images it changes"
+        raise ConfigError(msg)
+    if keep is not None and keep.resolve() == out.resolve():
+        msg = f"--keep: expected another folder than --out, found {keep} for both"
+        raise ConfigError(msg)
+    redacting = None
+    if redact is not None:
+        from engines.live.keep import redactor
+
+        redacting = redactor(redact)
     page = None
     if serve is not None:
         from engines.live.address import TOKEN_VARIABLE, address_of
@@ -136,32 +185,54 @@ def run(
         library(rerun)
     from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
+    from engines.installation import attempt, note_alarms
     from engines.opening import open_runner
 
     say = partial(console.print, markup=False, soft_wrap=True)
     with (
+        attempt(model) as ran,
         model_file(model, device, member, public_key) as file,
-        open_runner(file, threads, device, graphs=graphs, trusted=True) as runner,
+        open_runner(
+            file,
+            threads,
+            device,
+            graphs=graphs,
+            trusted=True,
+            confidence=confidence or watch or keep is not None,
+        ) as runner,
     ):
         checksum = sha256(file)
+        watching = None
+        if watch:
+            from engines.live.watch import Watch, WatchSettings
+            from engines.reference import reference_of
+
+            watching = Watch(reference_of(file), WatchSettings(alarms_per_hour, watch_window))
         if ros2 is not None:
             from engines.live.ros2 import spin
 
-            say(f"{spin(runner, ros2, ros2_labels, status=say)} label images published")
+            published = spin(runner, ros2, ros2_labels, status=say, watch=watching)
+            say(f"{published} label images published")
+            if watching is not None:
+                note_alarms(model, ran, watching.record())
             return
-        from edgeuda.data.footage import Span, camera, footage, frame_rate
+        from edgeuda.data.footage import camera, footage, frame_rate
+        from edgeuda.data.stores import StorePath, located
+        from edgeuda.records.frames import Span
         from engines.live.capture import Capture
         from engines.live.loop import StopAt
         from engines.live.loop import run as segment_stream
         from engines.live.sinks import LabelMaps, OverlayVideo, Window
 
         assert target is not None
-        live = (target.isdecimal() or "://" in target) and not Path(target).exists()
-        rate = fps or (None if live else frame_rate(Path(target))) or 30.0
+        where = located(target)
+        address = "://" in target and not isinstance(where, StorePath)
+        live = (target.isdecimal() or address) and not where.exists()
+        rate = fps or (None if live else frame_rate(where)) or 30.0
         source = (
             partial(camera, int(target) if target.isdecimal() else target)
             if live
-            else partial(footage, Path(target), Span(fps=rate))
+            else partial(footage, where, Span(fps=rate))
         )
         stop = threading.Event()
         space = runner.spec.label_space
@@ -189,6 +260,20 @@ def run(
 
             sinks.append(StatusPage(page, space, arriving, {"model": model.name, **about}))
             say(f"watch {page.url}")
+        keeping = None
+        if keep is not None:
+            from edgeuda.records.keep import KeepBudget
+            from edgeuda.records.reference import reference_path
+            from engines.live.keep import EVERY, Keeper
+            from engines.reference import reference_of
+
+            timed = live or fps is not None or frame_rate(where) is not None
+            keeping = Keeper(
+                keep, KeepBudget(keep_frames, keep_megabytes),
+                ModelFile(model.name, checksum), space.classes,
+                reference_of(file) if reference_path(file).exists() else None,
+                redacting, runner.spec.preprocessing.geometry, EVERY if timed else 0.0,
+            )  # fmt: skip
         for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
             signal.signal(signal_, lambda *_: stop.set())
         record = segment_stream(
@@ -199,6 +284,9 @@ def run(
             limits=StopAt(frames, seconds),
             stop=stop,
             status=say,
+            confidence=confidence,
+            watch=watching,
+            keep=keeping,
         )
     record = replace(
         record, model=ModelFile(str(model), checksum), source=without_passwords(target)
@@ -206,13 +294,17 @@ def run(
     path = out / "run.json"
     record.write(path)
     say(str(record))
+    if record.watch is not None:
+        note_alarms(model, ran, record.watch)
     files = [out / "overlay.mkv", out / "labels"]
-    files += [Path(path) for path in (mcap, rerun) if path is not None]
+    files += [Path(path) for path in (mcap, rerun, keep) if path is not None]
     written = [path for path in files if path.exists()]
     wrote(path, *written)
     if record.error is not None:
         raise DataError(record.error)
     failed = [f"{name}: {one.error}" for name, one in record.sinks.items() if one.error]
+    if record.keep is not None and record.keep.error is not None:
+        failed.append(f"kept frames: {record.keep.error}")
     if failed:
         msg = f"The network went on to the end, but not all was written. {'; '.join(failed)}"
         raise OutputError(msg)

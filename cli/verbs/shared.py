@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from rich.console import Console
 from edgeuda.errors import ConfigError, DeviceError, printable, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from edgeuda.cluster import Cluster
     from edgeuda.labels import LabelSpace
     from edgeuda.training.recipe import Recipe
 
@@ -50,6 +52,40 @@ def space_or_none(name: str | None) -> LabelSpace | None:
     from edgeuda.labels import label_space
 
     return None if name is None else label_space(name)
+
+
+def cluster_of(
+    address: str | None, threads: int | None, model: Path | None = None, device: str = "cpu"
+) -> Cluster | None:
+    """Return the cluster of ``--ray``, None if it was not given; a worker has one core by default.
+
+    Args:
+        address: What stands after the option.
+        threads: Of an operator, and so cores of a worker.
+        model: What is run; an engine needs a GPU.
+        device: Where an ONNX file runs.
+    """
+    if address is None:
+        return None
+    from edgeuda.cluster import Cluster
+
+    gpu = device in ("cuda", "tensorrt") or (model is not None and model.suffix == ".engine")
+    return Cluster(address, threads=threads or 1, gpu=gpu)
+
+
+@contextmanager
+def shown(what: str, wanted: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show how far workers are; yields what is called with the frames done and those to do.
+
+    Args:
+        what: What they do.
+        wanted: Whether anything is shown.
+    """
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not wanted) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:

@@ -32,13 +32,17 @@ def tradeoff(
     ],
     target: options.Target,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the sweep; an interrupted one goes on.")
+        Path,
+        typer.Option(
+            "--out", help="Folder of the sweep; an interrupted one goes on.", **options.WRITTEN
+        ),
     ],
     data: Annotated[
         Path | None,
         typer.Option(
             "--data",
             help="Folder of labelled target images; without them FP32 counts as the truth.",
+            **options.READ,
         ),
     ] = None,
     label_space: options.LabelSpaceName = None,

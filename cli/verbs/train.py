@@ -31,7 +31,8 @@ def train(
     target: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of target frames whose colours source images take, see source.style."
+            help="Folder of target frames whose colours source images take, see source.style.",
+            **options.READ,
         ),
     ] = None,
     seed: options.Seed = None,
@@ -39,6 +40,7 @@ def train(
     resume: options.Resume = False,
     workers: options.Workers = 0,
     device: options.TrainDevice = "auto",
+    log: options.Log = None,
 ) -> None:
     """Train a network on labelled source images (stage 0)."""
     require_inputs(data=(*source, target))
@@ -50,7 +52,9 @@ def train(
         settings,
         source,
         space_or_none(classes),
-        RunOptions(out, resume, workers, ignore_unmapped, tuple(source_weight or ())),
+        RunOptions(
+            out, resume, workers, ignore_unmapped, tuple(source_weight or ()), tuple(log or ())
+        ),
         space_or_none(label_space),
         target,
     )

@@ -70,6 +70,7 @@ def evaluate(
     *,
     each: Callable[[Confusion], None] | None = None,
     outlines: BoundaryCounts | None = None,
+    first: int = 1,
 ) -> Confusion:
     """Run a model over labelled images and return one confusion matrix over all their pixels.
 
@@ -81,13 +82,14 @@ def evaluate(
         classes: Number of classes, K.
         each: Called with the confusion matrix of each image.
         outlines: Counts boundary pixels too.
+        first: Number of the first image, for errors.
 
     Raises:
         DataError: If there is no pair, or a prediction has another size than its label.
     """
     total = np.zeros((classes, classes), np.int64)
     count = 0
-    for count, (image, truth) in enumerate(pairs, 1):
+    for count, (image, truth) in enumerate(pairs, first):
         try:
             prediction = predict(image)
             found = confusion(truth, prediction, classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,31 +13,30 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda import schemas
-from edgeuda.data.camera import CameraGeometry, Lens, alike, crop_fits
-from edgeuda.data.footage import Frame, Span, footage
+from edgeuda.camera import CameraGeometry, Lens, alike, crop_fits
+from edgeuda.data.footage import footage
 from edgeuda.data.images import Image, read_image, write_image
 from edgeuda.data.recordings import lens_of, recording_of
-from edgeuda.data.treatment import treatment_of
+from edgeuda.data.stores import located
+from edgeuda.data.treatment import PROGRESS_FILE, treatment_of
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import (
     alone,
+    cache_folder,
     is_empty,
-    read_json,
     sha256,
     sha256_of,
     short_name,
     stamp,
     write_atomic,
-    write_json,
 )
+from edgeuda.records.frames import Curation, FramesRecord, Span
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = schemas.FRAMES
-INDEX_FILE = "frames.json"
+INDEX_FILE = FramesRecord.FILE
 LINES_FILE = "frames.jsonl"
-PROGRESS_FILE = "progress.json"
+IMAGES = "images"
 THUMBNAIL = (64, 36)
 """Columns and rows of the grey image by which frames are compared."""
 NOTED = 50
@@ -52,29 +50,8 @@ FROM_RECORDING = "recording"
 """In the place of a calibration file: the one that a recording holds."""
 CAMERA_FILE = "camera.yaml"
 """Beside the frames of a recording: the calibration that it holds."""
-CACHE_VARIABLE = "EDGEUDA_CACHE"
-"""Environment variable: folder for what is written once and used again."""
 
 Thumbnail = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Curation:
-    """What is done to each frame, in this order: undistort, crop, mask; then compare.
-
-    Attributes:
-        calibration: OpenCV calibration file (YAML, XML or JSON) to undistort by, `FROM_RECORDING`
-            for the one that a recording holds, or None.
-        crop: Left, top, width and height in pixels, or None.
-        mask: Image of the cropped size, or None: what is black in it is painted grey.
-        distinct: Mean difference in grey levels to the last kept frame below which a frame is a
-            near-duplicate, 0 to keep all.
-    """
-
-    calibration: str | None = None
-    crop: tuple[int, int, int, int] | None = None
-    mask: str | None = None
-    distinct: float = 2.0
 
 
 @dataclass
@@ -82,12 +59,12 @@ class CurationProgress:
     """How far a curation is.
 
     Attributes:
-        seen: Wanted frames so far.
+        seen: Wanted frames so far, those that cannot be read included.
         kept: Frames written.
         duplicates: Frames left out as near-duplicates.
         thumbnail: Of the last kept frame, hexadecimal; empty before the first.
         geometries: What was done to the kept frames since the camera gave them, each once, see
-            `edgeuda.data.camera.CameraGeometry`; None stands for nothing. One that differs from
+            `edgeuda.camera.CameraGeometry`; None stands for nothing. One that differs from
             frame to frame cannot travel with a model.
     """
 
@@ -96,6 +73,95 @@ class CurationProgress:
     duplicates: int = 0
     thumbnail: str = ""
     geometries: list[dict[str, Any] | None] = field(default_factory=list)
+
+    def takes(
+        self, taken: int, small: Thumbnail, done: dict[str, Any] | None, distinct: float
+    ) -> bool:
+        """Go on to the next frame; returns whether it is kept, or left out as a near-duplicate.
+
+        Args:
+            taken: Wanted frames up to this one.
+            small: Its thumbnail.
+            done: What was done to it since the camera gave it.
+            distinct: Grey levels by which it must differ from the last one kept.
+        """
+        self.seen = taken
+        last = _from_hex(self.thumbnail)
+        if last is not None and difference(last, small) < distinct:
+            self.duplicates += 1
+            return False
+        if done not in self.geometries:
+            self.geometries.append(done)
+        self.kept += 1
+        self.thumbnail = small.tobytes().hex()
+        return True
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A folder of frames that is being written.
+
+    Attributes:
+        out: The folder.
+        settings: What is asked for.
+        progress: How far it is.
+        done: Whether nothing is left to do.
+    """
+
+    out: Path
+    settings: FramesRecord
+    progress: CurationProgress
+    done: bool
+
+    @classmethod
+    def begin(
+        cls, source: Path, out: Path, span: Span, curation: Curation, suffix: str, resume: bool
+    ) -> Extraction:
+        """Make the folder, or find out how far an earlier call came.
+
+        Args:
+            source: Footage that was located.
+            out: See `curate`, as what follows.
+            span: Which frames.
+            curation: What is done to them.
+            suffix: Format of the images.
+            resume: Whether to go on.
+
+        Raises:
+            OutputExistsError: See `curate`.
+        """
+        settings = FramesRecord(
+            curation,
+            source=str(source.resolve()),
+            source_sha256=stamp(files) if (files := _files_of(source)) else None,
+            span=span,
+            files={
+                name: sha256(Path(path))
+                for name, path in (("mask", curation.mask), ("calibration", curation.calibration))
+                if path is not None and Path(path).is_file()
+            },
+            suffix=suffix,
+        )
+        progress = _begin(out, settings, resume)
+        return cls(out, settings, progress, (out / INDEX_FILE).exists())
+
+    def save(self) -> None:
+        """Note how far it is."""
+        _save(self.out, self.settings, self.progress)
+
+    def finish(self) -> None:
+        """Write the record that says it is done."""
+        geometries = self.progress.geometries
+        if len(geometries) > 1 or UNTOLD in geometries:
+            logger.warning(
+                "%s: what was done to these frames since the camera gave them differs from frame "
+                "to frame, or is not known: it cannot travel with a model. Extract raw footage of "
+                "one size at a time",
+                self.out,
+            )
+        record = replace(_record(self.settings, self.progress), thumbnail=None)
+        record.write(self.out / INDEX_FILE)
+        (self.out / PROGRESS_FILE).unlink(missing_ok=True)
 
 
 def curate(
@@ -125,54 +191,25 @@ def curate(
         DataError: If the footage, the mask or the calibration cannot be used.
         OutputExistsError: If ``out`` exists and is not resumed, or is of other settings.
     """
-    settings = {
-        "source": str(source.resolve()),
-        **({"source_sha256": stamp(files)} if (files := _files_of(source)) else {}),
-        "span": asdict(span),
-        "curation": asdict(curation),
-        "files": {
-            name: sha256(Path(path))
-            for name, path in (("mask", curation.mask), ("calibration", curation.calibration))
-            if path is not None and Path(path).is_file()
-        },
-        "suffix": suffix,
-    }
-    progress = _begin(out, settings, resume)
-    if (out / INDEX_FILE).exists():
+    source = located(source)
+    work = Extraction.begin(source, out, span, curation, suffix, resume)
+    progress = work.progress
+    if work.done:
         return progress
-    prepare = Preparation(_with_camera(curation, source, out))
-    last = _from_hex(progress.thumbnail)
+    prepare = Preparation(with_camera(curation, source, out))
     with alone(out), (out / LINES_FILE).open("a", encoding="utf-8") as lines:
         for frame in footage(source, span, progress.seen):
             size = frame.image.shape[1], frame.image.shape[0]
             done = prepare.since_camera(size, frame.origin)
             image = prepare(frame.image, frame.origin)
-            small = thumbnail(image)
-            progress.seen += 1
-            if last is not None and difference(last, small) < curation.distinct:
-                progress.duplicates += 1
-            else:
-                last = small
-                if done not in progress.geometries:
-                    progress.geometries.append(done)
-                _write(out, frame, image, suffix, lines.write)
+            if progress.takes(frame.taken, thumbnail(image), done, curation.distinct):
+                write_image(out / IMAGES / f"{frame.name}{suffix}", image)
+                lines.write(line_of(frame.name + suffix, frame.origin, frame.index, frame.seconds))
                 lines.flush()
-                progress.kept += 1
-                progress.thumbnail = small.tobytes().hex()
             if progress.seen % NOTED == 0:
-                _save(out, settings, progress)
+                work.save()
             report(progress)
-    record = _record(settings, progress)
-    del record["thumbnail"]
-    if len(record.get("geometries", ())) > 1 or UNTOLD in record.get("geometries", ()):
-        logger.warning(
-            "%s: what was done to these frames since the camera gave them differs from frame to "
-            "frame, or is not known: it cannot travel with a model. Extract raw footage of one "
-            "size at a time",
-            out,
-        )
-    write_json(out / INDEX_FILE, record)
-    (out / PROGRESS_FILE).unlink(missing_ok=True)
+    work.finish()
     return progress
 
 
@@ -185,11 +222,12 @@ def extracted(source: Path) -> Path:
     Raises:
         DataError: If the video or recording cannot be read.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "edgeuda")
+    source = located(source)
     key = sha256_of([str(source.resolve()), stamp(_files_of(source))])
-    stem = short_name(Path(str(source).split(":/")[0]).stem)
-    out = cache / "frames" / f"{stem}-{key[:12]}"
+    stem = short_name(
+        Path(str(recording.path if (recording := recording_of(source)) else source)).stem
+    )
+    out = cache_folder() / "frames" / f"{stem}-{key[:12]}"
     if not (out / INDEX_FILE).exists():
         logger.warning("%s: its frames are written to %s, once", source, out)
         curate(source, out, Span(), Curation(distinct=0.0), resume=True)
@@ -205,7 +243,7 @@ def _files_of(source: Path) -> list[Path]:
     return [path for path in inside if path.is_file()]
 
 
-def _with_camera(curation: Curation, source: Path, out: Path) -> Curation:
+def with_camera(curation: Curation, source: Path, out: Path) -> Curation:
     """Write the calibration that a recording holds, and put it where it is asked for.
 
     Raises:
@@ -328,7 +366,7 @@ def _from_hex(text: str) -> Thumbnail | None:
     return np.frombuffer(bytes.fromhex(text), np.uint8).reshape(rows, columns)
 
 
-def _begin(out: Path, settings: dict[str, Any], resume: bool) -> CurationProgress:
+def _begin(out: Path, settings: FramesRecord, resume: bool) -> CurationProgress:
     """Open the folder, or find out how far an earlier call came."""
     done, started = out / INDEX_FILE, out / PROGRESS_FILE
     found = done if done.exists() else started if started.exists() else None
@@ -339,47 +377,51 @@ def _begin(out: Path, settings: dict[str, Any], resume: bool) -> CurationProgres
         progress = CurationProgress()
         _save(out, settings, progress)
         return progress
-    record = read_json(found, SCHEMA)
-    own = {key: record.pop(key) for key in ("seen", "kept", "duplicates")}
-    thumb = record.pop("thumbnail", "")
-    geometries = record.pop("geometries", [None] if own["kept"] else [])
-    record.pop("schema")
-    if record != json.loads(json.dumps(settings)):
+    record = FramesRecord.read(found)
+    progress = CurationProgress(
+        record.seen or 0, record.kept or 0, record.duplicates or 0, record.thumbnail or "",
+        record.geometries or ([None] if record.kept else []),
+    )  # fmt: skip
+    if replace(record, thumbnail=progress.thumbnail) != _record(settings, progress):
         msg = f"{out}: holds frames of other footage or settings; nothing was overwritten"
         raise OutputExistsError(msg)
     if found is started:
         # What was written after the last note of progress is written again.
         path = out / LINES_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = "".join(f"{line}\n" for line in lines[: own["kept"]])
+        kept = "".join(f"{line}\n" for line in lines[: progress.kept])
         write_atomic(path, lambda name: name.write_text(kept, encoding="utf-8"))
-    return CurationProgress(**own, thumbnail=thumb, geometries=geometries)
+    return progress
 
 
-def _save(out: Path, settings: dict[str, Any], progress: CurationProgress) -> None:
-    write_json(out / PROGRESS_FILE, _record(settings, progress))
+def _save(out: Path, settings: FramesRecord, progress: CurationProgress) -> None:
+    _record(settings, progress).write(out / PROGRESS_FILE)
 
 
-def _record(settings: dict[str, Any], progress: CurationProgress) -> dict[str, Any]:
-    """Return the JSON form; frames as the camera gave them have no geometry in it."""
-    record = {"schema": SCHEMA, **settings, **asdict(progress)}
+def _record(settings: FramesRecord, progress: CurationProgress) -> FramesRecord:
+    """Return the record; frames as the camera gave them have no geometry in it."""
+    done = asdict(progress)
     if progress.geometries in ([], [None]):
-        del record["geometries"]
-    return record
+        done["geometries"] = None
+    return replace(settings, **done)
 
 
-def _write(
-    out: Path, frame: Frame, image: Image, suffix: str, line: Callable[[str], object]
-) -> None:
-    path = out / "images" / f"{frame.name}{suffix}"
-    write_image(path, image)
+def line_of(file: str, origin: Path, index: int, seconds: float) -> str:
+    """Return the line of `LINES_FILE` for a frame that is kept.
+
+    Args:
+        file: The name of its image.
+        origin: The image file or video that it comes from.
+        index: Its place there, or among the images.
+        seconds: Since the beginning of its video, or of the images.
+    """
     entry = {
-        "file": f"images/{path.name}",
-        "origin": str(frame.origin),
-        "index": frame.index,
-        "seconds": round(frame.seconds, 3),
+        "file": f"{IMAGES}/{file}",
+        "origin": str(origin),
+        "index": index,
+        "seconds": round(seconds, 3),
     }
-    line(json.dumps(entry) + "\n")
+    return json.dumps(entry) + "\n"
 
 
 def parse_crop(text: str) -> tuple[int, int, int, int]:

@@ -16,16 +16,18 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda import schemas
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.data.images import Image, LabelMap, is_turned, list_images, read_image
 from edgeuda.data.label_files import read_ids
 from edgeuda.data.layouts import LAYOUTS, Layout, layout_of
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.named import ByName, read_names
+from edgeuda.data.stores import StorePath, located, located_in
 from edgeuda.data.treatment import applied_to, as_shown, labels_as_shown
 from edgeuda.errors import DataError
-from edgeuda.files import read_json, sha256, sha256_of, stamp
-from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, label_space, mapping
+from edgeuda.files import sha256, sha256_of, stamp
+from edgeuda.labels import IGNORE, LabelSpace, counterparts, describe, mapping
+from edgeuda.records.dataset import DatasetRecord
 
 logger = logging.getLogger(__name__)
 
@@ -155,20 +157,24 @@ def labelled_folder(
             pixels are ignored.
         ConfigError: If classes have no counterpart, see `edgeuda.labels.counterparts`.
     """
+    root = located(root)
+    if isinstance(root, StorePath):
+        deque(root.names(), 0)  # one listing, in place of a question for each label
     if is_list(root):
         listed = tuple(Pair(*entry) for entry in read_list(root, columns=2))
         known = _known(root, stored or space)
         found = _indexed(root, listed, known, space, every, ignore_unmapped, "a list")
         found = replace(found, geometry=geometry)
         return _looked_at(found, stop=not any((root.parent / name).exists() for name in SPARSE))
-    file = root / "dataset.json"
-    record = read_json(file, schemas.DATASET) if file.exists() else {}
-    layout = None if record else layout_of(root)
+    file = root / DatasetRecord.FILE
+    record = DatasetRecord.read(file) if file.exists() else None
+    layout = None if record or isinstance(root, StorePath) else layout_of(root)
     if layout is not None and _agreed(root, layout, stored):
         found = _public(root, layout, space, every, ignore_unmapped)
         return _looked_at(replace(found, geometry=geometry))
-    image_root, label_root = root / record.get("images", "images"), root / "labels"
-    if "images" not in record:
+    elsewhere = None if record is None else record.images
+    image_root, label_root = located_in(root, elsewhere or "images"), root / "labels"
+    if elsewhere is None:
         list_images(root)  # says what is wrong with a folder that holds nothing
     if not image_root.is_dir() or not label_root.is_dir():
         layouts = "; ".join(f"{layout.name} ({layout.looks})" for layout in LAYOUTS)
@@ -177,11 +183,10 @@ def labelled_folder(
             f"a known data set, found neither. Known are: {layouts}"
         )
         raise DataError(msg)
-    skipped = {image_root / name for name in record.get("skipped", ())}
+    skipped = {image_root / name for name in (record.skipped if record else None) or ()}
     images = [path for path in list_images(image_root) if path not in skipped]
     if record:
-        named = record["label_space"]
-        own = label_space(named) if isinstance(named, str) else LabelSpace.from_record(named)
+        own = record.space
         if stored is not None and stored != own:
             logger.warning(
                 "%s: it says that labels are of %s; they are read as %s, as --label-space says",
@@ -255,7 +260,7 @@ def _looked_at(folder: LabelledFolder, stop: bool = True) -> LabelledFolder:
             msg += (
                 ". Probably the labels are of another space: say which with --label-space. If they "
                 "are meant to be so sparse, put a dataset.json beside them that names their space "
-                '({"schema": schemas.DATASET, "label_space": "..."})'
+                f'({{"schema": "{DatasetRecord.SCHEMA}", "label_space": "..."}})'
             )
             raise DataError(msg)
         logger.warning(msg)
@@ -356,7 +361,8 @@ def labelled_subset(folder: LabelledFolder, wanted: int | str, seed: int) -> Lab
 
     Args:
         folder: All of them.
-        wanted: How many, or a file that lists them: one image name or stem per line.
+        wanted: How many, or a file that lists them, see `edgeuda.data.named.read_names`; then they
+            are in its order.
         seed: Of the draw.
 
     Raises:
@@ -372,18 +378,10 @@ def labelled_subset(folder: LabelledFolder, wanted: int | str, seed: int) -> Lab
     if not path.is_file():
         msg = f"{path}: expected a number of labelled images or a file that lists them"
         raise DataError(msg)
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    by_stem = {pair.image.stem: pair for pair in folder.pairs}
-    pairs = []
-    for name in filter(None, names):
-        if Path(name).stem not in by_stem:
-            msg = f"{path}: names {name!r}, which has no image and label in {folder.root}"
-            raise DataError(msg)
-        pairs.append(by_stem[Path(name).stem])
-    if not pairs:
-        msg = f"{path}: expected the names of labelled images, found none"
-        raise DataError(msg)
-    return replace(folder, pairs=tuple(pairs))
+    pairs = {pair.image: pair for pair in folder.pairs}
+    find = ByName(pairs, f"image with a label in {folder.root}")
+    chosen = dict.fromkeys(find(name, path) for name in read_names(path))  # each one once
+    return replace(folder, pairs=tuple(pairs[image] for image in chosen))
 
 
 def parallel(function: Callable[[S], T], items: Sequence[S]) -> list[T]:

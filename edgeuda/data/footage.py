@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from edgeuda.data.recordings import (
     recorded_rate,
     recording_of,
 )
-from edgeuda.data.walk import sorted_names
-from edgeuda.errors import DataError
+from edgeuda.data.stores import local, located
+from edgeuda.data.walk import Files, sorted_names
+from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import short_name
+from edgeuda.records.frames import Span
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class Frame:
         seconds: Since the beginning of its video, as its container says; for images ``index`` over
             the frame rate.
         image: ``[H, W, 3]`` uint8 RGB.
+        taken: Wanted frames up to this one, those that cannot be read included: what ``skip`` of
+            `footage` counts.
     """
 
     origin: Path
@@ -59,39 +64,7 @@ class Frame:
     index: int
     seconds: float
     image: Image
-
-
-@dataclass(frozen=True)
-class Span:
-    """Which frames of footage are wanted.
-
-    Attributes:
-        start: Seconds from the beginning of each video, or of the images.
-        end: Likewise, exclusive; None for all.
-        rate: Frames per second to keep at most; None for all.
-        fps: Frame rate of images, whose files do not tell.
-    """
-
-    start: float = 0.0
-    end: float | None = None
-    rate: float | None = None
-    fps: float = 30.0
-
-    def __post_init__(self) -> None:
-        positive = [("fps", self.fps)] + ([("rate", self.rate)] if self.rate is not None else [])
-        wrong = [f"{name} {value:g}" for name, value in positive if not value > 0]
-        if self.start < 0 or (self.end is not None and self.end <= self.start):
-            wrong.append(f"start {self.start:g} and end {self.end}")
-        if wrong:
-            msg = f"Expected a span of positive seconds and rates, found {', '.join(wrong)}"
-            raise DataError(msg)
-
-    def wants(self, seconds: float, last: float | None) -> bool:
-        """Whether a frame is wanted, ``last`` being the time of the last one that was."""
-        if seconds < self.start or (self.end is not None and seconds >= self.end):
-            return False
-        # Half a thousandth of a second: timestamps of videos are rounded.
-        return self.rate is None or last is None or seconds - last >= 1 / self.rate - 5e-4
+    taken: int = 0
 
 
 def footage(source: Path, span: Span | None = None, skip: int = 0) -> Iterator[Frame]:
@@ -99,7 +72,8 @@ def footage(source: Path, span: Span | None = None, skip: int = 0) -> Iterator[F
 
     Args:
         source: A folder of images, an image, a video, a recording with or without a topic (see
-            `edgeuda.data.recordings`), or a list (``.txt``, ``.csv``) of any.
+            `edgeuda.data.recordings`), shards, or a list (``.txt``, ``.csv``) of any; on disk or in
+            a store, see `edgeuda.data.stores`.
         span: Which frames; all by default.
         skip: Wanted frames to leave out from the beginning, without decoding images.
 
@@ -109,12 +83,12 @@ def footage(source: Path, span: Span | None = None, skip: int = 0) -> Iterator[F
     Raises:
         DataError: If there is no such footage, or nothing in it can be read.
     """
-    return read_ahead(_frames(source, span or Span(), skip), AHEAD)
+    return read_ahead(_frames(located(source), span or Span(), skip), AHEAD)
 
 
 def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
-    number, taken, readable, videos = 0, 0, 0, 0
-    last: float | None = None
+    taken, readable, videos = 0, 0, 0
+    wanted = _WantedImages(span)
     for path in _files(source):
         if is_moving(path):
             videos += 1
@@ -125,13 +99,12 @@ def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
                 readable += 1
                 if taken > skip:  # videos of two folders may share a name
                     single = path == source
-                    yield frame if single else replace(frame, name=f"{videos:04d}_{frame.name}")
+                    name = frame.name if single else f"{videos:04d}_{frame.name}"
+                    yield replace(frame, name=name, taken=taken)
             continue
-        seconds = number / span.fps
-        index, number = number, number + 1
-        if not span.wants(seconds, last):
+        index = wanted.place()
+        if index is None:
             continue
-        last = seconds
         taken += 1
         if taken <= skip:
             readable += 1
@@ -142,15 +115,102 @@ def _frames(source: Path, span: Span, skip: int) -> Iterator[Frame]:
             logger.warning("Skipped: %s", err)
             continue
         readable += 1
-        yield Frame(path, f"{short_name(path.stem)}_{index:07d}", index, seconds, image)
+        seconds = index / span.fps
+        yield Frame(path, name_of(path, index), index, seconds, image, taken)
     if not readable:
-        msg = f"{source}: expected frames that can be read within {span}, found none"
-        raise DataError(msg)
+        raise DataError(nothing_readable(source, span))
+
+
+class _WantedImages:
+    """Which images of footage are wanted."""
+
+    def __init__(self, span: Span) -> None:
+        self._span, self._number = span, 0
+        self._last: float | None = None
+
+    def place(self) -> int | None:
+        """Return the place of the next image among all images, None if it is not wanted."""
+        index, self._number = self._number, self._number + 1
+        seconds = index / self._span.fps
+        if not self._span.wants(seconds, self._last):
+            return None
+        self._last = seconds
+        return index
+
+
+def name_of(path: Path, index: int) -> str:
+    """Return what the frame of an image file is called, see `Frame`."""
+    return f"{short_name(path.stem)}_{index:07d}"
+
+
+def nothing_readable(source: Path, span: Span) -> str:
+    """Return the words for footage in which nothing can be read."""
+    return f"{source}: expected frames that can be read within {span}, found none"
+
+
+@dataclass(frozen=True)
+class Stills:
+    """The wanted images of footage that is nothing but images, listed and not read.
+
+    Attributes:
+        files: The images.
+        places: Of each, its place among all images.
+    """
+
+    files: Files
+    places: array[int]
+
+    @classmethod
+    def of(cls, source: Path, span: Span) -> Stills:
+        """List them.
+
+        Args:
+            source: See `footage`.
+            span: Which images.
+
+        Raises:
+            ConfigError: If a video or recording is among them.
+            DataError: See `footage`.
+        """
+        source, wanted, places = located(source), _WantedImages(span), array("Q")
+        inside = source.is_dir() and recording_of(source) is None
+
+        def names() -> Iterator[str]:
+            for path in _files(source):
+                if is_moving(path):
+                    msg = (
+                        f"{path}: expected images to divide among workers, found a video or "
+                        "recording, which is one stream. Extract it without `ray`"
+                    )
+                    raise ConfigError(msg)
+                index = wanted.place()
+                if index is not None:
+                    places.append(index)
+                    yield path.relative_to(source).as_posix() if inside else str(path)
+
+        return cls(Files(source if inside else Path(), names()), places)
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 def is_moving(path: Path) -> bool:
     """Whether a path is a video or a recording."""
     return path.suffix.lower() in VIDEO_SUFFIXES or recording_of(path) is not None
+
+
+def require_still(target: Path) -> None:
+    """Check that footage can be divided among workers.
+
+    Raises:
+        ConfigError: If it is a camera, a video or a recording: one stream.
+    """
+    if str(target).isdecimal() or is_moving(target):
+        msg = (
+            f"{target}: expected a folder or list of frames to divide among workers, found a video "
+            "or camera. Take its frames first with `edgeuda data frames`"
+        )
+        raise ConfigError(msg)
 
 
 def _recorded(recording: Recording, span: Span) -> Iterator[Frame]:
@@ -163,7 +223,7 @@ def _recorded(recording: Recording, span: Span) -> Iterator[Frame]:
         last = seconds
         return True
 
-    origin = Path(str(recording))
+    origin = located(str(recording))
     for shot in read_recording(recording, wanted):
         yield Frame(origin, shot.name, shot.index, shot.seconds, shot.image)
 
@@ -173,7 +233,7 @@ def _files(source: Path) -> Iterator[Path]:
         yield source
     elif is_list(source):
         for (entry,) in read_list(source, columns=1):
-            yield from _files(Path(entry))
+            yield from _files(entry)
     elif source.is_dir():
         found = False
         for name in sorted_names(source, IMAGE_SUFFIXES | VIDEO_SUFFIXES | RECORDING_SUFFIXES):
@@ -203,7 +263,7 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
     if not path.is_file():
         msg = f"{path}: expected a video, found no file"
         raise DataError(msg)
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(str(local(path)))
     try:
         if not capture.isOpened():
             msg = f"{path}: expected a video that OpenCV can open; it may be cut off or of a codec "
@@ -243,12 +303,13 @@ def read_video(path: Path, span: Span | None = None) -> Iterator[Frame]:
 
 def frame_rate(path: Path) -> float | None:
     """Return the frames per second of a video or recording; None if it is none, or unknown."""
+    path = located(path)
     recording = recording_of(path)
     if recording is not None:
         return recorded_rate(recording)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return None
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(str(local(path)))
     try:
         return _positive(capture.get(cv2.CAP_PROP_FPS))
     finally:

@@ -18,12 +18,14 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, overload
 
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.data.curation import extracted
 from edgeuda.data.folders import ahead, parallel, spread
 from edgeuda.data.footage import is_moving
 from edgeuda.data.images import Image, image_size, list_images, read_image
+from edgeuda.data.stores import located
 from edgeuda.data.treatment import is_raw, treatment_of
+from edgeuda.data.walk import Files
 from edgeuda.errors import DataError
 from edgeuda.files import stamp
 
@@ -54,6 +56,7 @@ def frame_folder(
         DataError: If there is no image, or the first one of a folder does not fit the geometry, see
             `edgeuda.data.treatment.is_raw`.
     """
+    folder = located(folder)
     if is_moving(folder):
         folder = extracted(folder)
     found = FrameFolder(folder, geometry)
@@ -81,18 +84,24 @@ class FrameFolder(Sequence[Path]):
         broken: Why a frame could not be read, by its position.
         whole: Whether all frames are going to be looked at, in this process or another.
         quiet: Whether nothing is said and nothing kept: of a process that tells another one.
+        rank: Whose share of the frames this is, see `edgeuda.data.shares`.
+        ranks: How many shares there are; with one, all frames are this process's.
 
     Args:
         root: See `list_images`.
         geometry: Of the model that the frames are for. Frames that do not fit it are refused when
             they are read. What `edgeuda.data.treatment.read_frame` does to raw ones is done there.
+        files: The frames, where they are known; else they are listed.
     """
 
-    def __init__(self, root: Path, geometry: CameraGeometry | None = None) -> None:
-        self.root, self._geometry = root, geometry
-        self._files = list_images(root)
+    def __init__(
+        self, root: Path, geometry: CameraGeometry | None = None, files: Files | None = None
+    ) -> None:
+        self.root, self._geometry = located(root), geometry
+        self._files = list_images(self.root) if files is None else files
         self.broken: dict[int, str] = {}
         self.whole = self.quiet = False
+        self.rank, self.ranks = 0, 1
         self._seen = bytearray(len(self._files))
         self._kept: Path | None = None
         self._said = ""
@@ -110,9 +119,29 @@ class FrameFolder(Sequence[Path]):
         return self._files[index]
 
     @property
+    def own(self) -> Sequence[int]:
+        """Places of the frames that this process draws from."""
+        return range(len(self))
+
+    @property
+    def common(self) -> Sequence[int]:
+        """Places of frames that every rank can look at."""
+        return range(len(self))
+
+    @property
     def one_each(self) -> list[Path]:
         """The first frame of each folder."""
         return [self._files[index] for index in self._files.leaders]
+
+    @property
+    def folder(self) -> Path:
+        """The folder below which frames are named; of a video that to which it was extracted."""
+        return self._files.root
+
+    def name_of(self, path: Path) -> str:
+        """Return a frame's name below the folder; the whole path where a list names frames."""
+        root = self.folder
+        return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
     def identity(self) -> Iterator[str]:
         """Yield what tells these frames from others: names in the folder, and `stamp`."""
@@ -131,7 +160,8 @@ class FrameFolder(Sequence[Path]):
     def too_many(self) -> bool:
         """Whether more than 5 % are broken, as far as can be told by now."""
         seen, bad = self._looked()
-        return len(self.broken) > MAX_BAD_SHARE * len(self) or bad > allowed(seen, len(self))
+        total = len(self.own)
+        return self._bad() > MAX_BAD_SHARE * total or bad > allowed(seen, total)
 
     def _looked(self) -> tuple[int, int]:
         """Return how many frames were asked for, and how many of these are broken.
@@ -139,7 +169,7 @@ class FrameFolder(Sequence[Path]):
         What is read in the place of others does not count: frames break in a row.
         """
         if self.whole:
-            return len(self), len(self.broken)
+            return len(self.own), self._bad()
         return self._seen.count(1), sum(self._seen[index] for index in list(self.broken))
 
     def sample(self, count: int) -> list[Path]:
@@ -151,7 +181,7 @@ class FrameFolder(Sequence[Path]):
         Raises:
             DataError: If too many are broken, or one does not fit the geometry.
         """
-        stretches = self._stretches(count)
+        stretches = self.stretches(count)
         # Only places are kept: images of a thousand frames would fill the memory.
         found = parallel(lambda part: (one := self._first(part)) and one[0], stretches)
         self.judge()
@@ -163,7 +193,7 @@ class FrameFolder(Sequence[Path]):
         Raises:
             DataError: See `sample`; as soon as it is known.
         """
-        for found in ahead(self._first, self._stretches(count)):
+        for found in ahead(self._first, self.stretches(count)):
             if self.broken and self.too_many:
                 break
             if found is not None:
@@ -181,7 +211,7 @@ class FrameFolder(Sequence[Path]):
             DataError: If it does not fit the geometry, or too many are broken.
         """
         self._seen[index] = 1
-        after = chain(range(index, len(self)), range(index)) if instead else (index,)
+        after = self._instead(index) if instead else (index,)
         found = self._first(after)
         if found is not None:
             return found[1]
@@ -200,9 +230,10 @@ class FrameFolder(Sequence[Path]):
         if not self.broken or self.quiet:
             return
         seen, bad = self._looked()
-        found = f"{len(self.broken)} of {len(self)}"
-        if seen < len(self) and len(self.broken) <= MAX_BAD_SHARE * len(self):
-            found = f"{bad} of {seen} that were looked at, of {len(self)}"
+        total, broken = len(self.own), self._bad()
+        found = f"{broken} of {total}"
+        if seen < total and broken <= MAX_BAD_SHARE * total:
+            found = f"{bad} of {seen} that were looked at, of {total}"
         if self.too_many:
             msg = (
                 f"{self.root}: expected at most {MAX_BAD_SHARE:.0%} unreadable images, "
@@ -219,7 +250,12 @@ class FrameFolder(Sequence[Path]):
             self._seen[index] = 1
 
     def note(self, index: int, why: str) -> None:
-        """Write down that a frame is broken, and say it once."""
+        """Write down that a frame is broken, and say it once.
+
+        Another process may have read it, which was handed its whole path.
+        """
+        path = self[index]
+        why = why.replace(str(path.absolute()), str(path), 1)
         if self.broken.setdefault(index, why) is not why or self.quiet:
             return
         logger.warning("Skipped: %s", why)
@@ -255,14 +291,25 @@ class FrameFolder(Sequence[Path]):
         """Return the entry ``skipped`` of a record; nothing if no file was broken."""
         return {"skipped": self.skipped()} if self.broken else {}
 
+    def _instead(self, index: int) -> Iterable[int]:
+        """Return the places of what stands in for a broken frame, in order, its own first."""
+        return chain(range(index, len(self)), range(index))
+
+    def _bad(self) -> int:
+        """Return how many of this process's frames are broken."""
+        return len(self.broken)
+
     def _line(self, index: int, why: str) -> dict[str, Any]:
         path = self[index]
         fact = path.stat() if path.exists() else None
         changed = None if fact is None else [fact.st_size, fact.st_mtime_ns]
         return {"index": index, "file": str(path), "changed": changed, "why": why}
 
-    def _stretches(self, count: int) -> list[range]:
-        """Return the places in as many parts as wanted, for each of which one frame stands."""
+    def stretches(self, count: int) -> list[range]:
+        """Return the places in as many parts as wanted, for each of which one frame stands.
+
+        It is counted as looked at, in this process or another; see `sample`.
+        """
         total, parts = len(self), min(count, len(self))
         self.saw(n * total // parts for n in range(parts))
         return [range(n * total // parts, (n + 1) * total // parts) for n in range(parts)]

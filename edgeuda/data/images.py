@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from edgeuda.data.lists import is_list, read_list
+from edgeuda.data.stores import located
 from edgeuda.data.walk import Files, by_folder, sorted_names
 from edgeuda.errors import DataError
 from edgeuda.files import write_atomic
@@ -43,6 +44,8 @@ BITS_VARIABLE = "EDGEUDA_FRAME_BITS"
 SQUEEZED = 1.15
 """Change of aspect from which it is said."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+DARKEST = 0.25
+"""Share of its light that is left of a place where a network is not sure at all."""
 
 
 def read_image(path: str | Path) -> Image:
@@ -51,7 +54,7 @@ def read_image(path: str | Path) -> Image:
     Raises:
         DataError: If the file is missing, empty, truncated or not an image.
     """
-    path = Path(path)
+    path = located(path)
     return decode_image(intact_bytes(path), path)
 
 
@@ -312,6 +315,7 @@ def list_images(folder: Path) -> Files:
     Raises:
         DataError: If there is no such folder, or no image in it.
     """
+    folder = located(folder)
     if is_list(folder):
         return Files(Path(), (str(entry[0]) for entry in read_list(folder, columns=1)))
     root = folder / "images" if (folder / "images").is_dir() else folder
@@ -375,6 +379,19 @@ def paint(image: Image, label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image
     tinted = cv2.addWeighted(image, 0.4, _tint(label, colors), 0.6, 0)
     cv2.copyTo(image, (label == IGNORE).astype(np.uint8), dst=tinted)
     return np.asarray(tinted, np.uint8)
+
+
+def dimmed(image: Image, confidence: npt.NDArray[np.uint8]) -> Image:
+    """Return an image that is dark where a network is unsure, for people to look at.
+
+    Args:
+        image: ``[H, W, 3]`` uint8 RGB.
+        confidence: ``[h, w]`` uint8, 255 where it is sure; enlarged bilinearly.
+    """
+    size = (image.shape[1], image.shape[0])
+    light = cv2.resize(confidence, size, interpolation=cv2.INTER_LINEAR)
+    shown = cv2.addWeighted(light, 1 - DARKEST, np.full_like(light, 255), DARKEST, 0)
+    return np.asarray(cv2.multiply(image, cv2.merge([shown] * 3), scale=1 / 255), np.uint8)
 
 
 def _tint(label: LabelMap, colors: npt.NDArray[np.uint8]) -> Image:

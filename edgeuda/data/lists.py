@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgeuda.data.stores import located, located_in
 from edgeuda.errors import DataError
 from edgeuda.files import write_text
 
@@ -35,14 +36,8 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
         DataError: If there is no such file, it is not UTF-8 text, a line has too few names, or it
             names nothing.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as err:
-        msg = f"{path}: expected a readable list of files ({err.strerror})"
-        raise DataError(msg) from err
-    except UnicodeDecodeError as err:
-        msg = f"{path}: expected a list in UTF-8, found other bytes ({err.reason})"
-        raise DataError(msg) from err
+    path = located(path)
+    lines = text_lines(path)
     entries: list[tuple[Path, ...]] = []
     for number, line in enumerate(lines, 1):
         names = _names(line, path.suffix.lower() == ".csv", columns)
@@ -52,7 +47,7 @@ def read_list(path: Path, columns: int) -> list[tuple[Path, ...]]:
             what = "an image and its label" if columns == 2 else f"{columns} files"
             msg = f"{path}: line {number}: expected {what}, found {line.strip()!r}"
             raise DataError(msg)
-        entries.append(tuple(path.parent / name for name in names[:columns]))
+        entries.append(tuple(located_in(path.parent, name) for name in names[:columns]))
     if not entries:
         msg = f"{path}: expected the names of files, one entry per line, found none"
         raise DataError(msg)
@@ -66,6 +61,22 @@ def write_list(path: Path, titles: Sequence[str], rows: Iterable[Sequence[Path]]
     writer.writerow(titles)
     writer.writerows([name.resolve() for name in row] for row in rows)
     write_text(path, text.getvalue())
+
+
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a list.
+
+    Raises:
+        DataError: If there is no such file, or it is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as err:
+        msg = f"{path}: expected a readable list of files ({err.strerror})"
+        raise DataError(msg) from err
+    except UnicodeDecodeError as err:
+        msg = f"{path}: expected a list in UTF-8, found other bytes ({err.reason})"
+        raise DataError(msg) from err
 
 
 def _is_file(folder: Path, name: str) -> bool:

@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.camera import Lens
-from edgeuda.data.images import Image, decode_image, upper_eight
+from edgeuda.camera import Lens
+from edgeuda.data.images import IMAGE_SUFFIXES, Image, decode_image, upper_eight
+from edgeuda.data.stores import local, located
 from edgeuda.errors import ConfigError, DataError, did_you_mean, require
 from edgeuda.files import short_name
 
@@ -126,11 +127,14 @@ class Shot:
 
 def recording_of(source: Path) -> Recording | None:
     """Return the recording that a path is, with the topic behind a colon; None if it is none."""
+    source = located(source)
+    if source.suffix.lower() in IMAGE_SUFFIXES:
+        return None  # many are asked for
     if _is_recording(source):
         return Recording(source)
     text = str(source)
     for found in re.finditer(":/", text):
-        path = Path(text[: found.start()])
+        path = located(text[: found.start()])
         if path.suffix.lower() in RECORDING_SUFFIXES or (path / METADATA).is_file():
             return Recording(path, text[found.start() + 1 :])
     return None
@@ -453,7 +457,7 @@ class _Bag:
         # For bags that do not hold the definitions of their messages, as old ones of ROS 2 do not.
         usual = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
         try:
-            reader = highlevel.AnyReader([folder], default_typestore=usual)
+            reader = highlevel.AnyReader([local(folder)], default_typestore=usual)
             self._reader = self._stack.enter_context(reader)
         except Exception as err:  # of rosbags, its databases and parsers
             msg = f"{path}: expected a bag of ROS that can be read, found: {err}"

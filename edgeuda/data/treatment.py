@@ -15,16 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edgeuda import schemas
-from edgeuda.data.camera import CameraGeometry, alike
+from edgeuda.camera import CameraGeometry, alike
 from edgeuda.data.images import IMAGE_SUFFIXES, Image, LabelMap, read_image
+from edgeuda.data.stores import StorePath
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import read_json
+from edgeuda.records.frames import Curation, FramesRecord
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = schemas.FRAMES
-FILES = ("frames.json", "progress.json")
+PROGRESS_FILE = "progress.json"
+FILES = (FramesRecord.FILE, PROGRESS_FILE)
 """Records of a finished and of an unfinished extraction."""
 CHANGES = {"calibration": "undistorted", "crop": "cropped", "mask": "masked"}
 
@@ -63,7 +63,7 @@ def treatment_of(frame: Path) -> Treatment | None:
     """
     if frame.suffix.lower() not in IMAGE_SUFFIXES:
         return None
-    for path in dict.fromkeys((frame, Path(os.path.realpath(frame)))):
+    for path in dict.fromkeys((frame, _linked(frame))):
         folder = path.parent
         for place in (folder, folder.parent) if folder.name == "images" else (folder,):
             for name in FILES:
@@ -77,18 +77,28 @@ def treatment_of(frame: Path) -> Treatment | None:
     return None
 
 
+def _linked(frame: Path) -> Path:
+    return frame if isinstance(frame, StorePath) else Path(os.path.realpath(frame))
+
+
 @lru_cache(maxsize=256)
 def _read(path: Path, _changed: int, _size: int) -> Treatment | None:
     if b"edgeuda.frames/" not in path.read_bytes():
         return None  # somebody else's
-    record = read_json(path, SCHEMA)
+    record = FramesRecord.read(path)
+    geometries = record.geometries or []
+    changes = tuple(
+        text for key, text in CHANGES.items() if getattr(record.curation, key) is not None
+    )
     try:
-        done, geometries = record["curation"], record.get("geometries", [])
-        changes = tuple(text for key, text in CHANGES.items() if done.get(key) is not None)
         lost = len(geometries) > 1 or any(one and one["raw"] is None for one in geometries)
-        found = [one and CameraGeometry.from_record(one) for one in geometries if not lost]
+        found = [
+            None if one is None else CameraGeometry.from_record(one)
+            for one in geometries
+            if not lost
+        ]
     except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as err:
-        msg = f"{path}: its {SCHEMA!r} record is damaged ({err!r}). Extract the frames again"
+        msg = f"{path}: its geometries are damaged ({err!r}). {FramesRecord.AGAIN}"
         raise DataError(msg) from err
     geometry = found[0] if found else None
     if geometry is not None:  # perhaps of the frames that these were made from
@@ -245,6 +255,17 @@ def read_frame(path: Path, geometry: CameraGeometry | None) -> Image:
         DataError: See `read_image` and `is_raw`.
     """
     return as_shown(read_image(path), path, geometry)
+
+
+def say_treated(folder: Path, geometry: CameraGeometry) -> None:
+    """Write the record of a folder's frames that are written as a model is shown them.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    lens = None if geometry.lens is None else "see geometries"
+    done = Curation(lens, geometry.crop, distinct=0.0)
+    FramesRecord(done, geometries=[geometry.to_record()]).write(folder / FramesRecord.FILE)
 
 
 def applied_to(frames: Iterable[Path], geometry: CameraGeometry | None) -> dict[str, Any]:

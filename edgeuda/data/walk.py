@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
+from edgeuda.data.stores import StorePath, located, names_in
+
 logger = logging.getLogger(__name__)
 
 SORTED_AT_ONCE = 100_000
@@ -56,8 +58,8 @@ class Files(Sequence[Path]):
     def __getitem__(self, index: int | slice) -> Path | list[Path]:
         found = range(len(self))[index]
         if isinstance(found, range):
-            return [self.root / self.name(one) for one in found]
-        return self.root / self.name(found)
+            return [located(self.root / self.name(one)) for one in found]
+        return located(self.root / self.name(found))
 
 
 def names_under(
@@ -77,6 +79,13 @@ def names_under(
         folders: Told the name of each folder that has such an ending; it is searched as others.
     """
     hidden = 0
+    if isinstance(folder, StorePath):
+        for name, dot in names_in(folder, suffixes):
+            hidden += dot
+            if not dot:
+                yield name
+        _say_hidden(folder, hidden)
+        return
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (_identity(folder),))]
     while waiting:
         at, above = waiting.pop()
@@ -96,6 +105,10 @@ def names_under(
                         waiting.append((name + "/", (*above, own)))
                 elif wanted:
                     yield name
+    _say_hidden(folder, hidden)
+
+
+def _say_hidden(folder: Path, hidden: int) -> None:
     if hidden:
         logger.info("%s: left out %d files whose name begins with a dot", folder, hidden)
 

@@ -81,8 +81,8 @@ class AssSettings(AdversarialSettings):
     """The same with a few labelled target images (ASS).
 
     Attributes:
-        labels: How many images, drawn by the recipe's seed so that fewer are among more, or a file
-            with one name per line.
+        labels: How many images, drawn by the recipe's seed so that fewer are among more; a file
+            with one name per line; or a labelled folder of its own.
         semantic: What is averaged per class: ``"none"``; ``"feature-fc"``: the main head's input;
             ``"output-fc"``: probabilities; ``"output-cnn"``: probabilities stay maps, masked by
             class.

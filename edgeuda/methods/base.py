@@ -45,6 +45,12 @@ class Batch:
     labelled: tuple[Tensor, Tensor] | None = None
     pseudo_probability: Tensor | None = None
 
+    @property
+    def images(self) -> int:
+        """Number of images of the batch, of both domains."""
+        others = (self.target, self.labelled[0] if self.labelled else None)
+        return len(self.source) + sum(len(images) for images in others if images is not None)
+
     def require_target(self) -> Tensor:
         """Return the target images of an adaptation step."""
         if self.target is None:
@@ -60,10 +66,13 @@ class Losses:
     Attributes:
         terms: Scalars, already weighted; their sum is minimised.
         figures: Scalars and vectors for the log.
+        pictures: Images that the step made, for people to look at: ``[N, 3, H, W]`` in [0, 1], and
+            the labels ``[N, H, W]`` that are learned with them, 255 ignored.
     """
 
     terms: dict[str, Tensor]
     figures: dict[str, Tensor] = field(default_factory=dict)
+    pictures: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def total(self) -> Tensor:
         """Return the sum of the terms."""

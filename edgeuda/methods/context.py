@@ -92,11 +92,21 @@ class StageContext(Protocol):
             spec: How it is fed.
         """
 
+    def use_soft_labels_in(self, folder: Path) -> None:
+        """Let the batches hold soft labels that lie in a folder, as `use_probabilities_of` does.
+
+        Args:
+            folder: Of pseudo-labels, see `edgeuda.records.labelling.PseudoLabelsRecord`.
+
+        Raises:
+            DataError: If they are of other classes, or a target frame has none.
+        """
+
     def use_labelled(self, which: int | str) -> None:
         """Let the batches hold labelled target images too.
 
         Args:
-            which: How many, or a file with one name per line.
+            which: How many, a file with one name per line, or a labelled folder of its own.
 
         Raises:
             ConfigError: If there are none.

@@ -34,6 +34,7 @@ from edgeuda.methods.settings import Optimisation, Positive, Rate, Share, Weight
 from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
 from edgeuda.models.network import Network, upsample
 from edgeuda.models.predictor import normalise
+from edgeuda.records.labelling import PseudoLabelsRecord
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.views.style import restyle
 from edgeuda.views.transforms import SOURCE, STRONG, colour
@@ -50,7 +51,8 @@ class DistilSettings(Optimisation):
     Attributes:
         teacher: ``"large"``: the moving average of a large network that is first trained on
             source; ``"self"``: of the network itself; else the run folder or model file of an
-            adapted network, which stays as it is.
+            adapted network, which stays as it is, or a folder of soft labels that
+            `edgeuda pseudo-label --soft` wrote or that have its form: those of any network.
         large: The large network.
         labels: How the teacher labels; its ``decay`` is that of the moving average. With
             ``offline`` every frame is labelled once as a whole, at the teacher's own size, and
@@ -238,17 +240,18 @@ class Distil(Method):
             for name, term in terms.items()
         }
         winner = logits.detach().max(1).indices
-        self._compare(winner, lesson.probability.max(1).indices)
+        taught = lesson.probability.max(1).indices
+        self._compare(winner, taught)
         self._done = batch.step
         self._lesson = lesson if self.large is not None and batch.step < self.joint else None
         figures = {
             "confidence": confidence,
-            "agreement": (winner == lesson.probability.max(1).indices).float().mean(),
+            "agreement": (winner == taught).float().mean(),
             "overlap": self.overlap,
         }
         if self.large_loss is not None:  # of the step before
             figures["large_loss"] = self.large_loss
-        return Losses(terms, figures)
+        return Losses(terms, figures, {"mixed": (lesson.target, taught)})
 
     def after_step(self, model: Network) -> None:
         """Let the large student learn, or move a teacher that follows the small one."""
@@ -423,6 +426,10 @@ def losses_of(
 
 
 def _build(settings: DistilSettings, stage: StageContext) -> Distil:
+    if (Path(settings.teacher) / PseudoLabelsRecord.FILE).is_file():
+        stage.use_soft_labels_in(Path(settings.teacher))
+        fed = stage.spec.preprocessing
+        return Distil(settings, stage.weights, None, fed, settings.steps)
     teacher, spec = _teacher(settings, stage)
     large = None
     if settings.labels.offline:

@@ -65,6 +65,15 @@ class Mixed:
     terms: tuple[tuple[Tensor, Tensor], ...]
     trust: Tensor
 
+    def label(self) -> Tensor:
+        """Return ``[M, H, W]`` the label that weighs most in each pixel."""
+        first, *rest = self.terms
+        label, most = first
+        for other, weight in rest:
+            label = torch.where(weight > most, other, label)
+            most = torch.maximum(weight, most)
+        return label
+
 
 def mix(
     source: Tensor,

@@ -157,6 +157,7 @@ class Tufl(Method):
             )
             terms["mix"] = settings.mix_weight * torch.as_tensor(loss)
             figures["trust"] = mixed.trust.mean()
+            return Losses(terms, figures, {"mixed": (mixed.images, mixed.label())})
         return Losses(terms, figures)
 
     def _target_loss(

@@ -154,6 +154,7 @@ class BiSeNet(Network):
     heads = ("main", "aux8", "aux16")
     head_weights = (1.0, 1.0, 1.0)
     base_rate = ("context.", "spatial.")
+    pooled = "context.context"
     gate: ClassVar = staticmethod(normalised_gate)
 
     def __init__(self, classes: int, width: float = 1.0, encoder: str = RESNET18) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,12 +43,15 @@ class Network(nn.Module):
         base_rate: Prefixes of the parameters that learn at the base rate; all others learn at
             ``head_factor`` times that. Which ones, the network's released code says.
         channels: Channels F of the main head's input.
+        pooled: The part whose input is the global mean of the deepest features,
+            ``[N, C, 1, 1]``; it begins with a convolution. None if there is none.
     """
 
     heads: tuple[str, ...]
     head_weights: tuple[float, ...]
     base_rate: tuple[str, ...]
     channels: int
+    pooled: ClassVar[str | None] = None
 
     def forward(self, x: Tensor, aux: bool = False, upsample: bool = True) -> Logits:
         """Segment normalised images."""

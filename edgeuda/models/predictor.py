@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +47,22 @@ class Predictor:
         x = to_tensor(resize_image(frame, pre.height, pre.width))[None].to(device)
         labels = self.model(normalise(x, pre)).main.argmax(1)[0]
         return resize_label(labels.to(torch.uint8).cpu().numpy().astype(np.uint8), *frame.shape[:2])
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Callable that maps a frame to its class probabilities, where the network computes them."""
+
+    model: nn.Module
+    spec: ModelSpec
+
+    @torch.inference_mode()
+    def __call__(self, image: Image) -> npt.NDArray[np.float32]:
+        """Return ``[K, h, w]`` float32 for ``[H, W, 3]`` uint8 of the network's input size."""
+        device = next(self.model.parameters()).device
+        x = normalise(to_tensor(image)[None].to(device), self.spec.preprocessing)
+        scores: Tensor = self.model(x, upsample=False).main
+        return np.asarray(scores.float().softmax(1)[0].cpu().numpy(), np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from edgeuda.errors import DataError
 from edgeuda.labels import IGNORE
 from edgeuda.models.network import Network
 from edgeuda.models.predictor import normalise, to_tensor
+from edgeuda.records.labelling import ConfidenceFigures, ConfidenceOfClass, KeptLabels
 from edgeuda.spec import ModelSpec
 
 BINS = 50
@@ -29,6 +29,9 @@ PIXELS = 4000
 """Pixels of each image from which the temperature is fitted."""
 KEPT = (0.5, 0.8, 0.9, 0.95, 0.968)
 """Confidences at which the share and accuracy of the labels above are recorded."""
+
+DIGITS = 4
+"""Of the figures in a record."""
 
 BinCounts = npt.NDArray[np.int64]
 
@@ -62,15 +65,15 @@ class Reliability:
         right = int(self.correct[:, above].sum())
         return count / int(self.pixels.sum()), right / count if count else math.nan
 
-    def to_record(self, classes: Iterable[str]) -> dict[str, Any]:
+    def figures(self, classes: Iterable[str]) -> ConfidenceFigures:
         """Return the figures, shares from 0 to 1, by class where a class is predicted at all."""
         total = int(self.pixels.sum())
         by_class = {
-            name: {
-                "share": _rounded(count / total),
-                "accuracy": _rounded(right / count if count else math.nan),
-                "confidence": _rounded(sure / count if count else math.nan),
-            }
+            name: ConfidenceOfClass(
+                round(count / total, DIGITS),
+                _rounded(right / count if count else math.nan),
+                _rounded(sure / count if count else math.nan),
+            )
             for name, count, right, sure in zip(
                 classes,
                 self.pixels.sum(1).tolist(),
@@ -79,20 +82,17 @@ class Reliability:
                 strict=True,
             )
         }
-        return {
-            "calibration_error": _rounded(self.error()),
-            "confidence": _rounded(float(self.confidence.sum()) / total),
-            "accuracy": _rounded(int(self.correct.sum()) / total),
-            "kept": [
-                {
-                    "above": t,
-                    "share": _rounded(self.kept(t)[0]),
-                    "accuracy": _rounded(self.kept(t)[1]),
-                }
+        return ConfidenceFigures(
+            round(self.error(), DIGITS),
+            round(float(self.confidence.sum()) / total, DIGITS),
+            round(int(self.correct.sum()) / total, DIGITS),
+            [
+                KeptLabels(t, round(share, DIGITS), _rounded(accuracy))
                 for t in KEPT
+                for share, accuracy in [self.kept(t)]
             ],
-            "by_class": by_class,
-        }
+            by_class,
+        )
 
 
 def reliability(
@@ -208,4 +208,4 @@ def _logits(
 
 
 def _rounded(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+    return None if math.isnan(value) else round(value, DIGITS)

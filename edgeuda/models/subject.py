@@ -12,7 +12,7 @@ from edgeuda.accuracy.scoring import Subject, score
 from edgeuda.data.folders import LabelledFolder
 from edgeuda.models.checkpoint import load_model
 from edgeuda.models.fused import fused
-from edgeuda.models.predictor import Predictor, ScorePredictor, TestTime
+from edgeuda.models.predictor import Predictor, Probabilities, ScorePredictor, TestTime
 from edgeuda.records.identity import model_file
 
 
@@ -45,6 +45,27 @@ def subject_of(
         predictor, spec, model_file(model), "checkpoint", "fp32", how.protocol,
         predictor.passes_record,
     )  # fmt: skip
+
+
+def usual_device() -> torch.device:
+    """Return where networks compute if nobody says: on the first GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def probabilities_of(model: Path, threads: int | None = None) -> Probabilities:
+    """Read a network to be asked for class probabilities; it computes on a GPU if there is one.
+
+    Args:
+        model: Model file or run folder.
+        threads: See `subject_of`.
+
+    Raises:
+        ModelError: See `load_model`.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    network, spec = load_model(model)
+    return Probabilities(fused(network).to(usual_device()), spec)
 
 
 def score_checkpoint(model: Path, data: LabelledFolder, name: str) -> Evaluation:

@@ -188,6 +188,82 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class BlockTime:
+    """What returning one block to float, and nothing else, does to the time of a frame.
+
+    Attributes:
+        group: Name of the block.
+        convs: Its convolutions, by their output.
+        int8_ms: Median of the graph with every block in INT8.
+        float_ms: Likewise with this one in float, in turns with it.
+    """
+
+    group: str
+    convs: tuple[str, ...]
+    int8_ms: float
+    float_ms: float
+
+
+@dataclass(frozen=True)
+class MeasuredPlacement:
+    """Blocks that stay float because the machine that calibrated is faster so.
+
+    Attributes:
+        kept_float: Groups that stay float, in the order in which they were found.
+        convs: Their convolutions, by their output.
+        int8_ms: Median of a frame with every block in INT8.
+        chosen_ms: Likewise with these in float, in turns with it.
+        blocks: Each block alone.
+        clock: ``processor``: time of all threads; ``wall``: that of the clock.
+        threads: Of ONNX Runtime.
+        machine: See `engines.machine.hardware.identity`.
+    """
+
+    kept_float: tuple[str, ...]
+    convs: frozenset[str]
+    int8_ms: float
+    chosen_ms: float
+    blocks: tuple[BlockTime, ...]
+    clock: Literal["processor", "wall"]
+    threads: int
+    machine: dict[str, str]
+
+
+@dataclass(frozen=True)
+class QuantizationNote(Record):
+    """What a quantized graph says of itself, in its metadata.
+
+    Attributes:
+        runtime: What it was made for.
+        rule: How ranges were chosen.
+        percentile: Of the rule; None for rules without.
+        calibration_sha256: Checksum of its `CalibrationRecord`.
+        model_sha256: Of the FP32 model.
+        int8_convs: Convolutions in integers.
+        convs: All convolutions.
+    """
+
+    SCHEMA: ClassVar[str] = schemas.QUANTIZATION
+    OLDER: ClassVar[tuple[str, ...]] = (schemas.QUANTIZATION_1,)
+    AGAIN: ClassVar[str] = "Calibrate it again"
+
+    runtime: str
+    rule: str | None = None
+    percentile: float | None = None
+    calibration_sha256: str | None = None
+    model_sha256: str | None = None
+    int8_convs: int | None = None
+    convs: int | None = None
+
+    @classmethod
+    def modern(cls, record: dict[str, Any]) -> dict[str, Any]:
+        """Read the first form, which has the runtime as ``policy``."""
+        if record["schema"] == schemas.QUANTIZATION_1:
+            return record | {"runtime": record["policy"]}
+        return record
+
+
+@dataclass(frozen=True)
 class CalibrationRecord(Record):
     """Everything that determined a quantized model, and what came of it.
 
@@ -217,6 +293,7 @@ class CalibrationRecord(Record):
         assignment: How layers were chosen to stay float.
         geometry: What was done to the calibration frames, see `edgeuda.data.treatment.noted`.
         skipped: Files among those looked at that could not be read.
+        measured: Which blocks stay float because that is faster; None if it was not measured.
     """
 
     SCHEMA: ClassVar[str] = schemas.CALIBRATION
@@ -246,6 +323,7 @@ class CalibrationRecord(Record):
     quantizer: QuantizerName = "edgeuda"
     geometry: dict[str, Any] | None = field(default=None, metadata={OMIT: True})
     skipped: list[str] | None = field(default=None, metadata={OMIT: True})
+    measured: MeasuredPlacement | None = field(default=None, metadata={OMIT: True})
 
     @classmethod
     def modern(cls, record: dict[str, Any]) -> dict[str, Any]:

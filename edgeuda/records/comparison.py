@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from edgeuda import schemas
 from edgeuda.records.form import OMIT, Record
+from edgeuda.records.labelling import ConfidenceFigures, KeptLabels, ReliabilityRecord
 
 ORACLE = "oracle"
 """What a method is said to train on that saw the target's labels."""
@@ -66,8 +67,26 @@ class ComparedMethod:
     waiting_for_data: list[float]
     signals: list[dict[str, Any] | None]
     recipe_sha256: str
-    reliability: list[dict[str, Any] | None] = field(default_factory=list)
+    reliability: list[ReliabilityRecord | None] = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> list[ConfidenceFigures]:
+        """What its confidence is worth as a teacher reads it, for each seed where that is known."""
+        return [one.calibrated for one in self.reliability if one is not None]
+
+    def labels_kept(self) -> list[KeptLabels]:
+        """Return the labels above several confidences, means over the seeds; none if unknown.
+
+        Confidences above which a seed has no label are left out.
+        """
+        kept = []
+        for rows in zip(*(figures.kept for figures in self.trusted), strict=False):
+            right = [row.accuracy for row in rows if row.accuracy is not None]
+            if len(right) == len(rows):
+                share = sum(row.share for row in rows) / len(rows)
+                kept.append(KeptLabels(rows[0].above, share, sum(right) / len(right)))
+        return kept
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ def _read(kind: Any, value: Any, place: str) -> Any:
         if not isinstance(value, Mapping):
             raise _misfit(place, "entries", value)
         return {str(k): _read(inner[1], v, f"{place}.{k}") for k, v in value.items()}
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return kind.from_record(value, place)
     if hasattr(kind, "from_record"):
         try:
             return kind.from_record(value)

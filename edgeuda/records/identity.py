@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,11 @@ from typing import Any, Literal
 from edgeuda import schemas
 from edgeuda.errors import DataError, ModelError
 from edgeuda.files import read_json, sha256
+from edgeuda.records.run import RUN_FILE, Descent, RunRecord
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = schemas.IDENTITY
-RUN_SCHEMA = schemas.RUN
-RUN_FILE = "run.json"
 MODEL_FILE = "model.safetensors"
 """The result of a run, in its folder."""
 Role = Literal["source", "adapted"]
@@ -138,11 +138,11 @@ def identity_of(model: Path) -> Identity | None:
         record = _run(folder)
         if record is not None:
             found = _WITHIN.fullmatch(file.relative_to(folder).as_posix())
-            return None if found is None else _of_run(record, file, found["stage"], folder)
+            return None if found is None else _of_run(record, file, found["stage"])
     return None
 
 
-def descent(model: Path) -> dict[str, Any]:
+def descent(model: Path) -> Descent:
     """Return what a run's record says of the network it begins with: checksums and stages.
 
     Args:
@@ -152,48 +152,38 @@ def descent(model: Path) -> dict[str, Any]:
         DataError: If the record of the run that made it is damaged.
     """
     known = identity_of(model)
-    return {
-        "ancestors_sha256": [sha256(model), *(known.ancestors if known else ())],
-        "methods": list(known.methods if known else ()),
-    }
+    if known is None:
+        return Descent([sha256(model)])
+    return Descent([sha256(model), *known.ancestors], list(known.methods))
 
 
-def _run(folder: Path) -> dict[str, Any] | None:
+def _run(folder: Path) -> RunRecord | None:
     """Return the run record of a folder; other programs' files of that name are passed by."""
     path = folder / RUN_FILE
     if not path.is_file():
         return None
     try:
-        return read_json(path, RUN_SCHEMA)
+        record = read_json(path, RunRecord.SCHEMA)
     except DataError as err:
         logger.warning("%s. Which network lies beside it is taken for unknown", err)
         return None
+    return RunRecord.from_record(record, str(path))
 
 
-def _of_run(record: dict[str, Any], file: Path, stage: str | None, folder: Path) -> Identity | None:
-    origin = str(folder / RUN_FILE)
-    try:
-        recipe, verb = str(record["recipe_sha256"]), record["verb"]
-        if verb == "train":
-            return None if stage else Identity("source", sha256(file), ("source",), (), recipe)
-        stages = record.get("stages")  # runs of before do not list them
-        before = record.get("descent") or {"ancestors_sha256": [], "methods": []}
-        if verb != "adapt" or (stage is not None and not _is_stage(stage, stages)):
-            return None
-        made = list(stages or ([] if stage is None else [stage]))
-        if stage is not None:
-            made = made[: made.index(stage) + 1]
-        return Identity(
-            "adapted",
-            sha256(file),
-            (*map(str, before["methods"]), *map(str, made)),
-            tuple(map(str, before["ancestors_sha256"])),
-            recipe,
-        )
-    except (KeyError, TypeError, ValueError) as err:
-        msg = f"{origin}: expected an {RUN_SCHEMA!r} record, found a damaged one ({err!r})"
-        raise DataError(msg) from err
+def _of_run(run: RunRecord, file: Path, stage: str | None) -> Identity | None:
+    recipe = run.recipe_sha256
+    if run.verb == "train":
+        return None if stage else Identity("source", sha256(file), ("source",), (), recipe)
+    if run.verb != "adapt" or (stage is not None and not _is_stage(stage, run.stages)):
+        return None
+    made = list(run.stages or ([] if stage is None else [stage]))  # runs of before list none
+    if stage is not None:
+        made = made[: made.index(stage) + 1]
+    before = run.descent or Descent()
+    return Identity(
+        "adapted", sha256(file), (*before.methods, *made), tuple(before.ancestors_sha256), recipe
+    )
 
 
-def _is_stage(name: str, stages: Any) -> bool:
+def _is_stage(name: str, stages: Sequence[str] | None) -> bool:
     return name in stages if stages is not None else not name.startswith(_OTHERS)

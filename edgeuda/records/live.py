@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from edgeuda import schemas
 from edgeuda.records.form import OMIT, SPELT, Record
+from edgeuda.records.keep import KeepCounts
 from edgeuda.records.predictions import ModelFile
+from edgeuda.records.watch import WatchRecord
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class LiveRecord(Record):
         geometry: What was done to the frames, see `edgeuda.data.treatment.noted`.
         model: The model; None if it was not noted.
         source: Where the frames came from, without passwords.
+        watch: How far they were from what is normal; None if nobody watched.
+        keep: What frames were brought home; None if none were to be.
     """
 
     SCHEMA: ClassVar[str] = schemas.LIVE
@@ -121,6 +125,8 @@ class LiveRecord(Record):
     geometry: dict[str, Any] | None = field(default=None, metadata={OMIT: True})
     model: ModelFile | None = None
     source: str = ""
+    watch: WatchRecord | None = field(default=None, metadata={OMIT: True})
+    keep: KeepCounts | None = field(default=None, metadata={OMIT: True})
 
     def __str__(self) -> str:
         counted, memory = self.frames, self.resident_mb
@@ -129,6 +135,10 @@ class LiveRecord(Record):
         parts += [f"{counted.missed} missed"] * (counted.missed > 0)
         text = ", ".join([*parts, f"{self.reconnects} reconnects"]) + "; "
         text += ", ".join(f"p{name} {value:.1f} ms" for name, value in tail[:1] + tail[1:][-1:])
+        if self.watch is not None:
+            text += f"; {self.watch}"
+        if self.keep is not None:
+            text += f"; {self.keep}"
         if memory.start is None or memory.end is None:
             return text
         return f"{text}; resident memory {memory.start:.0f} to {memory.end:.0f} MB"

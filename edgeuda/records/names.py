@@ -30,7 +30,24 @@ LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 """TensorRT, or TensorRT for RTX."""
 Selector = Literal["instance-adaptive", "class-balanced", "constant", "all"]
 """Which pixels get a pseudo-label, see `edgeuda.methods.selection`."""
+MemberRole = Literal[
+    "model",
+    "calibration",
+    "ranges",
+    "reference",
+    "acceptance",
+    "metrics",
+    "recipe",
+    "licence",
+    "other",
+]
+"""What a file of a bundle is."""
 Arrival = Literal["closed loop", "frame rate", "offline"]
 """How frames come while latency is measured, see `engines.bench.load`."""
 PresetName = Literal["mlperf-singlestream", "mlperf-constantstream"]
 """Rules of a benchmark that others published, see `engines.bench.load.PRESETS`."""
+TrackerName = Literal["tensorboard", "csv", "mlflow", "wandb"]
+"""What a training is followed with, beside its own log; see `edgeuda.training.trackers`."""
+AnnotationTool = Literal["cvat", "label-studio", "coco"]
+"""Whose form labels are handed over in: CVAT's Segmentation mask 1.1 (Pascal VOC), Label Studio's
+tasks with brush labels, COCO with run lengths."""

@@ -32,12 +32,15 @@ class PredictedFrame:
         labels: The label map, PNG.
         raw: The camera's file, if the frame was undistorted and cropped.
         note: Why it is shown.
+        confidence: How sure the model is, PNG of 0 to 255, at the size of its scores; None if it
+            was not asked.
     """
 
     frame: str
     labels: str
     raw: str | None = field(default=None, metadata={OMIT: True})
     note: str | None = field(default=None, metadata={OMIT: True})
+    confidence: str | None = field(default=None, metadata={OMIT: True})
 
 
 @dataclass(frozen=True)

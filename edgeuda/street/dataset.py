@@ -9,20 +9,17 @@ from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from edgeuda import schemas
 from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import ConfigError, OutputExistsError
-from edgeuda.files import read_json, write_atomic, write_json
+from edgeuda.files import write_atomic
 from edgeuda.labels import SPACES, LabelSpace, mapping
+from edgeuda.records.dataset import DatasetRecord
 from edgeuda.street.domain import DOMAIN_NAMES, domain_of
 from edgeuda.street.scene import STILL, Drive, render
-
-SCHEMA = schemas.DATASET
 
 
 def write_dataset(
@@ -67,27 +64,24 @@ def write_dataset(
             f"found {count}, {workers} and {seed}"
         )
         raise ConfigError(msg)
-    record = {
-        "schema": SCHEMA,
-        "label_space": space.to_record(),
-        "origin": {
-            "renderer": "street",
-            "domain": domain,
-            "seed": seed,
-            "count": count,
-            "height": height,
-            "width": width,
-        },
+    origin = {
+        "renderer": "street",
+        "domain": domain,
+        "seed": seed,
+        "count": count,
+        "height": height,
+        "width": width,
+        **({"drive": asdict(drive)} if drive.frames > 1 else {}),
     }
-    if drive.frames > 1:
-        record["origin"]["drive"] = asdict(drive)  # type: ignore[index]
+    record = DatasetRecord(space.to_record(), origin=origin)
+    finished = out / DatasetRecord.FILE
     # Written first under another name, so that an interrupted dataset knows its parameters too.
     started = out / "dataset.partial.json"
-    for path in (out / "dataset.json", started):
+    for path in (finished, started):
         if path.exists():
             _require_same(path, record)
-    if not (out / "dataset.json").exists():
-        write_json(started, record)
+    if not finished.exists():
+        record.write(started)
     work = partial(_write_pair, out, domain, seed, height, width, space, drive)
     places = range(count * drive.frames)
     if workers == 1:
@@ -101,7 +95,7 @@ def write_dataset(
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # stop soon, also on Ctrl-C
                 raise
-    write_json(out / "dataset.json", record)
+    record.write(finished)
     started.unlink(missing_ok=True)
 
 
@@ -110,12 +104,12 @@ def _drain(results: Iterable[None]) -> None:
         pass
 
 
-def _require_same(path: Path, record: dict[str, Any]) -> None:
-    found = read_json(path, SCHEMA)
-    if found != json.loads(json.dumps(record)):  # tuples are lists in a file
+def _require_same(path: Path, record: DatasetRecord) -> None:
+    found = DatasetRecord.read(path)
+    if found.to_record() != json.loads(record.to_json()):  # tuples are lists in a file
         msg = (
-            f"{path}: expected the dataset that was asked for ({record['origin']}, labels "
-            f"{record['label_space']['name']!r}), found another ({found.get('origin')}); "
+            f"{path}: expected the dataset that was asked for ({record.origin}, labels "
+            f"{record.label_space['name']!r}), found another ({found.origin}); "
             "nothing was overwritten. Choose another folder or remove it"
         )
         raise OutputExistsError(msg)

@@ -34,6 +34,7 @@ from edgeuda.models.checkpoint import load_model
 from edgeuda.models.subject import score_checkpoint
 from edgeuda.records.comparison import ORACLE, ComparedMethod, ComparisonRecord, OverSeeds
 from edgeuda.records.identity import MODEL_FILE
+from edgeuda.records.labelling import ReliabilityRecord
 from edgeuda.training.confidence import reliability_record, temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
 from edgeuda.training.procedures import require_runnable
@@ -41,6 +42,7 @@ from edgeuda.training.recipe import Recipe, load_recipe
 from edgeuda.training.recipe_files import merged
 from edgeuda.training.remarks import remarks
 from edgeuda.training.stages import networks_sha256, run_source, run_stage
+from edgeuda.training.trackers import Tracking
 from edgeuda.training.trainer import make_fabric, read_log
 from edgeuda.training.watch import read_signals
 
@@ -159,6 +161,7 @@ def compare(
     workers: int = 0,
     report: Callable[[str], None] = lambda _: None,
     keep: Path | None = None,
+    trackers: Sequence[str] = (),
 ) -> ComparisonRecord:
     """Run every method with every seed and return the record of their scores.
 
@@ -175,6 +178,7 @@ def compare(
         workers: Processes that load images.
         report: Called with a line of text after each run.
         keep: Folder for a copy of each method's network, ``METHOD-SEED.safetensors``.
+        trackers: What follows the runs beside their own logs, see `edgeuda.training.trackers`.
 
     Returns:
         The record, schema ``edgeuda.comparison/1``.
@@ -188,6 +192,7 @@ def compare(
         raise ConfigError(msg)
     stages = {stage for variant in variants for stage in variant.recipe.stages}
     require_runnable(stages)
+    tracking = Tracking.of(trackers, out, out / "runs")
     sources = open_sources(
         track.source, None, track.stored,
         weights=track.source_weights, ignore_unmapped=track.ignore_unmapped,
@@ -210,17 +215,19 @@ def compare(
         labelled = index(track.oracle)
         domains[True] = load_domains(labelled, None, first.model.input)
     labels = data.labels_sha256()
+    tracking.announce()
     scores: dict[str, list[Evaluation | None]] = {variant.name: [] for variant in variants}
     failures: dict[str, dict[str, str]] = {variant.name: {} for variant in variants}
     costs: dict[str, list[tuple[float, float]]] = {variant.name: [] for variant in variants}
     signals: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
-    trusted: dict[str, list[dict[str, Any] | None]] = {variant.name: [] for variant in variants}
+    trusted: dict[str, list[ReliabilityRecord | None]] = {variant.name: [] for variant in variants}
     notes: dict[str, dict[str, list[str]]] = {variant.name: {} for variant in variants}
     for seed in seeds:
         for variant in variants:
             recipe = variant.recipe.model_copy(update={"seed": seed})
             try:
-                chain = _run(recipe, domains[variant.oracle], out / "runs" / f"seed{seed}", workers)
+                at = out / "runs" / f"seed{seed}"
+                chain = _run(recipe, domains[variant.oracle], at, workers, tracking)
             except TrainingError as err:
                 scores[variant.name].append(None)
                 signals[variant.name].append(None)
@@ -250,7 +257,9 @@ def compare(
     return replace(record, **frames.noted())
 
 
-def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path]:
+def _run(
+    recipe: Recipe, domains: Domains, out: Path, workers: int, tracking: Tracking
+) -> list[Path]:
     """Run a method's stages where they are not complete; returns their folders."""
     fabric = make_fabric(recipe.precision)
     spec = domains.spec(recipe)
@@ -272,7 +281,7 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
     chain = [out / f"source-{key[:12]}"]
     if not (chain[0] / MODEL_FILE).exists():
         chain[0].mkdir(parents=True, exist_ok=True)
-        run_source(recipe, domains, Job(chain[0], key, fabric, workers))
+        run_source(recipe, domains, Job(chain[0], key, fabric, workers, tracking))
     model, _ = load_model(chain[0])
     domains = replace(domains, temperature=temperature_of(chain[0]))
     for stage in recipe.stages:
@@ -282,7 +291,8 @@ def _run(recipe: Recipe, domains: Domains, out: Path, workers: int) -> list[Path
         networks = networks_sha256(recipe, stage)
         key = sha256_of(joined(common, (key, stage, *settings), frames(), drawn_from, networks))
         chain.append(out / f"{stage}-{key[:12]}")
-        run_stage(recipe, stage, model, domains, Job(chain[-1], key, fabric, workers))
+        job = Job(chain[-1], key, fabric, workers, tracking)
+        run_stage(recipe, stage, model, domains, job)
     return chain
 
 
@@ -293,14 +303,14 @@ def _score(folder: Path, name: str, data: LabelledFolder, labels: str) -> Evalua
     return Evaluation.from_record(read_json(record), str(record))
 
 
-def _reliability(chain: Sequence[Path], data: LabelledFolder, labels: str) -> dict[str, Any]:
+def _reliability(chain: Sequence[Path], data: LabelledFolder, labels: str) -> ReliabilityRecord:
     """Hold the confidence of a method's network against the labels, as a teacher reads it."""
-    record = chain[-1] / f"reliability-{labels[:12]}.json"
-    if not record.exists():
+    path = chain[-1] / f"reliability-{labels[:12]}.json"
+    if not path.exists():
         model, spec = load_model(chain[-1])
         temperature = temperature_of(chain[0])
-        write_json(record, reliability_record(model, spec, data, temperature))
-    return read_json(record)
+        reliability_record(model, spec, data, temperature).write(path)
+    return ReliabilityRecord.read(path)
 
 
 def _cost(chain: Sequence[Path]) -> tuple[float, float]:
@@ -316,7 +326,7 @@ def _record(
     failures: dict[str, dict[str, str]],
     costs: dict[str, list[tuple[float, float]]],
     signals: dict[str, list[dict[str, Any] | None]],
-    trusted: dict[str, list[dict[str, Any] | None]],
+    trusted: dict[str, list[ReliabilityRecord | None]],
     notes: dict[str, dict[str, list[str]]],
     data: LabelledFolder,
 ) -> ComparisonRecord:

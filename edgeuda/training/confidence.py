@@ -6,22 +6,19 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from edgeuda import schemas
 from edgeuda.data.folders import spread
 from edgeuda.data.images import Image, LabelMap
-from edgeuda.files import read_json, write_json
 from edgeuda.models.network import Network
 from edgeuda.models.reliability import fit_temperature, reliabilities
+from edgeuda.records.labelling import ReliabilityRecord
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import Domains
 from edgeuda.training.loader import Chosen, Images, Joined
 
 logger = logging.getLogger(__name__)
 
-RELIABILITY_FILE = "reliability.json"
-SCHEMA = schemas.RELIABILITY
+RELIABILITY_FILE = ReliabilityRecord.FILE
 
 
 def hold_out(domains: Domains, share: float) -> tuple[Domains, Images]:
@@ -53,7 +50,7 @@ def write_reliability(model: Network, spec: ModelSpec, held: Images, folder: Pat
     """Fit a temperature on held-out source images and write it beside the network."""
     temperature = round(fit_temperature(model, spec, labelled(held)), 4)
     record = reliability_record(model, spec, labelled(held), temperature)
-    write_json(folder / RELIABILITY_FILE, record | {"images": list(held.names)})
+    replace(record, images=list(held.names)).write(folder / RELIABILITY_FILE)
 
 
 def reliability_record(
@@ -61,8 +58,8 @@ def reliability_record(
     spec: ModelSpec,
     pairs: Iterable[tuple[Image, LabelMap]],
     temperature: float,
-) -> dict[str, Any]:
-    """Return the record of a network's confidence on labelled images, see `Reliability.to_record`.
+) -> ReliabilityRecord:
+    """Return the record of a network's confidence on labelled images.
 
     Args:
         model: The network, in eval mode.
@@ -72,12 +69,7 @@ def reliability_record(
     """
     names = spec.label_space.classes
     plain, calibrated = reliabilities(model, spec, pairs, (1.0, temperature))
-    return {
-        "schema": SCHEMA,
-        "temperature": temperature,
-        "as it is": plain.to_record(names),
-        "calibrated": calibrated.to_record(names),
-    }
+    return ReliabilityRecord(temperature, plain.figures(names), calibrated.figures(names))
 
 
 def temperature_of(run: Path) -> float:
@@ -94,7 +86,7 @@ def temperature_of(run: Path) -> float:
             run,
         )
         return 1.0
-    return float(read_json(path, SCHEMA)["temperature"])
+    return ReliabilityRecord.read(path).temperature
 
 
 def labelled(images: Images) -> Iterator[tuple[Image, LabelMap]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.data.folders import LabelledFolder, class_counts, spread
 from edgeuda.data.frames import FrameFolder
 from edgeuda.data.sources import Sources
@@ -41,6 +41,7 @@ from edgeuda.training.loader import (
 )
 from edgeuda.training.monitor import Probe
 from edgeuda.training.recipe import Recipe
+from edgeuda.training.trackers import Tracking
 from edgeuda.training.trainer import TrainingRun, fit
 from edgeuda.training.watch import Watch, drop_snapshots, read_signals
 
@@ -120,12 +121,14 @@ class Job:
         digest: Identity of what the stage depends on.
         fabric: Device, precision, ranks.
         workers: Processes that load images.
+        tracking: Trackers that follow it.
     """
 
     folder: Path
     digest: str
     fabric: Fabric
     workers: int = 0
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def stream(recipe: Recipe, stage: str, number: int = 0) -> int:
@@ -193,7 +196,10 @@ def fit_stage(
         if number > 1:  # rounds that each lose a little would pass unnoticed
             watch.reference = read_signals(job.folder.parent / "round1")[0]["histogram"]
     title = METHODS[stage].label + (f", round {number}" if number else "")
-    run = TrainingRun(job.folder, title, job.digest, job.workers, recipe.compile)
+    run = TrainingRun(
+        job.folder, title, job.digest, job.workers, recipe.compile, job.tracking,
+        recipe.model_dump(mode="json", exclude={*METHODS} - {"source", *recipe.stages}),
+    )  # fmt: skip
     # Before anything is read: who comes second must not touch the log of the first.
     with alone(job.folder) if job.fabric.is_global_zero else nullcontext():
         fit(model, spec, method, data, section, run, job.fabric, watch, finish)
@@ -207,7 +213,7 @@ def load_complete(model: Network, recipe: Recipe, job: Job) -> None:
 
 
 def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:
-    chosen = spread(range(len(target)), recipe.monitor.frames)
+    chosen = spread(target.common, recipe.monitor.frames)
     frames = torch.from_numpy(np.stack([target[index][0] for index in chosen]))
     frequencies = torch.from_numpy(domains.frequencies).float()
     probe = Probe(frames.permute(0, 3, 1, 2), spec.preprocessing, frequencies)

@@ -2,7 +2,8 @@
 
 What an image is and how it is cut follows from the seed and its position in the domain's endless
 stream, so a resumed run sees what an uninterrupted one would have seen, and several ranks see
-together what one rank with their joint batch would have seen.
+together what one rank with their joint batch would have seen. Of shards that ranks share, each has
+a stream of its own, see `edgeuda.data.shares`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
@@ -37,6 +39,8 @@ from edgeuda.methods.base import Batch
 
 CACHE_BYTES = 2 << 30
 """Images are kept decoded, at network size, if a domain fits in this."""
+OWN_STREAMS = 1000
+"""Between the numbers of the streams of ranks that have their own; domains and parts are below."""
 LOOKED_AT = 64
 """Frames of a larger target that are looked at before anything learns from it."""
 
@@ -77,6 +81,7 @@ class Images:
         fits = len(self.names) * size[0] * size[1] * channels <= CACHE_BYTES
         self._cache = None
         if isinstance(data, FrameFolder):
+            fits = fits and data.ranks == 1  # else all shards would be opened
             self.footage = data
             if not (fits or data.whole):
                 data.sample(LOOKED_AT)
@@ -108,8 +113,22 @@ class Images:
 
     def identity(self) -> Iterator[str]:
         """Yield what tells these images and their labels from others."""
+        if self.footage is not None and self.footage.ranks > 1:
+            yield from self.footage.identity()
+            return
         yield from self.names
         yield self.stamp
+
+    @property
+    def common(self) -> Sequence[int]:
+        """The images that every rank can look at."""
+        return range(len(self)) if self.footage is None else self.footage.common
+
+    def portion(self, rank: int, ranks: int) -> Sequence[int]:
+        """Return the images that a rank works on where each is to be worked on once."""
+        if self.footage is not None and self.footage.ranks > 1:
+            return self.footage.own
+        return range(rank, len(self), ranks)
 
     @cached_property
     def stamp(self) -> str:
@@ -119,8 +138,18 @@ class Images:
         return stamp(self._data)
 
     def draw(self, positions: range, seed: int, domain: int) -> list[int]:
-        """Return the images at places of the domain's endless stream, each once per epoch."""
-        return sample(len(self), positions, seed, domain)
+        """Return the images at places of the domain's endless stream, each once per epoch.
+
+        Where each rank has its share, every rank has a stream of its own: the places of one batch
+        are taken as those of the rank's batches, one after the other.
+        """
+        frames = self.footage
+        if frames is None or frames.ranks == 1:
+            return sample(len(self), positions, seed, domain)
+        first = positions.start // (len(positions) * frames.ranks) * len(positions)
+        places = range(first, first + len(positions))
+        stream = domain + OWN_STREAMS * (1 + frames.rank)
+        return [frames.own[place] for place in sample(len(frames.own), places, seed, stream)]
 
     def labels(self) -> Iterator[LabelMap]:
         """Yield the label maps of a labelled domain."""
@@ -247,24 +276,46 @@ class SoftLabelled(Images):
 
     Args:
         frames: The frames, decoded.
-        folder: PNG files named by the frame's number: the classes' probabilities, one below the
-            other, at any size.
+        labels: A PNG file for each, see `soft_label`.
         classes: K.
     """
 
-    def __init__(self, frames: Images, folder: Path, classes: int) -> None:
-        self.names, self._frames, self._folder = frames.names, frames, folder
+    def __init__(self, frames: Images, labels: Sequence[Path], classes: int) -> None:
+        self.names, self._frames, self._labels = frames.names, frames, labels
         self.footage = frames.footage
         self._classes = classes
         self._cache = None
 
     def _read(self, index: int) -> tuple[Image, LabelMap | None]:
         image = self._frames[index][0]
-        stacked = read_label(self._folder / f"{index:06d}.png")
+        stacked = read_label(self._labels[index])
+        if len(stacked) % self._classes:
+            msg = (
+                f"{self._labels[index]}: expected the probabilities of {self._classes} classes one "
+                f"below the other, found {len(stacked)} rows. Label the frames again"
+            )
+            raise DataError(msg)
         planes = stacked.reshape(self._classes, -1, stacked.shape[1])
         rows, columns = image.shape[:2]
         planes = np.ascontiguousarray(planes.transpose(1, 2, 0))
         return image, np.asarray(cv2.resize(planes, (columns, rows)), np.uint8)
+
+
+def soft_label(probability: Tensor, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return soft labels as a file holds them: the classes one below the other, 255 is certain.
+
+    They are kept at half of a network's input size, for networks decide at an eighth.
+
+    Args:
+        probability: ``[K, H, W]``.
+        size: Rows and columns of the input of the network that will learn.
+
+    Returns:
+        ``[K * h, w]`` uint8.
+    """
+    half = [side // 2 for side in size]
+    small = F.interpolate(probability[None].float(), half, mode="bilinear", antialias=True)[0]
+    return (255 * small.flatten(0, 1)).round().byte().cpu().numpy()
 
 
 class LabelledBy(Images):

@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgeuda.data.folders import spread
+from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, TrainingError
 from edgeuda.models.predictor import normalise
 from edgeuda.records.adaptation import Signals
@@ -31,6 +34,8 @@ RANKED = {
 ``start_agreement`` is not among them: the network a stage begins with would always win.
 """
 
+EXAMPLES = 3
+"""Frames whose label maps are kept to be looked at."""
 BATCH = 8
 PIXELS = 2000
 TEMPERATURE = 0.05
@@ -58,6 +63,19 @@ class Probe:
         picks = [torch.randperm(area, generator=generator)[:count] for _ in frames]
         self.pixels = torch.stack(picks)
         self.reference: Tensor | None = None
+        self._shown = spread(range(len(frames)), EXAMPLES)
+        self._maps: Tensor | None = None
+
+    def examples(self) -> list[tuple[Image, LabelMap]]:
+        """Return a few of the frames, with the label maps of the network measured last."""
+        if self._maps is None:
+            return []
+        frames = self.frames[self._shown].permute(0, 2, 3, 1)
+        pixels = frames if frames.dtype == torch.uint8 else (frames * 255).round().byte()
+        return [
+            (np.ascontiguousarray(frame.numpy()), label.numpy())
+            for frame, label in zip(pixels, self._maps, strict=True)
+        ]
 
     def start(self, model: nn.Module) -> Signals:
         """Measure the network a stage begins with and remember its label maps.
@@ -106,6 +124,7 @@ class Probe:
             picked = probability.flatten(2).gather(2, pixels.expand(-1, probability.shape[1], -1))
             features.append(picked.transpose(1, 2).flatten(0, 1))
         labels, flips, views = torch.cat(maps, 1)
+        self._maps = labels[self._shown].byte()
         if self.reference is None:
             self.reference = labels
         classes = len(self.frequencies)

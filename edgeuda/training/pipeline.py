@@ -6,13 +6,11 @@ import json
 import logging
 import platform
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,17 @@ from lightning_fabric import Fabric
 from edgeuda import __version__
 from edgeuda.data.folders import labelled_frames
 from edgeuda.data.frames import FrameFolder, frame_folder
+from edgeuda.data.shares import SharedFrames
 from edgeuda.data.sources import Sources, open_sources
+from edgeuda.data.stores import located, shards_of
 from edgeuda.data.treatment import geometry_of
-from edgeuda.errors import ConfigError, ModelError, OutputExistsError
+from edgeuda.errors import ConfigError, DataError, ModelError, OutputExistsError
 from edgeuda.files import (
     is_empty,
-    read_json,
+    now_utc,
     require_absent,
     sha256,
     sha256_of,
-    write_json,
     write_text,
 )
 from edgeuda.labels import LabelSpace
@@ -44,15 +43,18 @@ from edgeuda.records.adaptation import (
     StageRecord,
 )
 from edgeuda.records.form import parse
-from edgeuda.records.identity import MODEL_FILE, RUN_FILE, RUN_SCHEMA, descent, model_file
+from edgeuda.records.identity import MODEL_FILE, descent, model_file
+from edgeuda.records.labelling import PseudoLabelsRecord
+from edgeuda.records.run import RUN_FILE, Descent, RunRecord
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import temperature_of
 from edgeuda.training.fitting import Domains, Job, load_domains
-from edgeuda.training.procedures import require_runnable
+from edgeuda.training.procedures import procedure_of, require_runnable
 from edgeuda.training.recipe import Recipe
 from edgeuda.training.remarks import remarks
-from edgeuda.training.stages import networks_sha256, run_source, run_stage
-from edgeuda.training.trainer import CHECKPOINT_FILE, make_fabric, read_log
+from edgeuda.training.stages import labelled_apart, networks_sha256, run_source, run_stage
+from edgeuda.training.trackers import Tracking
+from edgeuda.training.trainer import CHECKPOINT_FILE, make_fabric, rank_of_ranks, read_log
 from edgeuda.training.watch import read_signals
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class RunOptions:
         workers: Processes that load images.
         ignore_unmapped: Whether classes that the network's label space lacks may be ignored.
         source_weights: How often images of each source are drawn, where there are several.
+        trackers: What follows the run beside its own log, see `edgeuda.training.trackers`.
     """
 
     out: Path
@@ -78,6 +81,7 @@ class RunOptions:
     workers: int = 0
     ignore_unmapped: bool = False
     source_weights: tuple[float, ...] = ()
+    trackers: tuple[str, ...] = ()
 
 
 def train_source(
@@ -101,6 +105,7 @@ def train_source(
     Raises:
         EdgeudaError: See `labelled_folder`, `fit` and `load_trunk`.
     """
+    tracking = Tracking.of(options.trackers, options.out)
     if recipe.source.style != "none" and target is None:
         msg = (
             f"Recipe {recipe.name!r}: source.style = {recipe.source.style!r} needs target frames. "
@@ -124,7 +129,8 @@ def train_source(
     with _opened(options.out, recipe, digest, "train", _recorded(sources), fabric):
         if frames is not None:
             frames.keep(options.out)
-        run_source(recipe, domains, Job(options.out, digest, fabric, options.workers))
+        tracking.announce()
+        run_source(recipe, domains, Job(options.out, digest, fabric, options.workers, tracking))
     return options.out / MODEL_FILE
 
 
@@ -154,21 +160,35 @@ def adapt(
         EdgeudaError: See `load_model`, `labelled_folder`, `frame_folder` and `fit`.
     """
     require_runnable(recipe.stages)
+    tracking = Tracking.of(options.trackers, options.out)
     model, spec = load_model(init)
     recipe = _for_network(recipe, spec, init)
     sources = open_sources(
         source, spec.label_space, stored,
         weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
     )  # fmt: skip
-    frames = frame_folder(target, learnt=True)
+    target = located(target)
+    frames = _target_frames(target, recipe)
     camera = geometry_of(frames.one_each)
     spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=camera))
     networks = [found for stage in recipe.stages for found in networks_sha256(recipe, stage)]
     networks.append(sha256(model_file(init)))
+    for stage in recipe.stages:
+        if METHODS[stage].needs_labelled:
+            apart = labelled_apart(
+                recipe.section(stage).model_dump().get("labels"), spec.label_space
+            )
+            networks += [] if apart is None else [apart.stamp]
     if camera is not None:
         networks.append(json.dumps(camera.to_record()))
     digest = sha256_of(chain([recipe.digest(), *networks], _identity(sources, frames)))
     fabric = make_fabric(recipe.precision)
+    if fabric.broadcast(digest) != digest:
+        msg = (
+            f"{target}: expected the same data and networks on every rank, found others on rank "
+            f"{fabric.global_rank} than on rank 0. Do all machines see the same files?"
+        )
+        raise DataError(msg)
     if _is_done(options, digest, fabric):
         return options.out / MODEL_FILE
     domains = load_domains(sources, frames, recipe.model.input)
@@ -181,11 +201,12 @@ def adapt(
         "target": str(target.resolve()),
         "target_frames": len(frames),
     }
-    made = {"stages": list(recipe.stages), "descent": descent(model_file(init))}
-    with _opened(options.out, recipe, digest, "adapt", data, fabric, made):
+    before = descent(model_file(init))
+    with _opened(options.out, recipe, digest, "adapt", data, fabric, before):
         frames.keep(options.out)
+        tracking.announce()
         for stage in recipe.stages:
-            job = Job(options.out / stage, digest, fabric, options.workers)
+            job = Job(options.out / stage, digest, fabric, options.workers, tracking)
             run_stage(recipe, stage, model, domains, job)
     if fabric.is_global_zero:
         frames.keep(options.out)  # once more: what the other ranks met
@@ -194,6 +215,35 @@ def adapt(
         save_model(model, spec, options.out / MODEL_FILE)
     fabric.barrier()
     return options.out / MODEL_FILE
+
+
+def _target_frames(target: Path, recipe: Recipe) -> FrameFolder:
+    """List the target's frames; those in shards are divided among ranks, if the stages allow it.
+
+    Raises:
+        DataError: See `frame_folder` and `SharedFrames`.
+    """
+    rank, ranks = rank_of_ranks()
+    if ranks == 1 or len(shards_of(target)) < 2:
+        return frame_folder(target, learnt=True)
+    whole = [stage for stage in recipe.stages if _needs_all_frames(recipe, stage)]
+    if whole:
+        logger.warning(
+            "%s: each rank lists the frames of all shards, because these stages need them: %s",
+            target, ", ".join(whole),
+        )  # fmt: skip
+        return frame_folder(target, learnt=True)
+    return SharedFrames(target, rank, ranks)
+
+
+def _needs_all_frames(recipe: Recipe, stage: str) -> bool:
+    """Whether a stage looks at all target frames by name, or in one process."""
+    made_ahead = (
+        (Path(name) / PseudoLabelsRecord.FILE).is_file()
+        for name in recipe.section(stage).networks()
+    )
+    kind = METHODS[stage]
+    return procedure_of(kind) is not None or kind.needs_labelled or any(made_ahead)
 
 
 def _for_network(recipe: Recipe, spec: ModelSpec, init: Path) -> Recipe:
@@ -259,10 +309,11 @@ def _check_folder(options: RunOptions, digest: str) -> bool:
             )
             raise OutputExistsError(msg)
         return False
-    if read_json(record, RUN_SCHEMA)["digest"] != digest:
+    if RunRecord.read(record).digest != digest:
         msg = (
             f"{options.out}: expected the run that these settings started, found one of another "
-            f"recipe, seed, model or data. Its settings are in {options.out / RECIPE_FILE}"
+            f"recipe, seed, model or data; where ranks share shards, how many ranks there are "
+            f"counts, too. Its settings are in {options.out / RECIPE_FILE}"
         )
         raise OutputExistsError(msg)
     return (options.out / MODEL_FILE).exists()
@@ -276,7 +327,7 @@ def _opened(
     verb: str,
     data: dict[str, Any],
     fabric: Fabric,
-    made: Mapping[str, Any] = MappingProxyType({}),
+    before: Descent | None = None,
 ) -> Iterator[None]:
     """Begin a run's folder, and take it back if it ends before anything was learned.
 
@@ -284,7 +335,7 @@ def _opened(
     way of the next try.
     """
     new = not (out / RUN_FILE).exists()
-    _open(out, recipe, digest, verb, {"data": data, **made}, fabric)
+    _open(out, recipe, digest, verb, data, before, fabric)
     try:
         yield
     except Exception:
@@ -295,7 +346,13 @@ def _opened(
 
 
 def _open(
-    out: Path, recipe: Recipe, digest: str, verb: str, facts: dict[str, Any], fabric: Fabric
+    out: Path,
+    recipe: Recipe,
+    digest: str,
+    verb: str,
+    data: dict[str, Any],
+    before: Descent | None,
+    fabric: Fabric,
 ) -> None:
     """Write the run's identity and the resolved recipe, unless a resumed run has them.
 
@@ -304,32 +361,24 @@ def _open(
     if not fabric.is_global_zero:
         return
     if not (out / RUN_FILE).exists():
-        _write_identity(out, recipe, digest, verb, facts)
-    if not (out / RECIPE_FILE).exists():
-        write_text(out / RECIPE_FILE, recipe.to_toml())
-
-
-def _write_identity(
-    out: Path, recipe: Recipe, digest: str, verb: str, facts: dict[str, Any]
-) -> None:
-    write_json(
-        out / RUN_FILE,
-        {
-            "schema": RUN_SCHEMA,
-            "verb": verb,
-            "digest": digest,
-            "recipe_sha256": recipe.digest(),
-            "seed": recipe.seed,
-            **facts,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": {
+        RunRecord(
+            verb,
+            digest,
+            recipe.digest(),
+            recipe.seed,
+            data,
+            None if before is None else list(recipe.stages),
+            before,
+            now_utc(),
+            {
                 "edgeuda": __version__,
                 "torch": torch.__version__,
                 "numpy": np.__version__,
                 "python": platform.python_version(),
             },
-        },
-    )
+        ).write(out / RUN_FILE)
+    if not (out / RECIPE_FILE).exists():
+        write_text(out / RECIPE_FILE, recipe.to_toml())
 
 
 def adaptation_record(recipe: Recipe, out: Path, domains: Domains) -> AdaptationRecord:

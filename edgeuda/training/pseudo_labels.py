@@ -8,9 +8,8 @@ class and its pixels in each frame.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -20,48 +19,50 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import track
-from torch import Tensor
 
-from edgeuda import schemas
+from edgeuda.cluster import Cluster, discard, shards_folder
 from edgeuda.data.folders import ahead
+from edgeuda.data.footage import require_still
 from edgeuda.data.frames import FrameFolder, frame_folder
-from edgeuda.data.images import Image, resize_image, resize_label, write_image, write_label
 from edgeuda.data.lists import is_list, write_list
-from edgeuda.data.treatment import SCHEMA as FRAMES
-from edgeuda.data.treatment import applied_to, as_shown
+from edgeuda.data.stores import located, relative
+from edgeuda.data.treatment import applied_to, say_treated
 from edgeuda.errors import DataError, OutputExistsError
 from edgeuda.files import (
     alone,
-    read_json,
     require_absent,
     sha256,
     sha256_of,
     short_name,
-    write_json,
     write_text,
 )
-from edgeuda.labels import IGNORE
 from edgeuda.methods.selection import (
-    PATTERNS,
-    InstanceAdaptive,
     SelectorSettings,
-    balanced_thresholds,
-    confidence_histogram,
-    select,
 )
 from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model
+from edgeuda.models.subject import usual_device
+from edgeuda.records.dataset import DatasetRecord
 from edgeuda.records.identity import model_file
+from edgeuda.records.labelling import LabelledFrame, PseudoLabelsRecord
 from edgeuda.spec import ModelSpec, Preprocessing
-from edgeuda.training.loader import Images, sample, to_unit
+from edgeuda.training.label_batches import (
+    Followed,
+    Labeller,
+    Predicted,
+    Read,
+    Selected,
+    as_read,
+    empty_histogram,
+    grouped,
+)
+from edgeuda.training.label_shards import Place, Work, label_on
+from edgeuda.training.loader import Images
 
-INDEX_FILE = "pseudo-labels.json"
+INDEX_FILE = PseudoLabelsRecord.FILE
 PROGRESS_FILE = "pseudo-labels.jsonl"
-SCHEMA = schemas.PSEUDO_LABELS
-Sizes = dict[int, tuple[int, int] | None]
-"""Rows and columns of the label maps of a batch by frame, None for the network's."""
-MOMENTUM = 0.99
-"""Of the mean confidence of a class over batches, as released with HIAST."""
+Line = dict[str, Any]
+"""What is noted of a batch: its frames, the pixels of each class in them, and `Followed.line`."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class PseudoLabels:
         Raises:
             DataError: If there is none, or it is damaged.
         """
-        record = read_json(folder / INDEX_FILE, SCHEMA)
+        record = PseudoLabelsRecord.read(folder / INDEX_FILE)
         return cls(
-            tuple(folder / frame["label"] for frame in record["frames"]),
-            np.array([frame["pixels"] for frame in record["frames"]], np.int64),
-            tuple(record["mean_confidence"]),
+            tuple(folder / frame.label for frame in record.frames),
+            np.array([frame.pixels for frame in record.frames], np.int64),
+            tuple(record.mean_confidence),
         )
 
 
@@ -117,8 +118,12 @@ class Shown(Images):
         yield from map(str, self.footage)
         yield self.footage.stamp
 
-    def read(self, index: int) -> tuple[Image, tuple[int, int]] | None:
-        """Return a frame at network size, and its own rows and columns; None if it is broken.
+    def written(self, index: int) -> Path | None:
+        """Return the file that a frame is written to, or None."""
+        return self.files[index] if self._written else None
+
+    def read(self, index: int) -> Read | None:
+        """Return a frame, its label map to be of its own size; None if it is broken.
 
         Raises:
             DataError: See `FrameFolder.read`.
@@ -126,11 +131,7 @@ class Shown(Images):
         image = self.footage.read(index, instead=False)
         if image is None:
             return None
-        image = as_shown(image, self.footage[index], self._fed.geometry)
-        if self._written and not self.files[index].exists():
-            write_image(self.files[index], image)
-        rows, columns = image.shape[:2]
-        return resize_image(image, self._fed.height, self._fed.width), (rows, columns)
+        return as_read(index, image, self.footage[index], self._fed, self.written(index))
 
 
 def generate(
@@ -145,6 +146,7 @@ def generate(
     device: torch.device,
     names: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    soft: bool = False,
 ) -> PseudoLabels:
     """Label all frames in an order drawn from the seed, and write labels and index.
 
@@ -162,77 +164,58 @@ def generate(
         names: Label file of each frame under ``labels``; by default its number.
         size: Rows and columns of the label maps; by default the network's, or the frame's own if
             the frames are `Shown`.
+        soft: Whether the probabilities of all classes are written too, to ``soft/``.
 
     Raises:
         DataError: If too many frames are broken.
         OutputExistsError: If the folder holds labels of another network or other settings.
     """
-    classes = len(spec.label_space)
     names = names or [f"{index:06d}.png" for index in range(len(frames))]
-    identity = sha256_of(
-        chain(
-            (model_sha256, json.dumps(settings.to_record()), str(seed), spec.to_json()),
-            frames.identity(),
-        )
-    )
-    blank = np.zeros((spec.preprocessing.height, spec.preprocessing.width, 3), np.uint8)
+    one = _Pass(frames, names, spec, settings, model_sha256, seed, soft)
+    identity = one.identity()
     done = _resume(folder, identity)
     if (folder / INDEX_FILE).exists():
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # killed after the index was written
         return PseudoLabels.read(folder)
-    order = sample(len(frames), range(len(frames)), seed, 0)
-    groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
+    groups = grouped(len(frames), seed, settings.batch)
 
     if isinstance(frames, Shown):
         frames.footage.saw(chain.from_iterable(groups[: len(done)]))
 
-    def read(index: int) -> tuple[Image, tuple[int, int] | None] | None:
-        return frames.read(index) if isinstance(frames, Shown) else (frames[index][0], size)
+    def read(index: int) -> Read | None:
+        if isinstance(frames, Shown):
+            return frames.read(index)
+        return Read(index, frames[index][0], size)
 
-    def predictions(start: int) -> Iterator[tuple[Sizes, Tensor, Tensor]]:
-        reading = ahead(read, order[start * settings.batch :])
+    labeller = Labeller(teacher, spec, folder, device, soft)
+
+    def predictions(start: int) -> Iterator[Predicted]:
+        reading = ahead(read, list(chain.from_iterable(groups[start:])))
         for group in track(groups[start:], "pseudo-labels", transient=True):
-            found = [one for one in zip(group, islice(reading, len(group)), strict=True) if one[1]]
-            images = np.stack([one[0] for _, one in found if one] or [blank])
-            confidence, label = teacher.predict(
-                to_unit(torch.from_numpy(images), device), spec.preprocessing
-            )
-            count = len(found)  # none, if all of a batch are broken
-            yield (
-                {index: one[1] for index, one in found if one},
-                confidence[:count], label[:count].int(),  # half the memory to read twice
-            )  # fmt: skip
+            yield labeller.predict([one for one in islice(reading, len(group)) if one])
 
-    rule = InstanceAdaptive(settings.keep, settings.history, settings.hardness, settings.initial)
+    state = Followed.start(settings, len(spec.label_space), device)
     if done:
-        last = done[-1]
-        thresholds = torch.tensor(last["thresholds"], dtype=torch.float64, device=device)
-        mean = torch.tensor(last["mean_confidence"], dtype=torch.float64, device=device)
-    else:
-        start = 0.0 if settings.selector == "all" else settings.initial
-        thresholds = torch.full((classes,), start, dtype=torch.float64, device=device)
-        mean = torch.zeros(classes, dtype=torch.float64, device=device)
-        if settings.selector == "class-balanced":
-            total = torch.zeros(classes, PATTERNS, dtype=torch.int64, device=device)
-            for _, confidence, label in predictions(0):
-                total += confidence_histogram(confidence, label, classes)
-            thresholds = balanced_thresholds(total, settings.keep)
+        state.go_on(done[-1])
+    elif state.by_all:
+        total = empty_histogram(len(spec.label_space), device)
+        for found in predictions(0):
+            total += labeller.histogram(found)
+        state.balance(total)
 
-    def labelled() -> Iterator[tuple[dict[str, Any], Sizes, npt.NDArray[np.uint8]]]:
-        nonlocal thresholds, mean
-        for group, confidence, label in predictions(len(done)):
-            if settings.selector == "instance-adaptive":
-                histogram = confidence_histogram(confidence, label, classes)
-                thresholds = rule.update(thresholds, histogram)
-            chosen = select(confidence, label, thresholds)
-            mean = _follow(mean, confidence, chosen)
-            line = {"thresholds": thresholds.tolist(), "mean_confidence": mean.tolist()}
-            yield line, group, chosen.cpu().numpy()
+    def labelled() -> Iterator[tuple[Selected, Line]]:
+        for found in predictions(len(done)):
+            if state.by_batch:
+                state.move(labeller.histogram(found))
+            chosen = labeller.select(found, state.thresholds)
+            state.follow(chosen.count, chosen.total)
+            yield chosen, state.line()
 
-    def write(one: tuple[dict[str, Any], Sizes, npt.NDArray[np.uint8]]) -> dict[str, Any]:
-        line, group, chosen = one
-        pixels = _write(chosen, group, names, folder, classes)
-        return {"frames": list(group), "pixels": pixels, **line}
+    def write(batch: tuple[Selected, Line]) -> Line:
+        chosen, line = batch
+        group = [frame.index for frame in chosen.frames]
+        pixels = labeller.write(chosen, [names[index] for index in group])
+        return {"frames": group, "pixels": pixels, **line}
 
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -244,29 +227,62 @@ def generate(
         for line in ahead(write, labelled(), 1):  # while the next batch is predicted
             print(json.dumps(line), file=log)
             done.append(line)
-    counts = {frame: row for line in done for frame, row in zip(*_columns(line), strict=True)}
-    pre = spec.preprocessing
-    share = sum(map(sum, counts.values())) / (len(counts) * pre.height * pre.width)
-    write_json(
-        folder / INDEX_FILE,
-        {
-            "schema": SCHEMA,
-            "model_sha256": model_sha256,
-            "label_space": spec.label_space.to_record(),
-            "selection": settings.to_record(),
-            "seed": seed,
-            "thresholds": done[-1]["thresholds"],
-            "mean_confidence": done[-1]["mean_confidence"],
-            "labelled_share": share,
-            "frames": [
-                {"frame": frames.names[i], "label": f"labels/{names[i]}", "pixels": counts[i]}
-                for i in sorted(counts)
-            ],
-            **(frames.footage.noted() if frames.footage is not None else {}),
-        },
-    )
+    one.index(done).write(folder / INDEX_FILE)
     (folder / PROGRESS_FILE).unlink()
     return PseudoLabels.read(folder)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """All that a pass depends on; see `generate`."""
+
+    frames: Images
+    names: Sequence[str]
+    spec: ModelSpec
+    settings: SelectorSettings
+    model_sha256: str
+    seed: int
+    soft: bool
+
+    def identity(self) -> str:
+        """Return its checksum."""
+        settings = json.dumps(self.settings.to_record())
+        return sha256_of(
+            chain(
+                (self.model_sha256, settings, str(self.seed), self.spec.to_json()),
+                ("soft",) if self.soft else (),
+                self.frames.identity(),
+            )
+        )
+
+    def index(self, lines: Sequence[Line]) -> PseudoLabelsRecord:
+        """Return the index of a finished pass from what was noted of its batches, in order."""
+        counts = {
+            frame: row
+            for line in lines
+            for frame, row in zip(line["frames"], line["pixels"], strict=True)
+        }
+        pixels = len(counts) * self.spec.preprocessing.height * self.spec.preprocessing.width
+        footage, names = self.frames.footage, self.names
+        return PseudoLabelsRecord(
+            model_sha256=self.model_sha256,
+            label_space=self.spec.label_space,
+            selection=self.settings.to_record(),
+            seed=self.seed,
+            thresholds=lines[-1]["thresholds"],
+            mean_confidence=lines[-1]["mean_confidence"],
+            labelled_share=sum(map(sum, counts.values())) / pixels,
+            frames=[
+                LabelledFrame(
+                    self.frames.names[i],
+                    f"labels/{names[i]}",
+                    counts[i],
+                    f"soft/{names[i]}" if self.soft else None,
+                )
+                for i in sorted(counts)
+            ],
+            **(footage.noted() if footage is not None else {}),
+        )
 
 
 def label_footage(
@@ -276,7 +292,11 @@ def label_footage(
     settings: SelectorSettings,
     *,
     seed: int = 0,
+    soft: bool = False,
     resume: bool = False,
+    threads: int | None = None,
+    cluster: Cluster | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Path:
     """Write pseudo-labels of a folder of frames, at the frames' size; returns the index.
 
@@ -286,22 +306,37 @@ def label_footage(
 
     Args:
         model: Model file or run folder.
-        target: Folder of frames.
+        target: Folder of frames, list, video or recording.
         out: Folder to write.
         settings: Which pixels get a label.
         seed: Of the order in which frames are seen.
+        soft: Whether the probabilities of all classes are written too.
         resume: Go on with an interrupted pass in ``out``.
+        threads: Threads of an operator in this process; None takes every usable core.
+        cluster: Workers among which the frames of a folder or list are divided; None labels them in
+            this process. What was stopped goes on.
+        progress: Called with the frames done and those to do, by a cluster.
 
     Raises:
         EdgeudaError: See `load_model`, `frame_folder` and `generate`; if two frames differ only
-            in their suffix.
+            in their suffix, or footage is to be divided that is one stream.
     """
-    if not resume:
+    begun = shards_folder(out).exists()
+    if not resume and (cluster is None or not begun):
         require_absent(out)
+    if begun != (cluster is not None) and (begun or (out / PROGRESS_FILE).exists()):
+        how = "on a cluster: go on with `ray`" if begun else "without a cluster: leave out `ray`"
+        msg = f"{out}: this pass was begun {how}, or choose another `out`"
+        raise OutputExistsError(msg)
+    if threads is not None:
+        torch.set_num_threads(threads)
     network, spec = load_model(model)
     pre = spec.preprocessing
+    target = located(target)
+    if cluster is not None:
+        require_still(target)
     frames = frame_folder(target, pre.geometry)
-    root = target / "images" if (target / "images").is_dir() else target
+    root = frames.folder
     if is_list(target):
         names = [f"{index:06d}_{short_name(path.stem)}.png" for index, path in enumerate(frames)]
     else:
@@ -310,52 +345,48 @@ def label_footage(
         twice = next(name for name, count in Counter(names).items() if count > 1)
         msg = f"{target}: two frames would both have the label file {twice!r}; rename one"
         raise DataError(msg)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
     frames.keep(out)
     if written := bool(applied_to(frames, pre.geometry).get("geometry", {}).get("applied")):
         root = out / "images"
-        _say_treated(out, pre)
+        assert pre.geometry is not None
+        say_treated(out, pre.geometry)
     shown = Shown(frames, names, pre, root if written else None)
-    generate(
-        Teacher(network),
-        spec,
-        shown,
-        settings,
-        out,
-        model_sha256=sha256(model_file(model)),
-        seed=seed,
-        device=device,
-        names=names,
-    )
+    identity = sha256(model_file(model))
+    if cluster is None:
+        device = usual_device()
+        generate(
+            Teacher(network.to(device)), spec, shown, settings, out, model_sha256=identity,
+            seed=seed, device=device, names=names, soft=soft,
+        )  # fmt: skip
+    elif not (out / INDEX_FILE).exists():
+        one = _Pass(shown, names, spec, settings, identity, seed, soft)
+        frames.saw(range(len(frames)))
+
+        def place(index: int) -> Place:
+            into = shown.written(index)
+            seen = None if into is None else into.absolute()
+            return Place(index, frames[index].absolute(), names[index], seen)
+
+        lines = label_on(
+            cluster, one.identity(), Work(model.absolute(), out.absolute(), soft), place,
+            len(frames), settings, seed, len(spec.label_space), frames.note, progress,
+        )  # fmt: skip
+        frames.judge(say=False)
+        one.index(lines).write(out / INDEX_FILE)
     frames.judge()
     if is_list(target):
         whole = [index for index in range(len(frames)) if index not in frames.broken]
         pairs = [(shown.files[index], out / "labels" / names[index]) for index in whole]
         write_list(out / "pairs.csv", ("image", "label"), pairs)
-        return out / INDEX_FILE
-    record = {
-        "schema": schemas.DATASET,
-        "label_space": spec.label_space.to_record(),
-        "images": os.path.relpath(root.resolve(), out.resolve()),
-    }
-    if frames.broken and not written:
-        skipped = [frames[index].relative_to(root) for index in sorted(frames.broken)]
-        record["skipped"] = [path.as_posix() for path in skipped]
-    write_json(out / "dataset.json", record)
+    else:
+        skipped = None
+        if frames.broken and not written:
+            skipped = [frames[n].relative_to(root).as_posix() for n in sorted(frames.broken)]
+        DatasetRecord(spec.label_space.to_record(), relative(root, out), skipped).write(
+            out / DatasetRecord.FILE
+        )
+    discard(out)
     return out / INDEX_FILE
-
-
-def _say_treated(out: Path, fed: Preprocessing) -> None:
-    """Write the record of frames that are written as a model with a geometry is shown them."""
-    assert fed.geometry is not None
-    done = {"crop": fed.geometry.crop, "calibration": fed.geometry.lens and "see geometries"}
-    record = {"schema": FRAMES, "curation": done, "geometries": [fed.geometry.to_record()]}
-    write_json(out / "frames.json", record)
-
-
-def _columns(line: dict[str, Any]) -> tuple[list[int], list[list[int]]]:
-    return line["frames"], line["pixels"]
 
 
 def _resume(folder: Path, identity: str) -> list[dict[str, Any]]:
@@ -378,30 +409,3 @@ def _resume(folder: Path, identity: str) -> list[dict[str, Any]]:
         raise OutputExistsError(msg)
     write_text(path, lines)
     return done
-
-
-def _follow(mean: Tensor, confidence: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean confidences ``[K]`` after a batch; its first batch sets a class's."""
-    known = chosen != IGNORE
-    label = chosen[known].long()
-    count = torch.bincount(label, minlength=len(mean))
-    batch = torch.bincount(label, confidence[known].double(), len(mean)) / count.clamp(min=1)
-    moved = torch.where(mean > 0, MOMENTUM * mean + (1 - MOMENTUM) * batch, batch)
-    return torch.where(count > 0, moved, mean)
-
-
-def _write(
-    chosen: npt.NDArray[np.uint8],
-    group: Sizes,
-    names: Sequence[str],
-    folder: Path,
-    classes: int,
-) -> list[list[int]]:
-    """Write a batch's label maps; returns the pixels of each class at network size."""
-    rows = []
-    for (index, size), label in zip(group.items(), chosen, strict=True):
-        rows.append(np.bincount(label.ravel(), minlength=256)[:classes].tolist())
-        if size is not None:
-            label = resize_label(label, *size)
-        write_label(folder / "labels" / names[index], label)
-    return rows

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from edgeuda.data.camera import CameraGeometry
+from edgeuda.camera import CameraGeometry
 from edgeuda.errors import ConfigError
 from edgeuda.files import sha256_of
 from edgeuda.labels import LabelSpace

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeuda import schemas
 from edgeuda.data.folders import class_counts, labelled_folder
 from edgeuda.data.images import write_image, write_label
 from edgeuda.errors import TrainingError
-from edgeuda.files import sha256, write_json, write_text
+from edgeuda.files import sha256, write_text
 from edgeuda.methods.hiast import HIAST, Hiast, HiastSettings
 from edgeuda.methods.lse import (
     LSE,
@@ -32,6 +31,7 @@ from edgeuda.methods.teacher import Teacher
 from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.records.identity import MODEL_FILE
+from edgeuda.records.labelling import SelectionRecord
 from edgeuda.spec import ModelSpec
 from edgeuda.training.fitting import (
     Domains,
@@ -261,16 +261,12 @@ def write_patches(
             write_image(job.folder / "patches/images" / name, array)
             write_label(job.folder / "patches/labels" / name, ids)
             kept += class_counts([ids], classes)[0]
-    write_json(
-        job.folder / SELECTION_FILE,
-        {
-            "schema": schemas.SELECTION,
-            "portion": portion,
-            "frames": [target.names[index] for index in selection.images],
-            "entropy_thresholds": thresholds.tolist(),
-            "pixels": kept.tolist(),
-        },
-    )
+    SelectionRecord(
+        portion,
+        [target.names[index] for index in selection.images],
+        thresholds.tolist(),
+        kept.tolist(),
+    ).write(job.folder / SELECTION_FILE)
 
 
 def _finish(model: Network, spec: ModelSpec, job: Job, rounds: int) -> None:

@@ -30,6 +30,7 @@ from edgeuda.models.predictor import Predictor, TestTime
 from edgeuda.models.subject import subject_of
 from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import MODEL_FILE, model_file
+from edgeuda.records.names import TrackerName
 from edgeuda.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec, Preprocessing
 from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions, train_source
 from edgeuda.training.pipeline import adapt as run_adaptation
@@ -177,6 +178,7 @@ def train(
     target: str | Path | None = None,
     resume: bool = False,
     workers: int = 0,
+    log: Sequence[TrackerName] = (),
 ) -> Run:
     """Train a network on labelled source images.
 
@@ -190,6 +192,8 @@ def train(
         target: Target frames whose look source images take, where the recipe says so.
         resume: Continue the run in ``out`` instead of refusing it.
         workers: Processes that load images.
+        log: Trackers that follow the run, for example ``["tensorboard"]``; the logs of the run
+            are written all the same.
 
     Returns:
         The run.
@@ -204,7 +208,7 @@ def train(
         'camvid-11'
     """
     chosen = _recipe(recipe, settings)
-    options = RunOptions(Path(out), resume, workers)
+    options = RunOptions(Path(out), resume, workers, trackers=tuple(log))
     folders = _paths(source)
     train_source(
         chosen, folders, _space(classes), options, _space(stored),
@@ -225,6 +229,7 @@ def adapt(
     ignore_unmapped: bool = False,
     resume: bool = False,
     workers: int = 0,
+    log: Sequence[TrackerName] = (),
 ) -> Run:
     """Adapt a source-trained network to unlabelled target frames.
 
@@ -243,6 +248,7 @@ def adapt(
         ignore_unmapped: Whether source classes that the network lacks may be ignored.
         resume: See `train`.
         workers: See `train`.
+        log: See `train`.
 
     Returns:
         The run; ``run.remarks()`` says which stages did next to nothing.
@@ -262,7 +268,7 @@ def adapt(
     pre = open_network(start).spec.preprocessing
     own = {name: [pre.height, pre.width] for name in ("model.input", "geometry.crop")}
     chosen = _recipe(recipe, {**own, **(settings or {})})
-    options = RunOptions(out, resume, workers, ignore_unmapped)
+    options = RunOptions(out, resume, workers, ignore_unmapped, trackers=tuple(log))
     run_adaptation(chosen, start, _paths(source), Path(target), options, _space(stored))
     return Run(out)
 

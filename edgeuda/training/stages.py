@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import edgeuda.training.rounds  # noqa: F401  (registers the stages that go in rounds)
-from edgeuda.data.folders import labelled_subset
+from edgeuda.camera import CameraGeometry
+from edgeuda.data.folders import LabelledFolder, labelled_folder, labelled_subset
 from edgeuda.data.images import write_label
-from edgeuda.errors import ConfigError
-from edgeuda.files import sha256, sha256_of, write_text
+from edgeuda.data.treatment import geometry_of
+from edgeuda.errors import ConfigError, DataError
+from edgeuda.files import sha256, sha256_of, stamp, write_text
+from edgeuda.labels import LabelSpace
 from edgeuda.methods.base import Method
 from edgeuda.methods.registry import METHODS
 from edgeuda.methods.settings import Optimisation, Section, StageSettings
@@ -27,6 +29,7 @@ from edgeuda.methods.teacher import LargeSettings, Teacher, TeacherSettings
 from edgeuda.models.checkpoint import build, load_model, save_model
 from edgeuda.models.network import Network
 from edgeuda.records.identity import MODEL_FILE, model_file
+from edgeuda.records.labelling import PseudoLabelsRecord
 from edgeuda.spec import ModelSpec
 from edgeuda.training.confidence import hold_out, write_reliability
 from edgeuda.training.fitting import (
@@ -43,6 +46,7 @@ from edgeuda.training.loader import (
     PseudoLabelled,
     SoftLabelled,
     sample,
+    soft_label,
     to_unit,
 )
 from edgeuda.training.procedures import procedure_of
@@ -239,10 +243,11 @@ class Context:
     def frames(self, batch: int, batches: int) -> Iterator[Tensor]:
         """Yield batches of target frames without views, in the order that the seed draws."""
         images = self._frames()
+        common = images.common
         for step in range(batches):
             positions = range(step * batch, (step + 1) * batch)
-            chosen = sample(len(images), positions, self.recipe.seed, 0)
-            stack = np.stack([images[index][0] for index in chosen])
+            chosen = sample(len(common), positions, self.recipe.seed, 0)
+            stack = np.stack([images[common[place]][0] for place in chosen])
             yield to_unit(torch.from_numpy(stack), self.device)
 
     def use_labels_of(self, teacher: Teacher) -> None:
@@ -254,19 +259,63 @@ class Context:
         size = self.recipe.model.input
         self.target = _soft_labels(teacher, self._frames(), spec, size, self.job)
 
+    def use_soft_labels_in(self, folder: Path) -> None:
+        """Let the batches hold soft labels that `edgeuda pseudo-label --soft` wrote.
+
+        Raises:
+            DataError: If they are of other classes, or a target frame has none.
+        """
+        frames, space = self._frames(), self.domains.space
+        record = PseudoLabelsRecord.read(folder / PseudoLabelsRecord.FILE)
+        if record.label_space.classes != space.classes:
+            msg = (
+                f"{folder}: expected soft labels for the classes of {space.name!r}, found those of "
+                f"{record.label_space.name!r}"
+            )
+            raise DataError(msg)
+        known = {}
+        for one in record.frames:
+            if one.soft is not None:
+                known[one.frame] = known[one.label] = folder / one.soft
+        files = []
+        for name in frames.names:
+            path = Path(name)
+            below = name if frames.footage is None else frames.footage.name_of(path)
+            found = known.get(name) or known.get(f"labels/{Path(below).with_suffix('.png')}")
+            if found is None:
+                msg = (
+                    f"{folder}: has no soft label of {name}. Label all target frames: "
+                    "edgeuda pseudo-label --soft"
+                )
+                raise DataError(msg)
+            files.append(found)
+        self.target = SoftLabelled(frames, files, len(space))
+
     def use_labelled(self, which: int | str) -> None:
         """Let the batches hold labelled target images too, and write down which.
 
+        Args:
+            which: How many of those beside the target frames, a file that lists some of them, or a
+                labelled folder of its own.
+
         Raises:
-            ConfigError: If there are none.
+            ConfigError: If there are none, or those of a folder were cropped or undistorted
+                otherwise than the target frames.
         """
-        if self.domains.labelled is None:
+        own = labelled_apart(which, self.domains.space)
+        if own is None and self.domains.labelled is None:
             msg = (
                 f"Recipe {self.recipe.name!r}: stage {self.stage!r} needs labelled target images. "
-                "Put their label maps in the folder 'labels' beside the frames' folder 'images'"
+                "Put their label maps in the folder 'labels' beside the frames' folder 'images', "
+                "or name a labelled folder"
             )
             raise ConfigError(msg)
-        chosen = labelled_subset(self.domains.labelled, which, self.recipe.seed)
+        if own is not None:
+            _require_same_camera(own, self.domains.geometry)
+            chosen = own
+        else:
+            assert self.domains.labelled is not None
+            chosen = labelled_subset(self.domains.labelled, which, self.recipe.seed)
         names = "".join(f"{pair.image.name}\n" for pair in chosen.pairs)
         if self.job.fabric.is_global_zero:
             write_text(self.job.folder / LABELLED_FILE, names)
@@ -277,9 +326,48 @@ class Context:
         return self.domains.target
 
 
+def labelled_apart(which: object, space: LabelSpace) -> LabelledFolder | None:
+    """Return the labelled target images of a folder of their own, None if that is not asked for.
+
+    Args:
+        which: See `Context.use_labelled`.
+        space: Label space wanted.
+
+    Raises:
+        DataError: See `labelled_folder`; if no image has labels.
+    """
+    if not isinstance(which, str) or not Path(which).is_dir():
+        return None
+    found = labelled_folder(Path(which), space, every=False, ignore_unmapped=True)
+    if not found.pairs:
+        msg = f"{which}: expected images with label maps, found images only"
+        raise DataError(msg)
+    return found
+
+
+def _require_same_camera(labelled: LabelledFolder, geometry: CameraGeometry | None) -> None:
+    own = geometry_of([pair.image for pair in labelled.pairs])
+    if own == geometry or (own is not None and geometry is not None and own.same_as(geometry)):
+        return
+    theirs, ours = ("raw" if one is None else one.describe() for one in (own, geometry))
+    msg = (
+        f"{labelled.root}: expected labelled target images as the target frames, which are {ours}, "
+        f"found some that are {theirs}. Label frames of the folder that is adapted to"
+    )
+    raise ConfigError(msg)
+
+
 def networks_sha256(recipe: Recipe, stage: str) -> list[str]:
-    """Return the checksums of the networks in files that a stage reads."""
-    return [sha256(model_file(Path(name))) for name in recipe.section(stage).networks()]
+    """Return the checksums of the networks, or of the soft labels, that a stage reads."""
+    return [_teacher_sha256(Path(name)) for name in recipe.section(stage).networks()]
+
+
+def _teacher_sha256(path: Path) -> str:
+    index = path / PseudoLabelsRecord.FILE
+    if not index.is_file():
+        return sha256(model_file(path))
+    soft = [path / one.soft for one in PseudoLabelsRecord.read(index).frames if one.soft]
+    return sha256_of([sha256(index), stamp(soft)])
 
 
 def large_recipe(recipe: Recipe, large: LargeSettings) -> Recipe:
@@ -324,31 +412,27 @@ def _large(recipe: Recipe, section: LargeSettings, domains: Domains, job: Job) -
 def _soft_labels(
     teacher: Teacher, target: Images, spec: ModelSpec, size: tuple[int, int], job: Job
 ) -> SoftLabelled:
-    """Write the teacher's probabilities (0 to 255) of every whole target frame as PNG, once.
+    """Write the teacher's probabilities of every whole target frame as PNG, once.
 
-    The frames are looked at in the teacher's size; probabilities are kept at half of ``size``, for
-    networks decide at an eighth.
+    The frames are looked at in the teacher's size.
     """
     folder, device = job.folder / "soft", job.fabric.device
     frames = target.resized((spec.preprocessing.height, spec.preprocessing.width))
-    half = [side // 2 for side in size]
-    for index in range(job.fabric.global_rank, len(target), job.fabric.world_size):
-        name = folder / f"{index:06d}.png"
-        if name.exists():
+    names = [folder / f"{index:06d}.png" for index in range(len(target))]
+    for index in target.portion(job.fabric.global_rank, job.fabric.world_size):
+        if names[index].exists():
             continue
         image = torch.from_numpy(frames[index][0])[None]
         probability = teacher.probabilities(to_unit(image, device), spec.preprocessing)
-        probability = F.interpolate(probability, half, mode="bilinear", antialias=True)
-        write_label(name, (255 * probability[0].flatten(0, 1)).round().byte().cpu().numpy())
+        write_label(names[index], soft_label(probability[0], size))
     job.fabric.barrier()
-    return SoftLabelled(target, folder, len(spec.label_space))
+    return SoftLabelled(target, names, len(spec.label_space))
 
 
 def _pseudo_labels(teacher: Teacher, target: Images, spec: ModelSpec, job: Job) -> PseudoLabelled:
     """Write class and confidence (0 to 255) of every target frame as PNG, once."""
     folder = job.folder / "pseudo"
-    rank, ranks = job.fabric.global_rank, job.fabric.world_size
-    for index in range(rank, len(target), ranks):
+    for index in target.portion(job.fabric.global_rank, job.fabric.world_size):
         names = [folder / plane / f"{index:06d}.png" for plane in PSEUDO_PLANES]
         if all(name.exists() for name in names):
             continue

@@ -8,23 +8,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
 
 from edgeuda.errors import ConfigError, Interrupted, ModelError, TrainingError
@@ -38,6 +29,8 @@ from edgeuda.models.network import Network
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.spec import ModelSpec
 from edgeuda.training.loader import StepData, batches
+from edgeuda.training.panel import progressing
+from edgeuda.training.trackers import Tracking, stage_trackers
 from edgeuda.training.watch import Watch
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -56,6 +49,8 @@ class TrainingRun:
         digest: Identity of the resolved recipe and data; a checkpoint of another is refused.
         workers: Processes that load images.
         compile: Whether the network is compiled.
+        tracking: Trackers that follow the stage.
+        params: The recipe, nested, as trackers show it.
     """
 
     folder: Path
@@ -63,6 +58,13 @@ class TrainingRun:
     digest: str
     workers: int = 0
     compile: bool = False
+    tracking: Tracking = field(default_factory=Tracking)
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rank_of_ranks() -> tuple[int, int]:
+    """Return which of how many ranks of ``torchrun`` this process is; 0 and 1 without."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def make_fabric(precision: str) -> Fabric:
@@ -73,7 +75,8 @@ def make_fabric(precision: str) -> Fabric:
     Args:
         precision: ``"auto"``, ``"32-true"`` or ``"bf16-mixed"``.
     """
-    ranks, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    _, ranks = rank_of_ranks()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
         accelerator="auto",
         devices=here,
@@ -130,11 +133,21 @@ def fit(
 
     with (
         stop_requests() as stop,
-        _progress(run.title, optimisation.steps, start, fabric.is_global_zero) as advance,
         _log(run, fabric.is_global_zero) as write,
-    ):
-        began = time.perf_counter()
+        stage_trackers(
+            run.tracking, run.folder, spec.label_space, optimisation.steps, start, run.params,
+            fabric.is_global_zero,
+        ) as track,
+        progressing(
+            run.title, optimisation.steps, start, fabric.is_global_zero, run.tracking.names
+        ) as panel,
+    ):  # fmt: skip
+        if watch is not None and start == 0:
+            track.measured(watch)
+            panel.measured(watch.history[0])
+        began = then = time.perf_counter()
         waited = 0.0
+        images = 0
         stream = batches(data, start * data.accumulate, fabric.device, run.workers)
         for done in range(start + 1, steps + 1):
             factor = schedule_factor(done - 1, optimisation)
@@ -145,6 +158,7 @@ def fit(
                 asked = time.perf_counter()
                 batch = next(stream)
                 waited += time.perf_counter() - asked
+                images += batch.images * fabric.world_size
                 with _batch_norm_needs_two(data.batch):
                     losses = method.step(wrapped, batch, spec.preprocessing)
                 total = losses.total() / data.accumulate
@@ -157,26 +171,31 @@ def fit(
             last = done == optimisation.steps
             loss = _mean(losses.total(), fabric)
             if done % optimisation.log_every == 0 or last:
-                seconds = time.perf_counter() - began
-                write(
-                    {
-                        "step": done,
-                        "loss": loss,
-                        **{name: _mean(term, fabric) for name, term in losses.terms.items()},
-                        **{name: value.tolist() for name, value in losses.figures.items()},
-                        "lr": factor * optimisation.lr,
-                        "seconds": round(seconds, 3),
-                        "waiting": round(waited / seconds, 4),
-                    }
-                )
+                now = time.perf_counter()
+                seconds, rate = now - began, images / (now - then)
+                then, images = now, 0
+                line = {
+                    "step": done,
+                    "loss": loss,
+                    **{name: _mean(term, fabric) for name, term in losses.terms.items()},
+                    **{name: value.tolist() for name, value in losses.figures.items()},
+                    "lr": factor * optimisation.lr,
+                    "seconds": round(seconds, 3),
+                    "waiting": round(waited / seconds, 4),
+                }
+                write(line)
+                track.log(line, losses, rate)
+                panel.log(line, losses.terms, rate, fabric.device)
             ends = False
             if watch is not None and watch.due(done, optimisation.steps):
                 ends = watch.measure(model, done)
                 model.train(not method.freezes_batch_norm)
+                track.measured(watch)
+                panel.measured(watch.history[-1])
             stopped = _any_rank(bool(stop), fabric)
             if stopped or last or ends or done % optimisation.checkpoint_every == 0:
                 _save(run, model, optimizer, method, done, ends, fabric)
-            advance(loss)
+            panel.advance(loss)
             if ends:
                 break
             if stopped and not last:
@@ -411,19 +430,3 @@ def _log(run: TrainingRun, writes: bool) -> Iterator[Callable[[dict[str, Any]], 
         return
     with (run.folder / LOG_FILE).open("a", encoding="utf-8", buffering=1) as log:
         yield lambda line: print(json.dumps(line), file=log)
-
-
-@contextmanager
-def _progress(title: str, steps: int, start: int, shown: bool) -> Iterator[Any]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        console=Console(stderr=True),  # what a program prints is its caller's
-        disable=not shown,
-    ) as bar:
-        task = bar.add_task(title, total=steps, completed=start, loss=math.nan)
-        yield lambda loss: bar.update(task, advance=1, loss=loss)

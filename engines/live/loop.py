@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -26,8 +27,13 @@ from edgeuda.records.live import (
 )
 from engines.live.capture import Capture
 from engines.live.histogram import LatencyHistogram
+from engines.live.keep import Keeper
 from engines.live.sinks import Result, Sink, SinkThread
-from engines.runner import Runner, segment
+from engines.live.watch import Watch
+from engines.runner import Runner, segment, signals_of
+from engines.signals import statistics
+
+logger = logging.getLogger(__name__)
 
 RECENT = 30
 """Frames over which the frame rate and latency on the screen are taken."""
@@ -95,6 +101,9 @@ def run(
     limits: StopAt | None = None,
     stop: threading.Event | None = None,
     status: Callable[[str], None] = lambda _: None,
+    confidence: bool = False,
+    watch: Watch | None = None,
+    keep: Keeper | None = None,
 ) -> LiveRecord:
     """Segment frames until the source ends, a limit is reached or ``stop`` is set.
 
@@ -112,6 +121,9 @@ def run(
         limits: When to end.
         stop: Set from elsewhere to end.
         status: Told frame rate, latency and drops about once a second.
+        confidence: Whether results say how sure the model is, which was opened with it.
+        watch: Holds the frames against what is normal; the model was opened with ``confidence``.
+        keep: Brings frames home; likewise. It is handed those that it says are due.
 
     Returns:
         The record: frames, drops, latencies, memory. If the source failed on the way, its ``error``
@@ -123,13 +135,15 @@ def run(
     """
     limits, stop = limits or StopAt(), stop or threading.Event()
     threads = [SinkThread(sink, lossless=lossless) for sink in sinks]
+    keeping = None if keep is None else SinkThread(keep, lossless=lossless)
+    writers = [*threads, *([] if keeping is None else [keeping])]
     latencies, course = LatencyHistogram(), Course()
     recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
     begin_memory, begin, created = resident_mb(), time.perf_counter(), now_utc()
     first_ns, began_ns = 0, 0
     clock = Clock()
     frames, applied, said = 0, 0, 0.0
-    geometry = runner.spec.preprocessing.geometry
+    geometry, classes = runner.spec.preprocessing.geometry, len(runner.spec.label_space)
     error: EdgeudaError | None = None
 
     def elapsed() -> float:
@@ -156,26 +170,47 @@ def run(
                     applied += 1
                     frame = replace(frame, image=shown)
                     stages["geometry"] = (perf_counter_ns() - before) / 1e6
-                labels = segment(runner, frame.image, stages)
+                sure = None
+                seconds = (
+                    clock.at(arrived.frame.seconds)
+                    if lossless
+                    else (arrived.at_ns - first_ns) / 1e9
+                )
+                seen, due = None, watch is not None and watch.due(seconds)
+                weighed = keep is not None and keep.due(seconds)
+                if confidence or due or weighed:
+                    seen = signals_of(runner, frame.image, stages)
+                    labels, sure = seen.labels, seen.confidence if confidence else None
+                else:
+                    labels = segment(runner, frame.image, stages)
+                measured = None
+                if seen is not None and (due or weighed):
+                    before = perf_counter_ns()
+                    measured = statistics(seen, classes)
+                    alarm = watch.add(seconds, measured) if watch is not None and due else None
+                    stages["watch" if due else "keep"] = (perf_counter_ns() - before) / 1e6
+                    if alarm is not None:
+                        logger.warning("%s", alarm)
                 done = perf_counter_ns()
                 stages["total"] = (done - start) / 1e6
                 frames += 1
                 latencies.add((done - start) / 1e6)
                 recent.append((done, (done - start) / 1e6))
                 words = _status(recent)
-                seconds = (
-                    clock.at(arrived.frame.seconds)
-                    if lossless
-                    else (arrived.at_ns - first_ns) / 1e9
-                )
+                if watch is not None and watch.alarm is not None:
+                    words += f", ALARM: {watch.alarm.kind}"
                 result = Result(
-                    frame, seconds, labels, words,
+                    frame, seconds, labels, words, confidence=sure,
+                    watch=None if watch is None else watch.state,
                     time_ns=began_ns + round(1e9 * seconds), stages=stages,
                     tally=capture.tally(frames),
-                    failures=tuple(f"{t.sink.name}: {t.error}" for t in threads if t.error),
+                    failures=tuple(f"{t.sink.name}: {t.error}" for t in writers if t.error),
+                    said=measured,
                 )  # fmt: skip
                 for thread in threads:
                     thread.offer(result)
+                if keeping is not None and weighed:
+                    keeping.offer(result)
                 course.note(elapsed(), frames, capture.queue.dropped)
                 if elapsed() - said >= 1:
                     said = elapsed()
@@ -184,9 +219,9 @@ def run(
         except EdgeudaError as err:
             error = err
         finally:
-            for thread in threads:
+            for thread in writers:
                 thread.close()
-    for thread in threads:
+    for thread in writers:
         if thread.error is not None and not isinstance(thread.error, (EdgeudaError, OSError)):
             raise thread.error
     if error is not None and not frames:
@@ -218,12 +253,18 @@ def run(
                 one.queue.dropped + one.refused,
                 None if one.error is None else str(one.error),
             )
-            for one in threads
+            for one in writers
         },
         resident_mb=ResidentMemory(begin_memory, resident_mb()),
         course=CourseTable(
             ["seconds", "frames", "dropped", "resident_mb"],
             [list(entry) for entry in course.entries],
+        ),
+        watch=None if watch is None else watch.record(),
+        keep=(
+            None
+            if keep is None or keeping is None
+            else keep.counts(keeping.queue.dropped + keeping.refused)
         ),
     )
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from edgeuda.data.images import encode_jpeg
+from edgeuda.data.images import LabelMap, encode_jpeg
 from edgeuda.data.recordings import EXTRA, MCAP
 from edgeuda.errors import ConfigError, OutputError, require
 from edgeuda.files import require_absent, unwritable
 from edgeuda.labels import LabelSpace
+from engines.live import diagnostic
 from engines.live.sinks import Result
+from engines.live.watch import WatchState
 
 CHUNK = 1 << 20
 """Bytes of messages in a chunk at most, but for one message that is larger."""
@@ -28,7 +30,9 @@ HELD = 1.0
 QUALITY = 90
 """Of the frames as JPEG."""
 CAMERA, LABELS, COLORS, LATENCY = "/camera", "/labels", "/labels/color", "/edgeuda/latency"
+ROS_LABELS = "/labels/ros2"
 """Topics."""
+ROS_IMAGE = "sensor_msgs/msg/Image"
 METADATA = "edgeuda"
 """Name of the record that says what the ids mean and what ran."""
 COUNTS = ("received", "segmented", "dropped", "missed", "reconnects")
@@ -42,8 +46,10 @@ def libraries() -> SimpleNamespace:
     """
     writer = require("mcap.writer", EXTRA)
     schema = require("mcap_protobuf.schema", EXTRA)
+    typesys = require("rosbags.typesys", EXTRA)
     package = "foxglove_schemas_protobuf"
     return SimpleNamespace(
+        ros=typesys.get_typestore(typesys.Stores.ROS2_HUMBLE),
         Writer=writer.Writer,
         register_schema=schema.register_schema,
         CompressedImage=require(f"{package}.CompressedImage_pb2", EXTRA).CompressedImage,
@@ -55,7 +61,9 @@ class McapFile:
     """Writes frames, label maps and latencies as topics of an MCAP file.
 
     Frames are JPEG on ``/camera``, label maps ids on ``/labels`` and colours on ``/labels/color``,
-    milliseconds by stage and counts of frames JSON on ``/edgeuda/latency``; the metadata
+    ids also on ``/labels/ros2`` as ROS 2's own ``sensor_msgs/msg/Image`` for ``ros2 bag``,
+    milliseconds by stage and counts of frames JSON on ``/edgeuda/latency``; what a watch finds is
+    ROS 2's ``diagnostic_msgs/msg/DiagnosticArray`` on ``/diagnostics``; the metadata
     ``edgeuda`` has the label space. Messages carry the time of their frame's capture.
 
     Chunks go to the file whole, each second or as they are full: after a kill it can be read up to
@@ -84,6 +92,7 @@ class McapFile:
         self._writer: Any = None
         self._channels: dict[str, int] = {}
         self._flushed = 0.0
+        self._watched: WatchState | None = None
 
     def write(self, result: Result) -> None:
         """See `Sink`."""
@@ -124,6 +133,7 @@ class McapFile:
         for topic, message in ((CAMERA, frame), (LABELS, ids), (COLORS, colors)):
             message.timestamp.FromNanoseconds(at)
             self._add(topic, at, message.SerializeToString())
+        self._add(ROS_LABELS, at, self._as_ros(labels, at))
         latency = {
             "timestamp": {"sec": at // 10**9, "nsec": at % 10**9},
             "frame": result.frame.name,
@@ -131,9 +141,35 @@ class McapFile:
             **asdict(result.tally),
         }
         self._add(LATENCY, at, json.dumps(latency).encode())
+        if result.watch is not None and result.watch != self._watched:
+            self._watched = result.watch
+            if diagnostic.TOPIC not in self._channels:
+                self._channels[diagnostic.TOPIC] = self._writer.register_channel(
+                    diagnostic.TOPIC, "cdr", self._register_ros(diagnostic.ARRAY)
+                )
+            self._add(diagnostic.TOPIC, at, self._diagnosed(result.watch, at))
         if perf_counter() - self._flushed >= HELD:
             self._writer.flush()
             self._flushed = perf_counter()
+
+    def _as_ros(self, labels: LabelMap, at: int) -> bytes:
+        store, (height, width) = self._library.ros, labels.shape
+        message = store.types[ROS_IMAGE](
+            self._header(at, "camera"), height, width, "mono8", 0, width, labels.reshape(-1)
+        )
+        return bytes(store.serialize_cdr(message, ROS_IMAGE))
+
+    def _diagnosed(self, state: WatchState, at: int) -> bytes:
+        store = self._library.ros
+        types = (store.types[name] for name in (diagnostic.STATUS, diagnostic.KEY_VALUE))
+        said = diagnostic.status(state, self._about.get("backend", ""), *types)
+        message = store.types[diagnostic.ARRAY](self._header(at, ""), [said])
+        return bytes(store.serialize_cdr(message, diagnostic.ARRAY))
+
+    def _header(self, at: int, frame: str) -> Any:
+        types = self._library.ros.types
+        time, header = types["builtin_interfaces/msg/Time"], types["std_msgs/msg/Header"]
+        return header(time(at // 10**9, at % 10**9), frame)
 
     def _add(self, topic: str, at: int, data: bytes) -> None:
         self._writer.add_message(self._channels[topic], at, data, at)
@@ -150,12 +186,17 @@ class McapFile:
         raw = library.register_schema(self._writer, library.RawImage)
         schema = json.dumps(latency_schema(list(first.stages))).encode()
         latency = self._writer.register_schema("edgeuda.Latency", "jsonschema", schema)
+        ros = self._register_ros(ROS_IMAGE)
         for topic, encoding, kind in (
             (CAMERA, "protobuf", compressed), (LABELS, "protobuf", raw),
-            (COLORS, "protobuf", compressed), (LATENCY, "json", latency),
+            (COLORS, "protobuf", compressed), (ROS_LABELS, "cdr", ros), (LATENCY, "json", latency),
         ):  # fmt: skip
-            about = {"label_space": space} if topic == LABELS else {}
+            about = {"label_space": space} if topic in (LABELS, ROS_LABELS) else {}
             self._channels[topic] = self._writer.register_channel(topic, encoding, kind, about)
+
+    def _register_ros(self, name: str) -> int:
+        definition, _ = self._library.ros.generate_msgdef(name, ros_version=2)
+        return int(self._writer.register_schema(name, "ros2msg", definition.encode()))
 
 
 def require_suffix(path: Path) -> None:

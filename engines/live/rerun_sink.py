@@ -16,6 +16,7 @@ from edgeuda.errors import ConfigError, DeviceError, OutputError, require
 from edgeuda.files import is_full, require_absent, unwritable
 from edgeuda.labels import IGNORE, LabelSpace
 from engines.live.sinks import LOOKS, Result
+from engines.live.watch import WatchState
 
 EXTRA = "rerun"
 VIEWER = "viewer"
@@ -63,7 +64,8 @@ class RerunLog:
     """Logs frames, label maps with names and colours, latencies and counts to Rerun.
 
     Frames are JPEG at ``camera/image``, label maps at ``camera/labels``, milliseconds by stage
-    below ``latency``, counts below ``frames``, on the timelines ``capture`` and ``number``.
+    below ``latency``, counts below ``frames``, what a watch finds below ``watch``, on the timelines
+    ``capture`` and ``number``.
 
     Args:
         where: A file ``.rrd``, ``"viewer"`` for one that is opened here, or a viewer's address.
@@ -81,6 +83,7 @@ class RerunLog:
         self._file = None if where == VIEWER or is_address(where) else Path(where)
         self._stream: Any = None
         self._results = 0
+        self._watched: WatchState | None = None
 
     def write(self, result: Result) -> None:
         """See `Sink`."""
@@ -101,6 +104,13 @@ class RerunLog:
             stream.log(f"latency/{stage}", rerun.Scalars(milliseconds))
         for name, count in asdict(result.tally).items():
             stream.log(f"frames/{name}", rerun.Scalars(count))
+        if result.watch is not None and result.watch != self._watched:
+            stream.log("watch/ratio", rerun.Scalars(result.watch.ratio))
+            before = None if self._watched is None else self._watched.alarm
+            if result.watch.alarm is not None and before is None:
+                words = rerun.TextLog(str(result.watch.alarm), level=rerun.TextLogLevel.WARN)
+                stream.log("watch/alarm", words)
+            self._watched = result.watch
 
     def close(self) -> None:
         """See `Sink`."""

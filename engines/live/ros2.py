@@ -1,10 +1,12 @@
-"""A ROS 2 node: camera images in, label images out, with the stamp of the image.
+"""A ROS 2 node: camera images in, label images and diagnostics out.
 
 Needs a ROS 2 installation, whose ``rclpy`` is not on PyPI.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +18,10 @@ import numpy as np
 from edgeuda.data.images import Image, LabelMap
 from edgeuda.data.treatment import as_shown
 from edgeuda.errors import DataError, DependencyError
-from engines.runner import Runner, segment
+from engines.live import diagnostic
+from engines.live.watch import Watch
+from engines.runner import FrameSignals, Runner, segment, signals_of
+from engines.signals import statistics
 
 _TO_RGB: dict[str, int | None] = {
     "rgb8": None,
@@ -26,6 +31,8 @@ _TO_RGB: dict[str, int | None] = {
     "mono8": cv2.COLOR_GRAY2RGB,
 }
 """Conversion of each encoding that is read."""
+DIAGNOSES = 10
+"""Messages that are kept for a slow subscriber, as a diagnostic updater of ROS keeps them."""
 
 
 def spin(
@@ -35,6 +42,7 @@ def spin(
     *,
     node_name: str = "edgeuda",
     status: Callable[[str], None] = lambda _: None,
+    watch: Watch | None = None,
 ) -> int:
     """Publish a label image for each camera image, until ROS shuts down.
 
@@ -42,21 +50,28 @@ def spin(
     drops images and never delays them. Labels are ``mono8``, of the image's size and header; if the
     model's spec has a geometry, images are undistorted and cropped, and labels are of that part.
 
+    With a watch, what it finds is published on ``/diagnostics`` once a second, and when an alarm
+    begins, while images come.
+
     Args:
         runner: The model.
         images: Topic of ``sensor_msgs/msg/Image``.
         labels: Topic to publish on.
         node_name: Name of the node.
-        status: Told the latency of every hundredth image.
+        status: Told the latency of every hundredth image, and of alarms.
+        watch: Holds the images against what is normal; the model was opened with ``confidence``.
 
     Returns:
         Number of label images published.
 
     Raises:
-        DependencyError: If ``rclpy`` is not installed.
+        DependencyError: If ``rclpy`` or, with a watch, ``diagnostic_msgs`` is not installed.
     """
     try:
         import rclpy  # type: ignore[import-not-found]
+
+        if watch is not None:
+            from diagnostic_msgs import msg as diagnostic_msgs  # type: ignore[import-not-found]
         from rclpy.qos import qos_profile_sensor_data  # type: ignore[import-not-found]
         from sensor_msgs.msg import Image as Message  # type: ignore[import-not-found]
     except ImportError as err:
@@ -69,7 +84,12 @@ def spin(
     node = rclpy.create_node(node_name)
     publisher = node.create_publisher(Message, labels, 1)
     profile = _newest_only(qos_profile_sensor_data)
-    published = 0
+    published, classes, began, told = 0, len(runner.spec.label_space), perf_counter(), -math.inf
+    diagnoses = None
+    if watch is not None:
+        diagnoses = node.create_publisher(
+            diagnostic_msgs.DiagnosticArray, diagnostic.TOPIC, DIAGNOSES
+        )
 
     def receive(message: Any) -> None:
         nonlocal published
@@ -80,10 +100,37 @@ def spin(
         except DataError as err:
             node.get_logger().error(str(err), throttle_duration_sec=5.0)
             return
-        publisher.publish(fill(Message(), segment(runner, image), message.header))
+        seconds, seen = start - began, None
+        if watch is not None and watch.due(seconds):
+            seen = signals_of(runner, image)
+        found = segment(runner, image) if seen is None else seen.labels
+        publisher.publish(fill(Message(), found, message.header))
         published += 1
+        if seen is not None:
+            diagnose(seconds, seen)
         if published % 100 == 1:
             status(f"{published} label images, {1e3 * (perf_counter() - start):.1f} ms")
+
+    def diagnose(seconds: float, seen: FrameSignals) -> None:
+        nonlocal told
+        assert watch is not None
+        assert diagnoses is not None
+        alarm = watch.add(seconds, statistics(seen, classes))
+        if alarm is not None:
+            node.get_logger().warning(str(alarm))
+            status(str(alarm))
+        if alarm is None and seconds - told < 1:
+            return
+        told = seconds
+        array = diagnostic_msgs.DiagnosticArray()
+        array.header.stamp = node.get_clock().now().to_msg()
+        array.status = [
+            diagnostic.status(
+                watch.state, runner.backend, diagnostic_msgs.DiagnosticStatus,
+                diagnostic_msgs.KeyValue, lambda level: bytes([level]),
+            )
+        ]  # fmt: skip
+        diagnoses.publish(array)
 
     node.create_subscription(Message, images, receive, profile)
     try:
@@ -138,5 +185,6 @@ def fill(message: Any, labels: LabelMap, header: Any) -> Any:
     message.encoding = "mono8"
     message.is_bigendian = 0
     message.step = labels.shape[1]
-    message.data = labels.tobytes()
+    # ROS's class checks every value of anything but an array, one after the other in Python.
+    message.data = array("B", labels.tobytes())
     return message

@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.data.footage import Frame
-from edgeuda.data.images import Image, LabelMap, paint, write_label
+from edgeuda.data.images import Image, LabelMap, dimmed, paint, write_label
 from edgeuda.errors import DataError, DeviceError, OutputError
 from edgeuda.files import is_full, unwritable
 from engines.live.capture import Tally
 from engines.live.queue import LatestQueue
+from engines.live.watch import WatchState
+from engines.signals import FrameStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ class Result:
         stages: Milliseconds by stage, see `engines.runner.segment`, and ``total``.
         tally: What had become of frames by then.
         failures: Sinks that had failed by then, and why.
+        confidence: ``[h, w]`` uint8, how sure the model is; None if it was not asked.
+        watch: What the newest test of a watch found; None before the first, or without a watch.
+        said: What the frame says without labels; None where nobody asked.
     """
 
     frame: Frame
@@ -57,6 +62,9 @@ class Result:
     stages: Mapping[str, float] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     failures: tuple[str, ...] = ()
+    confidence: npt.NDArray[np.uint8] | None = None
+    watch: WatchState | None = None
+    said: FrameStatistics | None = None
 
 
 class Sink(Protocol):
@@ -118,8 +126,13 @@ class SinkThread:
 
 
 def overlay(result: Result, colors: npt.NDArray[np.uint8]) -> Image:
-    """Return a frame with its classes painted over it and its status in a corner."""
+    """Return a frame with its classes painted over it and its status in a corner.
+
+    It is dark where the model is unsure, if it was asked.
+    """
     picture = paint(result.frame.image, result.labels, colors)
+    if result.confidence is not None:
+        picture = dimmed(picture, result.confidence)
     scale = max(0.4, picture.shape[0] / 900)
     place = (round(12 * scale), round(30 * scale))
     edge = max(1, round(1.5 * scale))

@@ -145,6 +145,7 @@ class StatusPage:
             "per_second": round((len(came) - 1) / span, 2) if span > 0 else None,
             "since_last": round(now - came[-1], 2) if came else None,
             "failures": [] if newest is None else list(newest.failures),
+            "watch": _watched(newest),
             "latency_ms": latencies,
             "classes": [
                 {"name": name, "color": list(color)}
@@ -301,6 +302,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the run's own words are on the terminal."""
+
+
+def _watched(newest: Result | None) -> dict[str, Any] | None:
+    """Return what the page shows of a watch; None if nothing was tested."""
+    if newest is None or newest.watch is None:
+        return None
+    state = newest.watch
+    return {
+        "ratio": round(state.ratio, 3),
+        "column": state.column,
+        "alarm": None if state.alarm is None else str(state.alarm),
+    }
 
 
 def _listen(page: StatusPage, address: Address) -> _Server:

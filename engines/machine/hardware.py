@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,7 +36,20 @@ CPU_FLAGS = (
 
 GPU_NAMES = re.compile(r"gpu|ga10b|gv11b|gp10b")
 """Integrated GPUs among the kernel's devices with a variable clock."""
+ROUNDING = ("onnxruntime", "cpu_flags", "architecture")
+"""What of `identity` decides how a model's sums are rounded on the CPU."""
 _CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+
+
+def adds_in_32_bits(machine: Mapping[str, str]) -> bool:
+    """Whether products of bytes are added in 32 bits; else ONNX Runtime's sums may saturate.
+
+    Args:
+        machine: See `identity`.
+    """
+    flags = machine["cpu_flags"].split()
+    wide = any("vnni" in flag or flag.startswith("amx_int8") for flag in flags)
+    return machine["architecture"] != "x86_64" or wide
 
 
 def identity() -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeuda import schemas
 from edgeuda.errors import DataError, DependencyError, ModelError, require
+from edgeuda.records.calibration import QuantizationNote
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
@@ -184,10 +185,8 @@ def runtime_of(metadata: Mapping[str, str]) -> str | None:
         return None
     try:
         note = json.loads(text)
-        return str(
-            note["policy"] if note.get("schema") == schemas.QUANTIZATION_1 else note["runtime"]
-        )
-    except (AttributeError, ValueError, TypeError, KeyError, RecursionError) as err:
+        return QuantizationNote.from_record(note, f"metadata {QUANTIZATION_KEY!r}").runtime
+    except (AttributeError, DataError, ValueError, RecursionError) as err:
         msg = (
             f"The model's metadata {QUANTIZATION_KEY!r} is damaged: expected a record with a "
             f"'runtime', found {text[:60]!r}. Calibrate it again"

@@ -44,6 +44,7 @@ def open_session(
     profile: Path | None = None,
     int8: bool = False,
     half: bool = False,
+    origin: str | None = None,
 ) -> Any:
     """Open an ``onnxruntime.InferenceSession``.
 
@@ -58,6 +59,7 @@ def open_session(
             none.
         int8: Whether the graph has Q/DQ pairs, which ``tensorrt`` has to be told.
         half: Whether it is in half precision, likewise.
+        origin: What errors call it; None is the file's name.
 
     Raises:
         ModelError: If the file is missing, broken or uses what this ONNX Runtime lacks.
@@ -66,7 +68,8 @@ def open_session(
             itself goes on with the CPU then.
     """
     ort = require("onnxruntime", "cpu")
-    origin = str(model) if isinstance(model, Path) else "the ONNX model in memory"
+    if origin is None:
+        origin = str(model) if isinstance(model, Path) else "the ONNX model in memory"
     if isinstance(model, Path) and not model.is_file():
         msg = f"{origin}: expected an ONNX model, found no such file"
         raise ModelError(msg)

@@ -84,7 +84,17 @@ def evidence(records: Records) -> list[Finding]:
         if not model.scores and not records.tradeoffs:
             found.append(_int8_unscored(model))
         found += [_int8_speed(b, r) for b, r in model.timings if b is not None and r is not None]
-    return found + [_latency(bench) for bench in records.benches if bench.models]
+    found += [_latency(bench) for bench in records.benches if bench.models]
+    return found + [
+        Finding(
+            "Watched drive",
+            "stated",
+            str(record.watch),
+            f"{name}; {record.watch.per_hour:g} false alarms in an hour were accepted.",
+        )
+        for name, record in records.drives
+        if record.watch is not None
+    ]
 
 
 def _outside_sweeps(records: Records) -> list[Int8Model]:

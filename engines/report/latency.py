@@ -260,23 +260,6 @@ def _reading(first: Bench, base: ModelLatency, bench: Bench, model: ModelLatency
     return f"{ratio:.3f} times: {'slower' if ratio > 1 else 'faster'}"
 
 
-def drives(records: Records) -> Chapter | None:
-    """Return the chapter on what `edgeuda run` segmented."""
-    if not records.drives:
-        return None
-    grids = []
-    for name, record in records.drives:
-        hidden = {"schema", "course"}
-        facts = flatten({k: v for k, v in record.to_record().items() if k not in hidden})
-        rows = [[key.replace("_", " "), value] for key, value in facts.items()]
-        grids.append(Grid(f"Drive {name}", ["fact", "value"], rows))
-    text = [
-        "Frames as they came. A camera is never held up: what could not be segmented in time was "
-        "dropped and counted. Latency goes from a frame's arrival to its label map."
-    ]
-    return Chapter("drives", "Drives", text, grids=grids)
-
-
 def machines(records: Records) -> Chapter | None:
     """Return the chapter on machine and method."""
     if not records.benches:

@@ -159,9 +159,45 @@ def signals(lines: Sequence[MeasuredNetwork], label: str, title: str) -> str:
 
 def comparison(record: ComparisonRecord) -> str:
     """Plot a comparison, see `methods`, as a complete SVG file."""
-    drawn = methods(record, "mIoU of the methods, one dot per seed")
+    return _file(methods(record, "mIoU of the methods, one dot per seed"))
+
+
+def confidence_file(record: ComparisonRecord) -> str:
+    """Plot a comparison, see `confidence`, as a complete SVG file."""
+    return _file(confidence(record, "How many confident labels there are, and how many are right"))
+
+
+def _file(drawn: str) -> str:
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return drawn.replace("<svg", f"<svg {spaces}", 1)
+
+
+def confidence(record: ComparisonRecord, label: str) -> str:
+    """Plot the share of labels above several confidences against the share that is right.
+
+    Each method has a line, the mean over its seeds; its points are confidences, the lowest on the
+    right. What teachers choose labels by is as good as its line is high.
+    """
+    known = [(method.name, method.labels_kept()) for method in record.methods]
+    lines = [(name, kept) for name, kept in known if kept]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, kept) in enumerate(lines):
+            axes.plot(
+                [100 * one.share for one in kept],
+                [100 * one.accuracy for one in kept if one.accuracy is not None],
+                color=COLORS[number % len(COLORS)], marker=MARKERS[number % len(MARKERS)],
+                ls=LINES[number // len(COLORS) % len(LINES)], ms=4, lw=1.2, label=short(name),
+            )  # fmt: skip
+        axes.set(xlabel="labels above a confidence, % of the pixels", ylabel="of them right, %")
+        above = ", ".join(f"{one.above:g}" for one in reversed(lines[0][1]))
+        axes.set_title(f"confidence above {above}", loc="left", fontsize=10)
+        axes.grid(visible=True)
+        at_least(axes, LEAST_POINTS)
+        legend_below(axes, 2)
+
+    return svg(draw, 2.8 + 0.1 * len(lines), label)
 
 
 def methods(record: ComparisonRecord, label: str) -> str:

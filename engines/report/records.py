@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeuda import schemas
 from edgeuda.accuracy.evaluation import Evaluation
+from edgeuda.data.stores import located
 from edgeuda.data.walk import names_under
 from edgeuda.errors import DataError, EdgeudaError
 from edgeuda.files import read_json, sha256
@@ -350,7 +351,7 @@ def _predictions(record: PredictionsRecord, path: Path) -> Predictions:
 
     def resolved(name: str) -> Path:
         beside = path.parent / name
-        return (beside if beside.exists() else Path(name)).resolve()
+        return (beside if beside.exists() else located(name)).resolve()
 
     for entry in record.frames:
         found = resolved(entry.frame)

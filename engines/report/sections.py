@@ -15,8 +15,9 @@ from edgeuda.records.calibration import CalibrationRecord
 from engines.report import plots
 from engines.report.choice import tradeoff
 from engines.report.comparison import comparisons, others
+from engines.report.drives import drives
 from engines.report.findings import adaptation_pairs, int8_models
-from engines.report.latency import drives, machine_state, machines, side_by_side, timings
+from engines.report.latency import machine_state, machines, side_by_side, timings
 from engines.report.networks import TRUTH
 from engines.report.parts import Chapter, Grid, Picture, Strip
 from engines.report.records import Records

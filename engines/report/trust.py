@@ -92,6 +92,8 @@ def went_wrong(records: Records) -> list[str]:
         if dropped := drive.frames.dropped:
             whole = drive.frames.segmented + dropped
             late.append(f"{dropped} of {whole} frames of the drive {name} were dropped.")
+        if drive.watch is not None and drive.watch.alarms:
+            other.append(f"The drive {name} no longer looked as calibrated: {drive.watch}.")
     alarms = [
         f"{t.name}, step {line.step}: {line.alarm}."
         for t in records.stages

@@ -11,14 +11,13 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgeuda import schemas
 from edgeuda.errors import ConfigError, ModelError, require
 from edgeuda.files import now_utc, sha256, write_atomic
+from edgeuda.records.build import BuildOptions, BuildRecord, DlaLayers, EngineLayer, EngineTensor
 from edgeuda.records.names import Precision
 from engines.onnx.float_input import float_input
 from engines.onnx.graphs import load_graph, metadata_of
@@ -28,55 +27,7 @@ from engines.onnx.opset import lower_opset
 from engines.tensorrt.engine import load_engine
 from engines.tensorrt.library import Library, Log
 
-SCHEMA = schemas.BUILD
 STRONGLY_TYPED_FROM = (10, 12)
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Smallest, usual and largest shape of the input."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What an engine is built for.
-
-    Attributes:
-        batch: Smallest, usual and largest batch, where the graph leaves it open.
-        shapes: Shapes of the input instead, where it leaves more open.
-        workspace_mib: Memory for tactics; None leaves TensorRT's own limit.
-        level: Optimisation level of the builder, 0 to 5.
-        half: FP16 by flag, for TensorRT before 10.12; later ones take a typed graph.
-        dla_core: Core of the deep learning accelerator; what it cannot run falls back to the GPU.
-        version_compatible: Whether later TensorRT may load the engine.
-        hardware_compatible: Whether later GPUs may.
-        timing_cache: File of timings, read if it exists and written afterwards.
-        compute_capabilities: Of TensorRT-RTX: GPUs to compile for, for example ``SM86``; none takes
-            the one that is there.
-    """
-
-    batch: tuple[int, int, int] = (1, 1, 1)
-    shapes: Shapes | None = None
-    workspace_mib: int | None = None
-    level: int | None = None
-    half: bool = False
-    dla_core: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    timing_cache: Path | None = None
-    compute_capabilities: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        low, usual, high = self.batch
-        if not 1 <= low <= usual <= high:
-            msg = f"Expected batches as smallest, usual and largest, found {self.batch}"
-            raise ConfigError(msg)
-        if self.level is not None and not 0 <= self.level <= 5:
-            msg = f"Expected an optimisation level from 0 to 5, found {self.level}"
-            raise ConfigError(msg)
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the JSON form, without the timing cache, which changes no result."""
-        record = asdict(self)
-        del record["timing_cache"]
-        return record
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +36,11 @@ class Built:
 
     Attributes:
         plan: The serialised engine.
-        record: Schema ``edgeuda.build/1``.
+        record: How.
     """
 
     plan: bytes
-    record: dict[str, Any]
+    record: BuildRecord
 
 
 def build_engine(
@@ -150,7 +101,7 @@ def build_engine(
     record = _record(
         library, model, options, graph, network, log, content, seconds, calibrator is not None
     )
-    return Built(content, {**record, "dla_layers": on_dla})
+    return Built(content, replace(record, dla_layers=on_dla))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,15 +122,13 @@ class _Graph:
         return cls(proto, metadata_of(proto), quantized, half)
 
 
-def engine_layers(
-    library: Library, plan: bytes, options: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def engine_layers(library: Library, plan: bytes, options: BuildOptions) -> list[dict[str, Any]]:
     """Return what became of the layers: names, which show fusions, tactics and formats.
 
     Args:
         library: The TensorRT that built the engine; there has to be a device.
         plan: The engine, built on this machine in this process.
-        options: What it was built for, as in its record.
+        options: What it was built for.
 
     Raises:
         ModelError: If TensorRT cannot load what it built.
@@ -340,7 +289,7 @@ def _add_profile(
 
 def _layers_on_dla(
     library: Library, config: Any, network: Any, model: Path, options: BuildOptions
-) -> dict[str, Any] | None:
+) -> DlaLayers | None:
     """Return which layers the accelerator can run; None where it was not asked for.
 
     Raises:
@@ -357,7 +306,7 @@ def _layers_on_dla(
             "learning accelerator. Build for the GPU, without `dla_core`"
         )
         raise ModelError(msg)
-    return {"layers": found, "of": len(layers), "on_the_gpu": names}
+    return DlaLayers(found, len(layers), names)
 
 
 def _open_timing_cache(config: Any, options: BuildOptions) -> Any:
@@ -391,70 +340,47 @@ def _record(
     plan: bytes,
     seconds: float,
     calibrated: bool,
-) -> dict[str, Any]:
+) -> BuildRecord:
     layers = []
     for number in range(network.num_layers):
         layer = network.get_layer(number)
         output = layer.get_output(0)
-        layers.append(
-            {
-                "name": layer.name,
-                "type": _name(layer.type),
-                "output": None if output is None else _name(output.dtype),
-            }
-        )
-    known, precision = (
-        identity_in(graph.metadata, str(model)),
-        _precision(graph, options, calibrated),
-    )
+        kind = None if output is None else _name(output.dtype)
+        layers.append(EngineLayer(layer.name, _name(layer.type), kind))
+    precision = _precision(graph, options, calibrated)
     origin = made_from(graph.metadata)
     if origin is None and precision != "fp32" and not (graph.quantized or graph.half):
         origin = sha256(model)  # the builder itself took FP32 to fewer bits
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
-    return {
-        "schema": SCHEMA,
-        "library": library.name,
-        "version": library.module.__version__,
-        "model": model.name,
-        "model_sha256": sha256(model),
-        "spec": spec_of(graph.metadata, str(model)).to_json(),
-        "head": export_of(graph.metadata, str(model)).head,
-        "graph": "int8" if graph.quantized else "fp16" if graph.half else "fp32",
-        "precision": precision,
-        "identity": None if known is None else known.to_record(),
-        "made_from_sha256": origin,
-        "rest": "fp16" if graph.half or options.half else "fp32",
-        "strongly_typed": strongly_typed(library),
-        "options": options.to_record(),
-        "tensors": [
-            {"name": t.name, "dtype": _name(t.dtype), "shape": list(t.shape)} for t in tensors
-        ],
-        "layers": layers,
-        "messages": [list(message) for message in log.messages if message[0] != "INFO"],
-        "seconds": round(seconds, 3),
-        "plan_bytes": len(plan),
-        "plan_sha256": hashlib.sha256(plan).hexdigest(),
-        "created": now_utc(),
-    }
+    return BuildRecord(
+        library=library.name,
+        version=library.module.__version__,
+        model=model.name,
+        model_sha256=sha256(model),
+        spec=spec_of(graph.metadata, str(model)).to_json(),
+        head=export_of(graph.metadata, str(model)).head,
+        graph="int8" if graph.quantized else "fp16" if graph.half else "fp32",
+        precision=precision,
+        rest="fp16" if graph.half or options.half else "fp32",
+        strongly_typed=strongly_typed(library),
+        options=options,
+        tensors=[EngineTensor(t.name, _name(t.dtype), list(t.shape)) for t in tensors],
+        layers=layers,
+        messages=[message for message in log.messages if message[0] != "INFO"],
+        seconds=round(seconds, 3),
+        plan_bytes=len(plan),
+        plan_sha256=hashlib.sha256(plan).hexdigest(),
+        created=now_utc(),
+        identity=identity_in(graph.metadata, str(model)),
+        made_from_sha256=origin,
+    )
 
 
 def _precision(graph: _Graph, options: BuildOptions, calibrated: bool) -> Precision:
     if graph.quantized or calibrated:
         return "int8"
     return "fp16" if graph.half or options.half else "fp32"
-
-
-def engine_precision(record: Mapping[str, Any]) -> Precision:
-    """Return the arithmetic of an engine; FP16 by flag, and INT8 by a calibrator, count.
-
-    Args:
-        record: Of the build. Earlier ones say it by their graph and options.
-    """
-    graph: Precision = record["graph"]
-    half = graph == "fp32" and record.get("options", {}).get("half", False)
-    found: Precision = record.get("precision", "fp16" if half else graph)
-    return found
 
 
 def _name(value: Any) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import DataError, ModelError
-from edgeuda.files import read_json, sha256, sha256_of, short_name, write_atomic, write_json
+from edgeuda.files import sha256, sha256_of, short_name, write_atomic
+from edgeuda.records.build import BuildOptions, BuildRecord
 from engines.cuda.driver import gpu_title
-from engines.tensorrt.builder import SCHEMA, BuildOptions, build_engine, engine_layers
+from engines.tensorrt.builder import build_engine, engine_layers
 from engines.tensorrt.library import Library
 
 BUILDER = "2"
@@ -24,12 +25,12 @@ class Engine:
 
     Attributes:
         path: The file.
-        record: How it was built, schema ``edgeuda.build/1``.
+        record: How it was built.
         reused: Whether an earlier build was taken.
     """
 
     path: Path
-    record: dict[str, Any]
+    record: BuildRecord
     reused: bool
 
 
@@ -93,18 +94,19 @@ def cached_engine(
     if path.exists():
         try:
             load_plan(path)
-            record = read_json(record_path(path), SCHEMA)
-            if record["key"] == key:
+            record = BuildRecord.read(record_path(path))
+            if record.key == key:
                 return Engine(path, record, True)
         except (DataError, ModelError):
             pass  # damaged or half written: built again
     built = build_engine(library, model, options, calibrator)
     write_atomic(path, lambda name: name.write_bytes(built.plan))
-    record = {**built.record, "key": key}
+    layers = None
     if not (library.name == "tensorrt_rtx" and options.compute_capabilities):
-        record["engine_layers"] = engine_layers(library, built.plan, record["options"])
-    write_json(record_path(path), record)
-    return Engine(path, read_json(record_path(path), SCHEMA), False)
+        layers = engine_layers(library, built.plan, options)
+    record = replace(built.record, key=key, engine_layers=layers)
+    record.write(record_path(path))
+    return Engine(path, record, False)
 
 
 def load_plan(path: Path, model_sha256: str | None = None) -> bytes:
@@ -120,16 +122,16 @@ def load_plan(path: Path, model_sha256: str | None = None) -> bytes:
         DataError: If there is no record.
         ModelError: If the engine is not the one of the record, or of another model.
     """
-    record = read_json(record_path(path), SCHEMA)
+    record = BuildRecord.read(record_path(path))
     try:
         plan = path.read_bytes()
     except OSError as err:
         msg = f"{path}: expected an engine, found no such file ({err.strerror})"
         raise ModelError(msg) from err
-    if hashlib.sha256(plan).hexdigest() != record.get("plan_sha256"):
+    if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
         msg = f"{path}: is not the engine of its record. Remove both and build again"
         raise ModelError(msg)
-    if model_sha256 is not None and record.get("model_sha256") != model_sha256:
+    if model_sha256 is not None and record.model_sha256 != model_sha256:
         msg = f"{path}: was built from another model. Build again"
         raise ModelError(msg)
     return plan

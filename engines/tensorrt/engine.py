@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from edgeuda.errors import ModelError
+from edgeuda.records.build import BuildOptions
 from engines.tensorrt.library import Library
 
 
 def load_engine(
-    library: Library, plan: bytes, options: Mapping[str, Any], origin: str
+    library: Library, plan: bytes, options: BuildOptions, origin: str
 ) -> tuple[Any, Any]:
     """Deserialise an engine.
 
     Args:
         library: The TensorRT to load it with; there has to be a device.
         plan: The engine's bytes. They are native code: only what was built here may come this far.
-        options: What it was built for, as in its record.
+        options: What it was built for.
         origin: Its name in errors.
 
     Returns:
@@ -28,11 +28,11 @@ def load_engine(
     """
     logger, log = library.logger()
     runtime = library.module.Runtime(logger)
-    if options.get("version_compatible"):
+    if options.version_compatible:
         # Such an engine holds a runtime of its own, which is refused unless it is allowed.
         runtime.engine_host_code_allowed = True
-    if options.get("dla_core") is not None:
-        runtime.DLA_core = options["dla_core"]
+    if options.dla_core is not None:
+        runtime.DLA_core = options.dla_core
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reasons = log.of("ERROR") or ["it gave no reason"]

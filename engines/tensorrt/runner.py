@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeuda.errors import DataError, DependencyError, DeviceError, ModelError
-from edgeuda.files import read_json
-from edgeuda.records.identity import Identity
+from edgeuda.records.build import BuildRecord
 from edgeuda.records.names import Head, Precision
 from edgeuda.spec import ModelSpec
 from engines.cuda.device import Device, open_device
+from engines.onnx.confidence import BESIDE, CONFIDENCE, beside
 from engines.onnx.heads import labels_of
-from engines.runner import ImageBatch, Labels, check_images
-from engines.tensorrt.builder import SCHEMA, engine_precision
+from engines.runner import ImageBatch, Labels, Signals, check_images, not_asked
 from engines.tensorrt.cache import load_plan, record_path
 from engines.tensorrt.engine import load_engine
 from engines.tensorrt.library import Library, load_tensorrt
@@ -61,17 +60,17 @@ class TensorRTRunner:
         graphs: bool = True,
         fused: bool = True,
         mapped: bool | None = None,
+        confidence: bool = False,
     ) -> None:
         plan = load_plan(path)  # nothing unchecked is deserialised
-        record = read_json(record_path(path), SCHEMA)
-        self.spec = ModelSpec.from_json(record["spec"], str(path))
-        self.head: Head = record["head"]
-        self.precision: Precision = engine_precision(record)
-        known = record.get("identity")  # engines of before do not have it
-        self.identity = None if known is None else Identity.from_record(known, str(path))
-        self.made_from: str | None = record.get("made_from_sha256")
+        record = BuildRecord.read(record_path(path))
+        self.spec = ModelSpec.from_json(record.spec, str(path))
+        self.head: Head = record.head
+        self.precision: Precision = record.precision
+        self.identity = record.identity
+        self.made_from = record.made_from_sha256
         self._path = path
-        self._library = library or load_tensorrt(record["library"])
+        self._library = library or load_tensorrt(record.library)
         self._device: Device = device or open_device()
         self.fallbacks: list[str] = []
         self._graphs = graphs and self._device.graphs
@@ -79,17 +78,18 @@ class TensorRTRunner:
             self._fall_back(f"{self._device.name} captures no CUDA graphs: launched one by one")
         self._mapped = self._device.integrated() if mapped is None else mapped
         self.backend = f"{self._library.title} {self._device.name}"
-        self._runtime, self._engine = load_engine(
-            self._library, plan, record.get("options", {}), str(path)
-        )
+        self._runtime, self._engine = load_engine(self._library, plan, record.options, str(path))
         mode = self._library.module.TensorIOMode
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == mode.INPUT]
         outputs = [n for n in names if self._engine.get_tensor_mode(n) == mode.OUTPUT]
-        if len(inputs) != 1 or len(outputs) != 1:
-            msg = f"{path}: expected one input and one output, found {inputs} and {outputs}"
+        heads = [name for name in outputs if name not in BESIDE]
+        if len(inputs) != 1 or len(heads) != 1:
+            msg = f"{path}: expected one input and one output, found {inputs} and {heads}"
             raise ModelError(msg)
-        self._input, self._output = inputs[0], outputs[0]
+        self._input, self._output = inputs[0], heads[0]
+        self._beside = tuple(name for name in BESIDE if name in outputs)
+        self._asked = beside(outputs, str(path)) if confidence else ()
         # An engine that TensorRT calibrated itself takes the same pixels as float32.
         floats = self._library.module.DataType.FLOAT
         image = self._engine.get_tensor_dtype(self._input)
@@ -137,6 +137,17 @@ class TensorRTRunner:
 
     def __call__(self, images: ImageBatch) -> Labels:
         """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
+        return self._run(images)[0]
+
+    def signals(self, images: ImageBatch) -> Signals:
+        """See `Runner`."""
+        if not self._asked:
+            raise not_asked()
+        labels, sequence = self._run(images)
+        confidence, *features = (sequence.host_beside[name].copy() for name in self._asked)
+        return Signals(labels, confidence, features[0] if features else None)
+
+    def _run(self, images: ImageBatch) -> tuple[Labels, _Sequence]:
         check_images(images, self.spec)
         sequence = self._sequence(len(images))
         start = perf_counter_ns()
@@ -164,7 +175,7 @@ class TensorRTRunner:
             except (DeviceError, ModelError) as err:
                 self._graphs = False
                 self._fall_back(f"no CUDA graphs, as the capture failed ({err})")
-        return labels
+        return labels, sequence
 
     def _sequence(self, batch: int) -> _Sequence:
         if batch not in self._sequences:
@@ -182,7 +193,7 @@ class TensorRTRunner:
                 context, self._device, self._stream,
                 self._input, self._output, shape,
                 np.float32 if self.head in ("logits", "scores") else np.uint8,
-                self._fused, self._mapped, self._image,
+                self._fused, self._mapped, self._image, self._beside, bool(self._asked),
             )  # fmt: skip
         return self._sequences[batch]
 
@@ -230,6 +241,8 @@ class _Sequence:
         fused: bool,
         mapped: bool,
         image: type,
+        beside: tuple[str, ...],
+        asked: bool,
     ) -> None:
         self._context, self._device, self._stream = context, device, stream
         if not context.set_input_shape(name, shape):
@@ -249,6 +262,19 @@ class _Sequence:
             self._result = self._alloc(int(np.prod(found)) * np.dtype(dtype).itemsize)
         context.set_tensor_address(name, self._image)
         context.set_tensor_address(output, self._result)
+        # TensorRT wants a place for every output, whether anyone reads it or not.
+        self.host_beside: dict[str, npt.NDArray[Any]] = {}
+        self._downloads = [(self.host_output, self._labels)]
+        for one in beside:
+            found = tuple(context.get_tensor_shape(one))
+            kind = np.dtype(np.uint8 if one == CONFIDENCE else np.float32)
+            if asked:
+                self.host_beside[one] = device.pinned(found, kind.type)
+                address = self._address_of(self.host_beside[one])
+                self._downloads.append((self.host_beside[one], address))
+            else:
+                address = self._alloc(int(np.prod(found)) * kind.itemsize)
+            context.set_tensor_address(one, address)
         self._graph: Any = None
         self._events = [device.event() for _ in range(4)]
 
@@ -307,13 +333,14 @@ class _Sequence:
             device.upsample_argmax(self._result, self._labels, self._scores, rows, columns, stream)
         mark(2)
         if not self._mapped:
-            device.download_async(self.host_output, self._labels, stream)
+            for array, address in self._downloads:
+                device.download_async(array, address, stream)
         mark(3)
 
     def close(self) -> None:
         for address in self._allocated:
             self._device.free(address)
-        for array in (self.host_input, self.host_output):
+        for array in (self.host_input, *(array for array, _ in self._downloads)):
             self._device.release(array)
         if self._graph is not None:
             self._device.close_graph(self._graph)

@@ -11,7 +11,7 @@ from calibration.options import Options
 from calibration.quantize import calibrate
 from engines.onnx.session import open_session
 from engines.onnxruntime_runner import OnnxRunner
-from tiny_models import exported, random_frames, write_frames
+from tiny_models import WIDE_SUMS, exported, random_frames, write_frames
 
 FRAMES = np.stack(random_frames(2, 64, 128, seed=7))
 
@@ -77,7 +77,8 @@ def test_integers_are_the_same(tmp_path, monkeypatch):
         assert has is (number == 0)
         with OnnxRunner(out, 1) as runner:
             labels.append(runner(FRAMES))
-    assert np.mean(labels[0] == labels[1]) > 0.9999
+    # Without VNNI sums of 16 bits saturate, and which do depends on the order of the products.
+    assert np.mean(labels[0] == labels[1]) > (0.9999 if WIDE_SUMS else 0.95)
 
 
 @pytest.mark.parametrize(

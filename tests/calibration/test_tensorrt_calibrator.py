@@ -34,6 +34,7 @@ from edgeuda.errors import (
     OutputExistsError,
 )
 from edgeuda.files import sha256
+from edgeuda.records.build import BuildOptions
 from edgeuda.records.calibration import Range
 from engines.cuda import driver as cuda_driver
 from engines.cuda.device import open_device
@@ -41,7 +42,6 @@ from engines.onnx.float_input import float_input
 from engines.onnx.session import open_session
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import segment
-from engines.tensorrt.builder import BuildOptions
 from engines.tensorrt.library import Library
 from engines.tensorrt.runner import TensorRTRunner
 from tiny_models import SPEC, exported, random_frames, write_frames
@@ -246,8 +246,8 @@ def test_an_engine_that_tensorrt_calibrates_itself(files, vehicle, tmp_path):
     assert device.memory == {}  # the calibrator's
     assert seen.calibration_profile is seen.profiles[-1]
     assert seen.model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert engine.record["precision"] == "int8"
-    assert engine.record["model_sha256"] == sha256(model)
+    assert engine.record.precision == "int8"
+    assert engine.record.model_sha256 == sha256(model)
     images = np.concatenate(FRAMES[:3])
     with (
         TensorRTRunner(engine.path, trt, device) as runner,

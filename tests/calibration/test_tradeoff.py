@@ -428,7 +428,7 @@ def test_an_engine_of_another_precision_ends_a_sweep(what, tmp_path, monkeypatch
     made, _ = what
     trt = Library("tensorrt", tensorrt_modules.module("10.16.1.11"), (10, 16, 1))
     monkeypatch.setattr("engines.tensorrt.library.load_tensorrt", lambda *_, **__: trt)
-    wrong = SimpleNamespace(record={"graph": "fp32", "options": {}}, path=None)
+    wrong = SimpleNamespace(record=SimpleNamespace(precision="fp32"), path=None)
     monkeypatch.setattr("engines.tensorrt.cache.cached_engine", lambda *_: wrong)
     variant = variants.Variant("c", (64, 128), "int8", "labels", "engine")
     with pytest.raises(ModelError, match="expected an engine in int8, found fp32"):

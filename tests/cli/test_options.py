@@ -5,6 +5,7 @@ import re
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from cli import options
 from cli.app import app
@@ -135,3 +136,24 @@ def test_the_options_of_calibrate_are_grouped():
     }  # fmt: skip
     alone = [p.name for p in VERBS["calibrate"].params if not p.rich_help_panel and not p.hidden]
     assert len(alone) <= 8, alone
+
+
+def refused(verb, option, text):
+    """Return the error of an option that is given first, whatever else is missing."""
+    return str(CliRunner().invoke(app, [*verb.split(), option, text]).exception)
+
+
+def having(*wanted):
+    options_of = {name: {o for p in verb.params for o in p.opts} for name, verb in VERBS.items()}
+    return [(name, o) for name, found in options_of.items() for o in wanted if o in found]
+
+
+@pytest.mark.parametrize(("verb", "option"), having("--out"))
+def test_nothing_is_written_to_an_object_store(verb, option):
+    assert "which is only read" in refused(verb, option, "s3://bucket/out")
+
+
+@pytest.mark.parametrize(("verb", "option"), having("--target", "--source", "--footage"))
+def test_frames_may_lie_in_an_object_store_whose_address_holds_no_key(verb, option):
+    if verb != "run":  # which takes addresses of cameras, too, and looks later
+        assert "never from an address" in refused(verb, option, "s3://key:secret@bucket/drive")

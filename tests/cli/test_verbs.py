@@ -188,6 +188,8 @@ def test_a_vehicle_needs_no_torch(work, data, tmp_path):
         ("bench", "--model", model, "--target", frames, "--samples", "33", "--out",
          tmp_path / "b.json"),
         ("evaluate", "--model", model, "--data", frames, "--out", tmp_path / "e.json"),
+        ("data", "select", "--model", model, "--target", frames, "--count", "2", "--out",
+         tmp_path / "selected.txt"),
         ("report", tmp_path / "b.json", tmp_path / "e.json", "--out", tmp_path / "r.html"),
         ("calibrate", "--model", work / "adapted.onnx", "--target", frames, "--out",
          tmp_path / "i.onnx", "--adapt-bn", "--min-agreement", "0", "--min-class-agreement", "0"),
@@ -249,7 +251,7 @@ def hints(text):
 @pytest.mark.slow
 def test_every_hint_of_the_readme_runs_as_it_was_printed(work, data, tmp_path):
     """Words in capitals are what the user has; where the result goes is asked for here, too."""
-    has = {"FRAMES": data / "target", "SOURCE": data / "source"}
+    has = {"FRAMES": data / "target", "SOURCE": data / "source", "PSEUDO": data / "target"}
     few = {
         "adapt": [x for s in TINY[1::2] if not s.startswith("model.") for x in ("--set", s)],
         "train": TINY,
@@ -368,6 +370,41 @@ def test_data_check_exits_with_an_error_if_told_to(data, tmp_path):
     assert (tmp_path / "d.html").exists()
     assert "at least one of" in message(edgeuda("data", "check", "--out", tmp_path / "e.html",
                                                 code=4))  # fmt: skip
+
+
+def test_labels_go_out_and_come_back_by_what_was_printed(work, data, tmp_path):
+    """The frames that were chosen, in their order, and no others; classes are mapped as said."""
+    chosen = (work / "selected.txt").read_text().split()
+    record = json.loads((work / "selected.json").read_text())
+    assert [frame["frame"] for frame in record["ranked"]] == chosen
+    assert len(set(chosen)) == 3
+    labelled = work / "corrected"
+    assert {path.name for path in (labelled / "images").iterdir()} == set(chosen)
+    for name in chosen:
+        before = read_label(work / "pseudo/labels" / name)
+        assert np.array_equal(read_label(labelled / "labels" / name), before)
+    text = edgeuda(
+        "data", "import-labels", "--labels", work / "to-label", "--target", data / "target",
+        "--out", tmp_path / "out", "--label-space", "camvid-11", code=3,
+    )  # fmt: skip
+    assert "Say with --map-class what it becomes" in message(text)
+    text = edgeuda(
+        "data", "import-labels", "--labels", work / "to-label", "--target", data / "target",
+        "--out", tmp_path / "out", "--map-class", "road", code=4,
+    )  # fmt: skip
+    assert "--map-class: expected THEIRS=OURS" in message(text)
+    edgeuda(
+        "data", "import-labels", "--labels", work / "to-label", "--target", data / "target",
+        "--out", tmp_path / "out", "--map-class", "road=", "--map-class", "sky=car",
+    )  # fmt: skip
+    whole = [SPACES["cityscapes-19"].classes.index(name) for name in ("road", "sky", "car")]
+    found = np.stack([read_label(path) for path in sorted((tmp_path / "out/labels").iterdir())])
+    assert not np.isin(found, whole[:2]).any()
+    text = edgeuda(
+        "data", "select", "--model", work / "adapted.onnx", "--target", data / "target",
+        "--count", "7", "--out", tmp_path / "more.txt", code=4,
+    )  # fmt: skip
+    assert "--count: expected from 1 to 6 frames" in message(text)
 
 
 def test_rendered_data_are_split_into_lists_that_train(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,13 +13,18 @@ from edgeuda.data.curation import thumbnail
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images, read_image, write_image, write_label
 from edgeuda.data_check import (
+    Looking,
+    View,
     check,
     colour_statistics,
     difference_hash,
     frechet,
+    packed,
     scale,
+    unpacked,
 )
 from edgeuda.errors import ConfigError
+from edgeuda.files import write_npz
 from edgeuda.labels import SPACES
 from edgeuda.records.data_check import DomainGap
 from engines.report.data import build_data_report
@@ -260,3 +267,29 @@ def test_the_distance_has_a_scale(sound):
     assert of(9.0, 2.0, 3.0).startswith("3.0 times")
     assert "as far apart" in of(2.0, 2.5, None)
     assert "too few" in of(2.0, None, None)
+
+
+def test_what_workers_saw_is_what_was_seen(sound, monkeypatch):
+    """Damage, labels of another size, and names as they were given, from arrays of a file."""
+    monkeypatch.chdir(sound)
+    (sound / "target/images/00101.png").write_bytes(b"no image")
+    write_label(sound / "source/labels/00003.png", np.zeros((8, 8), np.uint8))
+    write_label(sound / "source/labels/00005.png", np.full((48, 96), 255, np.uint8))
+    folder = labelled_folder(Path("source"), SPACE)
+    looking = Looking({"source": replace(folder, pairs=())})
+    views = [View(pair.image, pair.label, "source") for pair in folder.pairs]
+    views += [View(path) for path in list_images(Path("target"))]
+    whole = [
+        replace(view, image=view.image.absolute(), label=view.label and view.label.absolute())
+        for view in views
+    ]
+    write_npz(sound / "shard.npz", packed([looking.look(view) for view in whole]))
+    with np.load(sound / "shard.npz") as shard:
+        found = list(unpacked(shard, iter(views)))
+    for one, other in zip(found, map(looking.look, views), strict=True):
+        mine, theirs = vars(one), vars(other)
+        for name in ("small", "colour", "counts"):
+            assert np.array_equal(mine.pop(name), theirs.pop(name)), name
+        assert mine == theirs
+    assert found[3].label_defect.startswith("source/labels/00003.png: ")
+    assert found[9].defect.startswith("target/images/00101.png: ")

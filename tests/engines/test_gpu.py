@@ -9,10 +9,10 @@ import pytest
 
 from device_contract import DeviceContract
 from edgeuda.errors import DependencyError
+from edgeuda.records.build import BuildOptions
 from engines.cuda.device import DEVICES, open_device
 from engines.cuda.driver import cuda_devices
 from engines.onnxruntime_runner import OnnxRunner
-from engines.tensorrt.builder import BuildOptions
 from engines.tensorrt.cache import cached_engine
 from engines.tensorrt.library import load_tensorrt
 from engines.tensorrt.runner import TensorRTRunner
@@ -49,8 +49,8 @@ class TestDevice(DeviceContract):
 class OnnxRuntimeContract(RunnerContract):
     device: str
 
-    def open(self, path):
-        return or_skip(lambda: OnnxRunner(path, device=self.device))
+    def open(self, path, confidence=False):
+        return or_skip(lambda: OnnxRunner(path, device=self.device, confidence=confidence))
 
 
 class TestCuda(OnnxRuntimeContract):
@@ -68,12 +68,12 @@ class EngineContract(RunnerContract):
     def package(self, request):
         self.chosen = request.param
 
-    def open(self, path):
+    def open(self, path, confidence=False):
         library = or_skip(lambda: load_tensorrt(self.library))
         device = or_skip(lambda: open_device(self.chosen))
         options = BuildOptions(batch=(1, 1, 4))
         engine = cached_engine(library, path, options, path.parent / "engines")
-        return TensorRTRunner(engine.path, library, device)
+        return TensorRTRunner(engine.path, library, device, confidence=confidence)
 
 
 class TestTensorrt(EngineContract):

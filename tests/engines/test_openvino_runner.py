@@ -10,6 +10,7 @@ from edgeuda.errors import ConfigError, DependencyError
 from edgeuda.files import read_json
 from engines.onnxruntime_runner import OnnxRunner
 from engines.opening import open_runner
+from engines.packing import pack
 from runner_contract import RunnerContract
 from tiny_models import exported, random_frames, write_frames
 
@@ -17,8 +18,8 @@ pytest.importorskip("openvino")
 
 
 class TestOpenVinoRunner(RunnerContract):
-    def open(self, path):
-        return open_runner(path, 1, "openvino")
+    def open(self, path, confidence=False):
+        return open_runner(path, 1, "openvino", confidence=confidence)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,22 @@ def test_every_batch_is_compiled_once(models, monkeypatch):
         compiled = []
         real = runner._core.compile_model
         runner._core = type("Core", (), {
-            "read_model": runner._core.read_model,
             "compile_model": lambda _, *how: compiled.append(1) or real(*how),
         })()  # fmt: skip
         for batch in (1, 2, 2, 1):
             runner(np.stack(random_frames(batch, 64, 128)))
     assert compiled == [1]
+
+
+def test_a_model_out_of_a_bundle_takes_every_batch(models, tmp_path):
+    """Its file is gone by the second one."""
+    pack([models[1]], tmp_path / "model.edgeuda")
+    images = np.stack(random_frames(2, 64, 128))
+    with (
+        open_runner(tmp_path / "model.edgeuda", 1, "openvino") as packed,
+        open_runner(models[1], 1, "openvino") as plain,
+    ):
+        assert np.array_equal(packed(images), plain(images))
 
 
 def test_an_engine_is_not_for_it(tmp_path):

@@ -11,11 +11,12 @@ import torch
 import edgeuda.errors
 from edgeuda.errors import DependencyError, ModelError
 from edgeuda.models.predictor import Predictor
+from engines.onnx.confidence import beside, confidence_of
 from engines.onnx.metadata import export_of, read_export, read_metadata, read_spec
 from engines.onnxruntime_runner import OnnxRunner
-from engines.runner import check_images
+from engines.runner import Signals, check_images, not_asked
 from runner_contract import RunnerContract
-from tiny_models import SPEC, exported, random_frames, random_network
+from tiny_models import SPEC, exported, random_frames, random_network, torch_signals
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def hide(monkeypatch):
 
 
 class TestOnnxRunner(RunnerContract):
-    def open(self, path):
-        return OnnxRunner(path, threads=1)
+    def open(self, path, confidence=False):
+        return OnnxRunner(path, threads=1, confidence=confidence)
 
 
 class TorchRunner:
@@ -62,7 +63,10 @@ class TorchRunner:
 
     precision, backend = "fp32", f"torch {torch.__version__} cpu"
 
-    def __init__(self, path):
+    def __init__(self, path, confidence):
+        metadata = read_metadata(path)
+        outputs = ["confidence"] if confidence_of(metadata, str(path)) else ["labels"]
+        self.asked = confidence and beside(outputs, str(path))
         self.spec, self.head = read_spec(path), read_export(path).head
         self.predict = Predictor(random_network().eval(), self.spec)
         self.execution, self.fallbacks = {}, []
@@ -77,6 +81,12 @@ class TorchRunner:
         self.parts = {"inference": perf_counter_ns() - start, "upsample": 0}
         return labels
 
+    def signals(self, images):
+        if not self.asked:
+            raise not_asked()
+        levels, features = torch_signals(self.predict.model, images)
+        return Signals(self(images), np.rint(levels).astype(np.uint8), features)
+
     def __enter__(self):
         return self
 
@@ -85,8 +95,8 @@ class TorchRunner:
 
 
 class TestTorch(RunnerContract):
-    def open(self, path):
-        return TorchRunner(path)
+    def open(self, path, confidence=False):
+        return TorchRunner(path, confidence)
 
 
 def test_foreign_model_is_refused_by_name(foreign):

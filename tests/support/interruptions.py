@@ -55,6 +55,7 @@ def lines_run(work: Callable[[], object], files: tuple[str, ...], at: int | None
 
 _CHANGES = {
     "open": 0, "os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "shutil.rmtree": 0,
+    "os.symlink": 1,
 }  # fmt: skip
 """Audit events that change a disk, and which of their arguments is the path that changes."""
 

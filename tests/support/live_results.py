@@ -7,12 +7,25 @@ import cv2
 import numpy as np
 
 from edgeuda.data.footage import Frame
+from edgeuda.records.watch import Alarm
 from engines.live.capture import Tally
 from engines.live.sinks import Result
+from engines.live.watch import WatchState
 from tiny_models import SPEC
 
 BEGAN = 1_700_000_000_123_456_789
 STAGES = {"waiting": 0.2, "resize": 0.5, "inference": 11.0, "upsample": 0.1, "total": 11.8}
+
+ALARM = Alarm(6.0, None, "light", {"brightness": -9.1})
+WATCHED = [
+    None,
+    WatchState(5.0, 0.4, "sharpness", None),
+    WatchState(5.0, 0.4, "sharpness", None),
+    WatchState(6.0, 1.5, "brightness", ALARM),
+    WatchState(7.0, 1.2, "brightness", ALARM),
+    WatchState(8.0, 0.3, "brightness", None),
+]
+"""What a watch says at each of six frames."""
 
 
 class FakeRunner:

@@ -143,6 +143,28 @@ def drive(**fields: Any) -> dict[str, Any]:
     } | fields  # fmt: skip
 
 
+def watched_drive(**fields: Any) -> dict[str, Any]:
+    """A drive whose 21st window is too dark, and the last one too blurred."""
+    ratios = [0.4] * 20 + [2.5, 1.8] + [0.6] * 17 + [1.2]
+    return drive(
+        watch={
+            "per_hour": 0.1, "window": 10.0, "tested": len(ratios), "untested": 3,
+            "limits": [
+                {"name": "brightness", "mean": 110.0, "unit": 5.0, "limit": 5.5, "blocks": 30.0},
+                {"name": "red", "mean": 100.0, "unit": 5.0, "limit": None, "blocks": 2.0},
+            ],
+            "alarms": [
+                {"at": 105.0, "until": 115.0, "kind": "light", "apart": {"brightness": -13.75}},
+                {"at": 200.0, "until": None, "kind": "blur", "apart": {"sharpness": -6.5}},
+            ],
+            "timeline": [
+                {"seconds": 5.0 * n, "ratio": ratio, "column": "brightness"}
+                for n, ratio in enumerate(ratios, 1)
+            ],
+        },
+    ) | fields  # fmt: skip
+
+
 def everything(folder: Path) -> None:
     records = [
         evaluation("stage 2 INT8", INT8, 0.546, "int8"),

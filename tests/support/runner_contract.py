@@ -8,8 +8,15 @@ import pytest
 
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import DataError, ModelError
-from engines.runner import Runner, segment
-from tiny_models import SPEC, exported, random_frames, random_network, torch_logits
+from engines.runner import Runner, segment, signals_of
+from tiny_models import (
+    SPEC,
+    exported,
+    random_frames,
+    random_network,
+    torch_logits,
+    torch_signals,
+)
 
 
 class RunnerContract:
@@ -18,7 +25,7 @@ class RunnerContract:
     min_pixels_equal = 0.999
     """Agreement with torch that the runtime's arithmetic allows."""
 
-    def open(self, path: Path) -> Runner:
+    def open(self, path: Path, confidence: bool = False) -> Runner:
         raise NotImplementedError
 
     @pytest.fixture(params=["labels", "logits"])
@@ -112,6 +119,54 @@ class RunnerContract:
         labels = segment(runner, frame)
         inner = runner(resize_image(frame, 64, 128)[None])[0]
         np.testing.assert_array_equal(labels, resize_label(inner, 90, 250))
+
+    @pytest.fixture
+    def sure(self, tmp_path, head):
+        """A graph that says how sure it is."""
+        path = tmp_path / f"{head}-sure.onnx"
+        path.write_bytes(exported(head, confidence=True))
+        return path
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_confidence_and_features_are_those_of_torch(self, sure, batch):
+        images = np.stack(random_frames(batch, 64, 128, seed=3))
+        levels, features = torch_signals(random_network(), images)
+        with self.open(sure, confidence=True) as runner:
+            for _ in range(2):  # a captured sequence is replayed
+                found = runner.signals(images)
+            kept = found.confidence.copy(), found.features.copy()
+            runner.signals(images[:, ::-1])
+            np.testing.assert_array_equal(found.confidence, kept[0])  # they survive it
+            np.testing.assert_array_equal(found.features, kept[1])
+            np.testing.assert_array_equal(found.labels, runner(images))
+        assert found.confidence.dtype == np.uint8
+        assert found.confidence.shape == (batch, 8, 16)
+        assert np.abs(found.confidence - levels).max() < 0.51
+        assert len(np.unique(found.confidence)) > 20
+        assert (found.features.dtype, found.features.shape) == (np.float32, (batch, 64))
+        np.testing.assert_allclose(found.features, features, rtol=1e-4, atol=1e-4)
+
+    def test_who_does_not_ask_gets_the_same_labels_and_no_confidence(self, runner, sure):
+        images = np.stack(random_frames(2, 64, 128, seed=3))
+        with self.open(sure) as other:
+            np.testing.assert_array_equal(other(images), runner(images))
+            with pytest.raises(ModelError, match=r"opened for labels only.*`confidence`"):
+                other.signals(images)
+
+    def test_a_graph_without_confidence_says_so(self, path):
+        with pytest.raises(ModelError, match=r"expected an output 'confidence'.*`confidence`"):
+            self.open(path, confidence=True)
+
+    def test_a_frames_signals(self, sure):
+        frame = random_frames(1, 90, 250)[0]
+        with self.open(sure, confidence=True) as runner:
+            found = signals_of(runner, frame, stages := {})
+            np.testing.assert_array_equal(found.labels, segment(runner, frame))
+            inner = runner.signals(resize_image(frame, 64, 128)[None])
+            np.testing.assert_array_equal(found.confidence, inner.confidence[0])
+            np.testing.assert_array_equal(found.features, inner.features[0])
+            assert found.fed.shape == (64, 128, 3)
+        assert {"resize", "inference", "upsample"} <= stages.keys()
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(ModelError, match=r"absent\.onnx: .*no such file"):

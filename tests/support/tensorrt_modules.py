@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 
 from edgeuda.errors import ModelError
-from edgeuda.files import write_json
+from edgeuda.files import now_utc
+from edgeuda.records.build import BuildOptions, BuildRecord
 from engines.onnx.heads import upsample_argmax
 from engines.onnx.metadata import export_of, spec_of
 from engines.onnx.session import open_session
@@ -182,7 +183,7 @@ def running(version, device, largest=4, contexts=9, hosted=False):
 
     def context(session):
         state = {"addresses": {}}
-        (entry,), (result,) = session.get_inputs(), session.get_outputs()
+        (entry,), results = session.get_inputs(), session.get_outputs()
 
         def set_shape(_, name, shape):
             assert name == entry.name
@@ -190,19 +191,17 @@ def running(version, device, largest=4, contexts=9, hosted=False):
             return 1 <= shape[0] <= largest
 
         def shape_of(_, name):
-            shapes = {
-                entry.name: state["shape"],
-                result.name: (state["shape"][0], *result.shape[1:]),
-            }
-            return shapes[name]
+            shapes = {one.name: (state["shape"][0], *one.shape[1:]) for one in results}
+            return (shapes | {entry.name: state["shape"]})[name]
 
         def work():
             kind = np.float32 if entry.type == "tensor(float)" else np.uint8
             image = device.view(state["addresses"][entry.name], state["shape"], kind)
-            output = session.run(None, {entry.name: image})[0]
-            if made.seen.wrong:
-                output = np.roll(output, output.shape[-1] // 2, -1)
-            device.view(state["addresses"][result.name], output.shape, output.dtype)[:] = output
+            outputs = session.run(None, {entry.name: image})
+            for result, output in zip(results, outputs, strict=True):
+                if made.seen.wrong:
+                    output = np.roll(output, output.shape[-1] // 2, -1)
+                device.view(state["addresses"][result.name], output.shape, output.dtype)[:] = output
 
         def execute(_, stream):
             device.enqueue(stream, work)
@@ -222,11 +221,14 @@ def running(version, device, largest=4, contexts=9, hosted=False):
             session = open_session(plan, threads=1)
         except ModelError:
             return None
-        (entry,), (result,) = session.get_inputs(), session.get_outputs()
-        names, left = [entry.name, result.name], iter(range(1, made.seen.contexts + 1))
+        (entry,), results = session.get_inputs(), session.get_outputs()
+        names, left = (
+            [entry.name, *(one.name for one in results)],
+            iter(range(1, made.seen.contexts + 1)),
+        )
         shape = tuple(entry.shape[1:])
         return strict(
-            api, "ICudaEngine", num_io_tensors=2, get_tensor_name=lambda _, i: names[i],
+            api, "ICudaEngine", num_io_tensors=len(names), get_tensor_name=lambda _, i: names[i],
             get_tensor_mode=lambda _, n: mode.INPUT if n == entry.name else mode.OUTPUT,
             get_tensor_shape=lambda *_: (-1, *shape),
             get_tensor_dtype=lambda *_: (
@@ -285,7 +287,8 @@ def module(version, plan=b"plan", errors=()):
         made = strict(
             api, "INetworkDefinition",
             get_input=lambda _, i: seen.inputs[i], get_output=lambda _, i: seen.outputs[i],
-            get_layer=lambda *_: layer_of(), num_inputs=1, num_outputs=1, num_layers=2,
+            get_layer=lambda *_: layer_of(), num_inputs=1,
+            num_outputs=property(lambda _: len(seen.outputs)), num_layers=2,
         )  # fmt: skip
         return made()
 
@@ -394,16 +397,24 @@ def engine(path, model=None):
     metadata = {e.key: e.value for e in onnx.load_from_string(content).metadata_props}
     out = path.with_suffix(".engine")
     out.write_bytes(content)
-    write_json(
-        record_path(out),
-        {
-            "schema": "edgeuda.build/1",
-            "library": "tensorrt",
-            "spec": spec_of(metadata, str(path)).to_json(),
-            "head": model or export_of(metadata, str(path)).head,
-            "graph": "fp32",
-            "plan_sha256": hashlib.sha256(content).hexdigest(),
-            "model_sha256": "0" * 64,
-        },
-    )
+    BuildRecord(
+        library="tensorrt",
+        version="10.3.0",
+        model=path.name,
+        model_sha256="0" * 64,
+        spec=spec_of(metadata, str(path)).to_json(),
+        head=model or export_of(metadata, str(path)).head,
+        graph="fp32",
+        precision="fp32",
+        rest="fp32",
+        strongly_typed=False,
+        options=BuildOptions(),
+        tensors=[],
+        layers=[],
+        messages=[],
+        seconds=1.0,
+        plan_bytes=len(content),
+        plan_sha256=hashlib.sha256(content).hexdigest(),
+        created=now_utc(),
+    ).write(record_path(out))
     return out

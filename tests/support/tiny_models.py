@@ -16,6 +16,7 @@ from edgeuda.labels import SPACES
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.records.names import Head
 from edgeuda.spec import ModelSpec, Preprocessing
+from engines.machine.hardware import adds_in_32_bits, identity
 from engines.onnx_export import export_onnx
 
 SPEC = ModelSpec("bisenet", 0.125, SPACES["camvid-11"], Preprocessing(64, 128))
@@ -64,15 +65,36 @@ def torch_logits(network: nn.Module, images: np.ndarray, spec: ModelSpec = SPEC)
         return network.eval()(tensor).main.numpy()
 
 
+def torch_signals(network: nn.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence in levels, ``[N, h, w]``, and pooled features ``[N, C]``, by the textbook."""
+    pre = SPEC.preprocessing
+    x = (images.astype(np.float32) / 255 - np.float32(pre.mean)) / np.float32(pre.std)
+    pooled = []
+    hook = network.context.context.register_forward_pre_hook(
+        lambda _, inputs: pooled.append(inputs[0].numpy()[:, :, 0, 0])
+    )
+    with torch.inference_mode():
+        tensor = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+        scores = network.eval()(tensor, upsample=False).main.numpy().astype(np.float64)
+    hook.remove()
+    likely = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    return 255 * likely.max(1), pooled[0]
+
+
 @functools.cache
-def exported(head: Head = "labels", seed: int = 0) -> bytes:
+def exported(head: Head = "labels", seed: int = 0, confidence: bool = False) -> bytes:
     """The ONNX file of `random_network`; exporting takes seconds, so once per test run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(
-            random_network(seed=seed), SPEC, path, head=head, frames=random_frames(2, 90, 200)
-        )
+            random_network(seed=seed), SPEC, path, head=head, frames=random_frames(2, 90, 200),
+            confidence=confidence,
+        )  # fmt: skip
         return path.read_bytes()
+
+
+WIDE_SUMS = adds_in_32_bits(identity())
+"""Whether this processor adds products of bytes in 32 bits; else ONNX Runtime's sums saturate."""
 
 
 def quick_first(values, quick):

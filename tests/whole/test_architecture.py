@@ -13,8 +13,8 @@ from places import ROOT
 
 PACKAGES = ("edgeuda", "engines", "calibration", "cli")
 FREE = {
-    "errors", "files", "interrupts", "labels", "schemas", "spec", "records", "accuracy", "decision",
-    "data", "data_check", "street",
+    "camera", "errors", "files", "interrupts", "labels", "schemas", "spec", "records", "accuracy",
+    "decision", "cluster", "data", "data_check", "street", "annotation", "frame_selection",
 }  # fmt: skip
 """Parts of `edgeuda` that a vehicle has: no torch in them."""
 FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
@@ -56,10 +56,15 @@ def test_who_imports_whom(path):
 
 BELOW = {
     "edgeuda/records": {"errors", "files", "schemas", "labels", "spec", "records"},
-    "edgeuda/data": {"records", "errors", "files", "schemas", "labels", "spec", "data", "street"},
+    "edgeuda/data": {
+        "camera", "records", "errors", "files", "schemas", "labels", "spec", "data", "street"
+    },
     "edgeuda/street": {"records", "errors", "files", "schemas", "labels", "data", "street"},
     "edgeuda/accuracy": {
         "records", "errors", "files", "schemas", "labels", "spec", "data", "accuracy"
+    },
+    "edgeuda/annotation": {
+        "records", "errors", "files", "schemas", "labels", "data", "annotation"
     },
     "edgeuda/views": {"errors", "files", "schemas", "labels", "data", "views"},
     "edgeuda/models": {
@@ -139,12 +144,14 @@ def test_vehicle_side_runs_without_training_packages():
         "import sys\n"
         "for name in ('torch', 'kornia', 'lightning_fabric', 'safetensors', 'pydantic', 'onnx',\n"
         "             'onnxscript', 'onnxruntime', 'timm', 'torchvision', 'huggingface_hub',\n"
-        "             'mcap', 'mcap_protobuf', 'foxglove_schemas_protobuf', 'rerun'):\n"
+        "             'mcap', 'mcap_protobuf', 'foxglove_schemas_protobuf', 'rerun',\n"
+        "             'pycocotools'):\n"
         "    sys.modules[name] = None\n"
         "import cli.app, engines.bench.measure, engines.report.page, engines.runner\n"
         "import edgeuda.accuracy.evaluation, edgeuda.street, edgeuda.data.folders\n"
         "import engines.onnxruntime_runner, cli.verbs.run, engines.live.loop, engines.live.web\n"
         "import engines.live.mcap_sink, engines.live.rerun_sink\n"
+        "import edgeuda.annotation.exchange, edgeuda.frame_selection\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

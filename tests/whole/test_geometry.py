@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from calibration.frame_choice import diverse
 from calibration.frames import FrameFiles
 from cli.app import app
+from edgeuda.camera import CameraGeometry, Lens
 from edgeuda.data import treatment
-from edgeuda.data.camera import CameraGeometry, Lens
-from edgeuda.data.curation import Curation, curate
+from edgeuda.data.curation import curate
 from edgeuda.data.folders import labelled_folder
-from edgeuda.data.footage import Span, footage
+from edgeuda.data.footage import footage
 from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import list_images, read_image, read_label, write_image, write_label
 from edgeuda.data.lists import write_list
@@ -28,6 +28,7 @@ from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.files import read_json, write_json
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import load_model
+from edgeuda.records.frames import Curation, Span
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import RunOptions, adapt, train_source

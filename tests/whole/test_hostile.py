@@ -267,7 +267,8 @@ class TestRecords:
     def test_damaged_quantization_metadata(self, text):
         with pytest.raises(ModelError, match=r"edgeuda\.quantization.*is damaged"):
             runtime_of({QUANTIZATION_KEY: text})
-        assert runtime_of({QUANTIZATION_KEY: json.dumps({"runtime": "x"})}) == "x"
+        new = {"schema": "edgeuda.quantization/2", "runtime": "x"}
+        assert runtime_of({QUANTIZATION_KEY: json.dumps(new)}) == "x"
         old = {"schema": "edgeuda.quantization/1", "policy": "x"}
         assert runtime_of({QUANTIZATION_KEY: json.dumps(old)}) == "x"
 

@@ -18,6 +18,7 @@ from edgeuda.methods.registry import METHODS
 from edgeuda.models.checkpoint import save_model
 from edgeuda.records.adaptation import AdaptationRecord
 from edgeuda.records.identity import MODEL_FILE, Identity, descent, identity_of
+from edgeuda.records.run import Descent
 from edgeuda.street import write_dataset
 from edgeuda.training import pipeline
 from edgeuda.training.pipeline import RunOptions, adapt, train_source
@@ -98,7 +99,7 @@ def test_what_is_no_network_of_a_run_has_no_identity(runs, tmp_path):
     copied = tmp_path / "source-only.safetensors"
     copied.write_bytes((runs / "run" / MODEL_FILE).read_bytes())
     assert identity_of(copied) is None
-    assert descent(copied) == {"ancestors_sha256": [sha256(copied)], "methods": []}
+    assert descent(copied) == Descent([sha256(copied)])
     # what another adaptation's teacher was is no stage
     assert identity_of(runs / "adapted" / "large-0123" / MODEL_FILE) is None
 
@@ -109,7 +110,7 @@ def run_folder(folder, **fields):
         (place / MODEL_FILE).write_bytes(b"weights")
     write_json(
         folder / "run.json",
-        {"schema": "edgeuda.run/1", "verb": "adapt", "recipe_sha256": A, **fields},
+        {"schema": "edgeuda.run/1", "verb": "adapt", "digest": B, "recipe_sha256": A, **fields},
     )
     return folder
 
@@ -126,7 +127,7 @@ def test_other_programs_runs_are_passed_by_and_damaged_ones_refused(tmp_path, ca
     assert identity_of(other / MODEL_FILE) is None
     assert "taken for unknown" in caplog.text
     damaged = run_folder(tmp_path / "damaged", descent={"methods": 3})
-    with pytest.raises(DataError, match=r"run\.json: expected an 'edgeuda.run/1' record"):
+    with pytest.raises(DataError, match=r"run\.json: its 'edgeuda.run/1' record is damaged"):
         identity_of(damaged / MODEL_FILE)
 
 

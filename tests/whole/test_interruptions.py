@@ -8,14 +8,14 @@ import torch
 
 from calibration.placement import ORT_X86
 from calibration.range_file import RangeFile, RangeOrigin
-from edgeuda.data.curation import Curation, curate
-from edgeuda.data.footage import Span
+from edgeuda.data.curation import curate
 from edgeuda.data.images import write_image
 from edgeuda.errors import Interrupted
 from edgeuda.labels import SPACES
 from edgeuda.methods.selection import SelectorSettings
 from edgeuda.models.bisenet import BiSeNet
 from edgeuda.models.checkpoint import save_model
+from edgeuda.records.frames import Curation, Span
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.training.pseudo_labels import label_footage
 from engines.onnx.index import index

@@ -41,7 +41,6 @@ function showFrames(status) {
   const counts = [
     ["frames/s", status.per_second === null ? "–" : status.per_second.toFixed(1)],
     ["received", status.frames.received], ["segmented", status.frames.segmented],
-    
     ["dropped", status.frames.dropped, share(status.frames.dropped, status.frames.received)],
     ["missed", status.frames.missed],
     ["reconnects", status.frames.reconnects], ["running for", duration(status.seconds)],
@@ -89,6 +88,17 @@ function showOnce(status) {
   }));
 }
 
+function showWatch(state) {
+  const shown = byId("watch");
+  shown.hidden = state === null;
+  if (state === null) return;
+  const farthest = `${state.column} is at ${Math.round(100 * state.ratio)} % of its limit`;
+  const text = state.alarm === null ? `Looks as it did: ${farthest}` : state.alarm;
+  if (shown.textContent !== text) shown.textContent = text;
+  shown.className = state.alarm === null ? "" : "bad";
+  shown.role = state.alarm === null ? "note" : "alert";
+}
+
 async function refresh() {
   try {
     const answer = await fetch("/status.json", { signal: AbortSignal.timeout(5000) });
@@ -97,6 +107,7 @@ async function refresh() {
     showOnce(status);
     showFrames(status);
     showLatency(status.latency_ms);
+    showWatch(status.watch);
     const failures = JSON.stringify(status.failures);
     if (failures !== failed) {
       failed = failures;

@@ -13,13 +13,14 @@ import pytest
 from edgeuda.data import curation as curation_module
 from edgeuda.data import footage as module
 from edgeuda.data import walk
-from edgeuda.data.curation import Curation, Lens, Preparation, curate, parse_crop
-from edgeuda.data.footage import VIDEO_SUFFIXES, Span, camera, footage, read_ahead
+from edgeuda.data.curation import Lens, Preparation, curate, parse_crop
+from edgeuda.data.footage import VIDEO_SUFFIXES, camera, footage, read_ahead
 from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import IMAGE_SUFFIXES, list_images, read_image, write_image
 from edgeuda.data.walk import sorted_names
 from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import write_text
+from edgeuda.records.frames import Curation, Span
 
 SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
@@ -327,6 +328,28 @@ class TestCuration:
                 assert other.read_bytes() == path.read_bytes(), path.name
         again = curate(source, tmp_path / "cut", Span(), Curation(), ".png", resume=True)
         assert again.kept == 11
+
+    def test_an_interrupted_call_goes_on_after_a_frame_that_cannot_be_read(
+        self, tmp_path, monkeypatch
+    ):
+        """Else the frame after it would be extracted twice."""
+        monkeypatch.setattr(curation_module, "NOTED", 1)
+        every = Curation(distinct=0)
+        folder(tmp_path / "f", 6)
+        sorted((tmp_path / "f").iterdir())[1].write_bytes(b"no image")
+        whole = curate(tmp_path / "f", tmp_path / "whole", Span(), every, ".png")
+        assert (whole.seen, whole.kept) == (6, 5)
+
+        def stop(progress):
+            if progress.kept == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            curate(tmp_path / "f", tmp_path / "cut", Span(), every, ".png", report=stop)
+        found = curate(tmp_path / "f", tmp_path / "cut", Span(), every, ".png", resume=True)
+        assert found == whole
+        lines = [(tmp_path / name / "frames.jsonl").read_text() for name in ("whole", "cut")]
+        assert lines[0] == lines[1]
 
     def test_other_settings_are_not_mixed_in(self, tmp_path):
         folder(tmp_path / "f", 3)

@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from edgeuda.camera import CameraGeometry
 from edgeuda.data import frames as module
-from edgeuda.data.camera import CameraGeometry
 from edgeuda.data.frames import DAMAGED_FILE, allowed, frame_folder, sampled
 from edgeuda.data.images import image_size, list_images, read_image, write_image
 from edgeuda.errors import DataError

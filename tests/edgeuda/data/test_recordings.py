@@ -9,15 +9,16 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
+from edgeuda.camera import Lens
 from edgeuda.data import recordings
-from edgeuda.data.camera import Lens
-from edgeuda.data.curation import FROM_RECORDING, Curation, curate
-from edgeuda.data.footage import Span, footage, frame_rate
+from edgeuda.data.curation import FROM_RECORDING, curate
+from edgeuda.data.footage import footage, frame_rate
 from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import read_image
 from edgeuda.data.recordings import Recording, recording_of
 from edgeuda.errors import DataError, DependencyError
 from edgeuda.files import read_json
+from edgeuda.records.frames import Curation, Span
 
 rosbags = pytest.importorskip("rosbags.typesys")
 writer = pytest.importorskip("mcap.writer")
@@ -449,3 +450,20 @@ def test_json_is_read_too(tmp_path):
     path.write_bytes(stream.getvalue())
     (frame,) = footage(path)
     np.testing.assert_array_equal(frame.image, picture(1))
+
+
+@pytest.mark.parametrize("name", ["MCAP of ROS 2", "ROS 1 bag", "ROS 2 bag"])
+def test_recordings_in_a_store(tmp_path, monkeypatch, name):
+    fsspec = pytest.importorskip("fsspec", reason="needs the extra s3")
+    monkeypatch.setenv("EDGEUDA_CACHE", str(tmp_path / "cache"))
+    path = FILES[name](tmp_path)
+    store = fsspec.filesystem("memory")
+    store.put(str(path), f"/bucket/{path.name}", recursive=True)
+    for topic in ("", ":/camera/front/image_raw"):
+        there = Path(f"memory://bucket/{path.name}{topic}")
+        found = list(footage(there))
+        assert [(f.name, f.seconds) for f in found] == [(f.name, f.seconds) for f in footage(path)]
+        assert str(found[0].origin) == f"memory://bucket/{path.name}{topic}"
+    assert frame_rate(there) == frame_rate(path)
+    assert len(frame_folder(there)) == COUNT
+    store.rm("/bucket", recursive=True)

@@ -10,11 +10,12 @@ from edgeuda.data.sources import open_sources
 from edgeuda.errors import ConfigError
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES, LabelSpace
+from edgeuda.records.run import RUN_FILE
 from edgeuda.street import write_dataset
 from edgeuda.training.confidence import hold_out
 from edgeuda.training.fitting import load_domains
 from edgeuda.training.loader import Images, Joined
-from edgeuda.training.pipeline import RUN_FILE, RunOptions, adapt, train_source
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 
 SPACE = SPACES["camvid-11"]

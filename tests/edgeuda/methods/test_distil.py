@@ -93,6 +93,16 @@ def test_one_hot_labels_give_the_plain_cross_entropy():
     assert torch.allclose(terms["distil"], wanted, atol=1e-4)
 
 
+def test_the_picture_of_a_step_is_the_image_and_the_labels_that_are_learned():
+    student, given = network().eval(), batch()
+    learning = method(DistilSettings(**PLAN, alone=0.0), student)
+    images, labels = learning.step(student, given, PRE).pictures["mixed"]
+    assert (images.shape, labels.shape) == (given.target.shape, given.source_label.shape)
+    lesson, _ = learning._prepare(batch())
+    assert torch.equal(images, lesson.target)
+    assert torch.equal(labels, lesson.probability.argmax(1))
+
+
 def test_pasting_takes_image_label_and_weight_of_the_source():
     given = batch()
     probability = torch.full((2, K, H, W), 1 / K)

@@ -7,6 +7,7 @@ from edgeuda.labels import IGNORE, SPACES
 from edgeuda.methods.mixing import (
     ALPHA,
     TRUSTED,
+    Mixed,
     MixSettings,
     class_mask,
     mix,
@@ -103,6 +104,17 @@ def test_single_mode_pastes_source_and_weighs_the_rest_by_trust():
         assert torch.equal(label[n][~pasted], inputs["pseudo_label"][n][~pasted])
         assert (weight[n][pasted] == 1).all()
         assert (weight[n][~pasted] == trust[n]).all()
+
+
+def test_a_picture_shows_the_label_that_weighs_most():
+    shape = (2, 4, 6)
+    pasted = torch.zeros(shape, dtype=torch.bool)
+    pasted[..., 4:] = True
+    above = torch.full(shape, 3), torch.where(pasted, 1.6, 0.0)
+    below = torch.full(shape, 1), torch.where(pasted, 0.4, 2.0)
+    images, trust = torch.zeros(2, 3, 4, 6), torch.ones(2)
+    assert torch.equal(Mixed(images, (above, below), trust).label(), torch.where(pasted, 3, 1))
+    assert torch.equal(Mixed(images, (above,), trust).label(), above[0])
 
 
 @pytest.mark.parametrize("mode", ["single", "dual-soft"])

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from edgeuda.data.images import read_image, read_label, write_image, write_label
-from edgeuda.errors import ConfigError, DataError
+from edgeuda.errors import ConfigError, DataError, OutputExistsError
 from edgeuda.files import write_json
 from edgeuda.labels import SPACES
+from edgeuda.methods.selection import SelectorSettings
 from edgeuda.models.checkpoint import load_model
 from edgeuda.records.identity import MODEL_FILE
+from edgeuda.records.labelling import PseudoLabelsRecord
 from edgeuda.street import write_dataset
 from edgeuda.training.pipeline import RunOptions, adapt, train_source
+from edgeuda.training.pseudo_labels import label_footage
 from edgeuda.training.recipe import load_recipe
 from edgeuda.training.trainer import read_log
 from edgeuda.training.watch import Watch
@@ -215,6 +219,36 @@ def test_soft_labels_made_ahead_are_those_of_the_frozen_teacher(data, tmp_path):
         for other in (start, offline)
     )
     assert apart < 0.1 * way
+
+
+def test_a_folder_of_soft_labels_teaches_as_the_network_that_made_it(data, tmp_path):
+    """To the byte; and neither another label of a frame nor one that lacks goes unnoticed."""
+    labels = tmp_path / "labels"
+    settings = SelectorSettings(selector="all", batch=1)
+    label_footage(data / "run", data / "target", labels, settings, soft=True)
+    ahead = (*DISTIL, "distil.labels.offline=true")
+    network = run(data, tmp_path / "a", *ahead, f"distil.teacher={data / 'run'}")
+    folder = run(data, tmp_path / "b", *ahead, f"distil.teacher={labels}")
+    assert same(network, folder)
+    made = sorted((tmp_path / "a/distil/soft").iterdir())
+    kept = sorted((labels / "soft").iterdir())
+    assert [one.read_bytes() for one in made] == [one.read_bytes() for one in kept]
+    assert not (tmp_path / "b/distil/soft").exists()
+
+    kept[0].write_bytes(kept[1].read_bytes())
+    settings, options = (
+        recipe(*ahead, f"distil.teacher={labels}"), RunOptions(tmp_path / "b", resume=True),
+    )  # fmt: skip
+    with pytest.raises(OutputExistsError, match="expected the run that these settings started"):
+        adapt(settings, data / "run", data / "source", data / "target", options)
+    record = PseudoLabelsRecord.read(labels / PseudoLabelsRecord.FILE)
+    fewer = replace(record, frames=record.frames[1:])
+    fewer.write(labels / PseudoLabelsRecord.FILE)
+    with pytest.raises(DataError, match=r"has no soft label of .*: edgeuda pseudo-label --soft"):
+        run(data, tmp_path / "c", *ahead, f"distil.teacher={labels}")
+    replace(record, label_space=SPACES["cityscapes-19"]).write(labels / PseudoLabelsRecord.FILE)
+    with pytest.raises(DataError, match=r"for the classes of 'camvid-11', found .*cityscapes-19"):
+        run(data, tmp_path / "d", *ahead, f"distil.teacher={labels}")
 
 
 def test_a_large_network_labels_whole_frames_at_its_own_size(data, tmp_path):

@@ -46,7 +46,7 @@ def test_built_in_plans_run_on_the_small_recipe(plan, track, tmp_path):
     json.dumps(record.to_record(), allow_nan=False)
     for method in record.methods:
         assert 0 <= method.miou.mean <= 100
-        assert 0 <= method.reliability[0]["calibrated"]["calibration_error"] <= 1
+        assert 0 <= method.reliability[0].calibrated.calibration_error <= 1
 
 
 def plan_file(tmp_path, text):

@@ -22,6 +22,7 @@ from edgeuda.models.checkpoint import load_model, save_model
 from edgeuda.models.network import Logits
 from edgeuda.models.reliability import KEPT, fit_temperature, reliability
 from edgeuda.records.identity import MODEL_FILE
+from edgeuda.records.labelling import ReliabilityRecord
 from edgeuda.spec import ModelSpec, Preprocessing
 from edgeuda.street import write_dataset
 from edgeuda.training.confidence import RELIABILITY_FILE, temperature_of
@@ -76,18 +77,19 @@ def test_figures_equal_the_slow_definition():
         share, accuracy = found.kept(threshold)
         assert math.isclose(share, float(above.float().mean()), abs_tol=1e-6)
         assert math.isclose(accuracy, float(right[above].mean()), abs_tol=1e-6)
-    record = found.to_record(SPACE.classes)
-    assert math.isclose(record["accuracy"], float(right.mean()), abs_tol=1e-4)
-    assert [row["above"] for row in record["kept"]] == list(KEPT)
-    assert math.isclose(sum(row["share"] for row in record["by_class"].values()), 1, abs_tol=1e-3)
-    json.dumps(record, allow_nan=False)
+    figures = found.figures(SPACE.classes)
+    assert math.isclose(figures.accuracy, float(right.mean()), abs_tol=1e-4)
+    assert [row.above for row in figures.kept] == list(KEPT)
+    assert math.isclose(sum(row.share for row in figures.by_class.values()), 1, abs_tol=1e-3)
+    record = ReliabilityRecord(1.0, figures, figures)
+    assert ReliabilityRecord.from_record(json.loads(record.to_json()), "x") == record
 
 
 def test_nothing_above_a_threshold_has_no_accuracy():
     found = reliability(Fixed(torch.zeros(1, 3, 32, 64)), SPEC, labelled(torch.zeros(1, 32, 64)))
     assert found.kept(0.9)[0] == 0
     assert math.isnan(found.kept(0.9)[1])
-    assert found.to_record(SPACE.classes)["kept"][-1]["accuracy"] is None
+    assert found.figures(SPACE.classes).kept[-1].accuracy is None
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])

@@ -1,5 +1,6 @@
 """Two gloo ranks on one machine train what one rank with their joint batch trains."""
 
+import csv
 import json
 import os
 import subprocess
@@ -40,7 +41,7 @@ def edgeuda(*argv, ranks=1):
     if ranks > 1:
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", "--no-python", *command,
+            f"--nproc-per-node={ranks}", "--no-python", "--", *command,
         ]  # fmt: skip
     done = subprocess.run(
         [*command, *map(str, argv)],
@@ -69,7 +70,7 @@ def runs(tmp_path_factory):
             edgeuda(
                 "adapt", "--model", root / "run", *source, *target, "--recipe", "small",
                 *settings(batch), "--set", f"stages={json.dumps(['adabn', *stages])}",
-                "--out", root / f"{name}-{stages[0]}", ranks=ranks,
+                "--out", root / f"{name}-{stages[0]}", "--log", "csv", ranks=ranks,
             )  # fmt: skip
     return root
 
@@ -111,6 +112,13 @@ def test_companions_on_two_ranks(runs):
     moved, apart = (max(float((a[k] - x[k]).abs().max()) for k in keys) for x in (before, b))
     assert moved > 3e-4
     assert apart < 0.02 * moved
+
+
+def test_one_rank_alone_logs_to_trackers(runs):
+    for name in ("one", "two"):
+        with (runs / f"{name}-stage1/logs/csv/stage1/metrics.csv").open(newline="") as stream:
+            steps = [row["step"] for row in csv.DictReader(stream) if row["loss/total"]]
+        assert steps == ["1", "2", "3", "4"]
 
 
 def test_one_rank_writes_and_all_watch_the_same(runs):

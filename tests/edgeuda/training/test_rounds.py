@@ -248,6 +248,25 @@ class TestLabelledTarget:
         again = run(data, tmp_path / "b", 'stages=["ass"]', by_list, target=target)
         assert same(expected, again)
 
+    def test_a_labelled_folder_of_its_own_is_the_same(self, data, tmp_path):
+        """Its frames may lie elsewhere, and other labels in it are another run."""
+        frames, few = tmp_path / "frames", tmp_path / "few"
+        shutil.copytree(data / "target" / "images", frames)
+        (tmp_path / "list.txt").write_text("000001.png\n000004.png\n")
+        by_list = f'ass.labels="{tmp_path / "list.txt"}"'
+        expected = run(data, tmp_path / "a", 'stages=["ass"]', by_list)
+        for part in ("images", "labels"):
+            (few / part).mkdir(parents=True)
+            for name in ("000001.png", "000004.png"):
+                shutil.copy(data / "target" / part / name, few / part / name)
+        shutil.copy(data / "target" / "dataset.json", few)
+        how = 'stages=["ass"]', f'ass.labels="{few}"'
+        assert same(expected, run(data, tmp_path / "b", *how, target=frames))
+        assert (tmp_path / "b/ass/labelled.txt").read_text() == "000001.png\n000004.png\n"
+        shutil.copy(few / "labels" / "000001.png", few / "labels" / "000004.png")
+        with pytest.raises(OutputExistsError):
+            run(data, tmp_path / "b", *how, target=frames, resume=True)
+
     def test_without_labels_it_says_where_to_put_them(self, data, tmp_path):
         shutil.copytree(data / "target" / "images", tmp_path / "frames")
         with pytest.raises(ConfigError, match="folder 'labels' beside"):
@@ -292,6 +311,19 @@ class TestPseudoLabelFiles:
         assert all(sum(frame["pixels"]) == 64 * 128 for frame in record["frames"])
         assert len(record["model_sha256"]) == 64
 
+    def test_a_video_is_labelled_too(self, data, tmp_path, monkeypatch):
+        monkeypatch.setenv("EDGEUDA_CACHE", str(tmp_path / "cache"))
+        video = tmp_path / "drive.avi"
+        writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+        for path in sorted((data / "target/images").iterdir())[:3]:
+            writer.write(cv2.resize(cv2.imread(str(path)), (64, 48)))
+        writer.release()
+        label_footage(data / "run", video, tmp_path / "out", SelectorSettings(selector="all"))
+        folder = labelled_folder(tmp_path / "out")
+        assert len(folder) == 3
+        image, label = folder.read(2)
+        assert image.shape[:2] == label.shape == (48, 64)
+
     @pytest.mark.parametrize("selector", ["instance-adaptive", "class-balanced", "constant"])
     def test_index_and_files_agree(self, selector, data, tmp_path):
         settings = SelectorSettings(selector=selector, keep=0.3, initial=0.4)
@@ -314,7 +346,7 @@ class TestPseudoLabelFiles:
         class KilledError(Exception):
             pass
 
-        real, calls = Teacher.predict, []
+        real, calls = Teacher.probabilities, []
 
         def killed(*arguments):
             calls.append(1)
@@ -322,7 +354,7 @@ class TestPseudoLabelFiles:
                 raise KilledError
             return real(*arguments)
 
-        monkeypatch.setattr(Teacher, "predict", killed)
+        monkeypatch.setattr(Teacher, "probabilities", killed)
         with pytest.raises(KilledError):
             label_footage(data / "run", data / "target", tmp_path / "cut", settings)
         with pytest.raises(OutputExistsError):
@@ -333,7 +365,7 @@ class TestPseudoLabelFiles:
         log = tmp_path / "cut" / PROGRESS_FILE
         log.write_text(log.read_text() + '{"frames": [0')  # a line cut short
         calls.clear()
-        monkeypatch.setattr(Teacher, "predict", real)
+        monkeypatch.setattr(Teacher, "probabilities", real)
         label_footage(data / "run", data / "target", tmp_path / "cut", settings, resume=True)
         assert not log.exists()
         for name in ("whole", "cut"):

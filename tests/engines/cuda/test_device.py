@@ -69,13 +69,15 @@ class TestRunner(RunnerContract):
     def memory(self, request, package):
         self.gpu.set(integrated=request.param)
 
-    def open(self, path):
+    def open(self, path, confidence=False):
         if not path.exists():
             msg = f"{path}: found no such file"
             raise ModelError(msg)
         try:
-            return opened(engine(path), self.gpu, self.chosen)
+            return opened(engine(path), self.gpu, self.chosen, confidence=confidence)
         except Exception as err:
+            if isinstance(err, ModelError):
+                raise
             msg = f"{path}: expected an engine ({err})"
             raise ModelError(msg) from err
 

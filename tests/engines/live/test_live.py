@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +19,7 @@ from edgeuda.data.footage import Frame
 from edgeuda.data.images import paint, read_label
 from edgeuda.errors import BundleError, DataError, DependencyError, DeviceError
 from edgeuda.records.live import SinkCounts
+from edgeuda.records.watch import Alarm
 from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.live import capture, ros2, sinks
@@ -22,9 +27,11 @@ from engines.live.capture import Capture
 from engines.live.histogram import LatencyHistogram
 from engines.live.loop import Clock, Course, StopAt, run
 from engines.live.queue import LatestQueue
-from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window
+from engines.live.sinks import LabelMaps, OverlayVideo, Result, SinkThread, Window, overlay
+from engines.live.watch import WatchState
 from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
+from engines.runner import Signals, segment
 from live_results import FakeRunner
 from tiny_models import SPEC, exported, random_frames
 
@@ -194,6 +201,34 @@ def test_an_overlay_video_of_a_recording_has_its_frames(tmp_path):
         lower = slice(48, None)  # the status is above
         assert np.abs(picture[lower].astype(int) - expected[lower]).mean() < 12
         assert np.abs(picture[:40].astype(int) - expected[:40]).mean() > 3
+
+
+def test_an_overlay_is_dark_where_the_model_is_unsure():
+    """Of a drive that asks, results carry it; of one that does not, they do not."""
+    for asked in (True, False):
+        taken = []
+        sink = SimpleNamespace(name="list", write=taken.append, close=lambda: None)
+        with temporary_model(confidence=asked) as runner:
+            source = Capture(lambda: frames(3), live=False)
+            run(runner, source, [sink], lossless=True, confidence=asked)
+        assert len(taken) == 3
+        for one in taken:
+            picture = overlay(one, COLORS)
+            if not asked:
+                assert one.confidence is None
+                continue
+            assert one.confidence.shape == (8, 16)
+            bright = overlay(replace(one, confidence=np.full((8, 16), 255, np.uint8)), COLORS)
+            assert picture.mean() < bright.mean() - 10
+
+
+@contextmanager
+def temporary_model(confidence):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        path.write_bytes(exported("labels", confidence=True))
+        with OnnxRunner(path, 1, confidence=confidence) as runner:
+            yield runner
 
 
 def test_an_overlay_video_of_a_camera_plays_at_true_speed(tmp_path):
@@ -623,27 +658,67 @@ def test_ros_that_is_not_there_is_named():
         ros2.spin(FakeRunner(), "/image", "/labels")
 
 
-def test_the_node_answers_images_with_labels(monkeypatch):
-    """Against modules that look like rclpy's; a ROS installation is not at hand."""
-    published, made, errors = [], {}, []
-    received = [
-        message(random_frames(1, 48, 96)[0], "bgr8"),
-        message(np.zeros((2, 2, 3), np.uint8), "16UC1"),
-        message(random_frames(1, 30, 60)[0], "rgb8", 4),
-    ]
-    sensor = SimpleNamespace(depth=5, reliability="best effort")
+def plain_messages():
+    return SimpleNamespace, lambda one: one
+
+
+def real_messages():
+    """Return ROS's own message class, made empty as rclpy makes it, and a way to it.
+
+    What goes in went over the wire before: it was serialised and read back.
+    """
+    typesys = pytest.importorskip("rosbags.typesys")
+    store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
+    kind, header, time = (
+        store.types[name]
+        for name in ("sensor_msgs/msg/Image", "std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+    )
+
+    class Image(kind):
+        def __init__(self):
+            super().__init__(header(time(0, 0), ""), 0, 0, "", 0, 0, np.zeros(0, np.uint8))
+
+    def received(one):
+        stamp = header(time(12, 34), "camera")
+        data = np.frombuffer(one.data, np.uint8)
+        sent = kind(stamp, one.height, one.width, one.encoding, 0, one.step, data)
+        return sent_over(sent)
+
+    def sent_over(one):
+        name = "sensor_msgs/msg/Image"
+        one.data = np.asarray(one.data)
+        return store.deserialize_cdr(store.serialize_cdr(one, name), name)
+
+    Image.sent_over = sent_over
+    return Image, received
+
+
+def node_of(monkeypatch, kind_of, received):
+    """Modules that look like rclpy's, whose node receives messages: there is no ROS at hand.
+
+    Returns:
+        What the node was asked for, and what it published by topic.
+    """
+    made = {"errors": [], "warnings": []}
+    published = {}
 
     class Node:
         def create_publisher(self, kind, topic, depth):
-            made["publisher"] = kind, topic, depth
-            return SimpleNamespace(publish=published.append)
+            made[topic] = kind, depth
+            return SimpleNamespace(publish=published.setdefault(topic, []).append)
 
         def create_subscription(self, kind, topic, callback, profile):
             made["subscription"] = kind, topic, profile
             made["callback"] = callback
 
         def get_logger(self):
-            return SimpleNamespace(error=lambda text, throttle_duration_sec: errors.append(text))
+            return SimpleNamespace(
+                error=lambda text, throttle_duration_sec: made["errors"].append(text),
+                warning=made["warnings"].append,
+            )
+
+        def get_clock(self):
+            return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: "now"))
 
         def destroy_node(self):
             made["destroyed"] = True
@@ -653,28 +728,102 @@ def test_the_node_answers_images_with_labels(monkeypatch):
             made["callback"](one)
         raise KeyboardInterrupt
 
+    made["profile"] = SimpleNamespace(depth=5, reliability="best effort")
     rclpy = SimpleNamespace(
         init=lambda: None, create_node=lambda name: Node(), spin=spin,
         try_shutdown=lambda: made.setdefault("down", True),
     )  # fmt: skip
+    qos = SimpleNamespace(qos_profile_sensor_data=made["profile"])
     monkeypatch.setitem(sys.modules, "rclpy", rclpy)
-    monkeypatch.setitem(sys.modules, "rclpy.qos", SimpleNamespace(qos_profile_sensor_data=sensor))
+    monkeypatch.setitem(sys.modules, "rclpy.qos", qos)
     monkeypatch.setitem(sys.modules, "sensor_msgs", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "sensor_msgs.msg", SimpleNamespace(Image=SimpleNamespace))
+    monkeypatch.setitem(sys.modules, "sensor_msgs.msg", SimpleNamespace(Image=kind_of))
+    return made, published
+
+
+@pytest.mark.parametrize("messages", [plain_messages, real_messages])
+def test_the_node_answers_images_with_labels(monkeypatch, messages):
+    kind_of, as_received = messages()
+    received = [
+        message(random_frames(1, 48, 96)[0], "bgr8"),
+        message(np.zeros((2, 2, 3), np.uint8), "16UC1"),
+        message(random_frames(1, 30, 60)[0], "rgb8", 4),
+    ]
+    received = [as_received(one) for one in received]
+    made, published = node_of(monkeypatch, kind_of, received)
     assert ros2.spin(FakeRunner(), "/image", "/labels") == 2
-    assert made["publisher"] == (SimpleNamespace, "/labels", 1)
+    assert made["/labels"] == (kind_of, 1)
     kind, topic, profile = made["subscription"]
     assert (kind, topic, profile.depth, profile.reliability) == (
-        SimpleNamespace, "/image", 1, "best effort",
+        kind_of, "/image", 1, "best effort",
     )  # fmt: skip
-    assert sensor.depth == 5  # ROS's own profile is left alone
+    assert made["profile"].depth == 5  # ROS's own profile is left alone
     assert made["destroyed"]
     assert made["down"]
-    assert ["16UC1" in text for text in errors] == [True]
-    for one, sent in zip((received[0], received[2]), published, strict=True):
+    assert ["16UC1" in text for text in made["errors"]] == [True]
+    assert published.keys() == {"/labels"}
+    for one, sent in zip((received[0], received[2]), published["/labels"], strict=True):
         assert sent.header is one.header
         assert (sent.encoding, sent.height, sent.width) == ("mono8", one.height, one.width)
         assert len(sent.data) == sent.step * sent.height == one.height * one.width
+        if messages is real_messages:
+            arrived = kind_of.sent_over(sent)
+            assert arrived.header == one.header
+            labels = segment(FakeRunner(), ros2.image_of(one))
+            np.testing.assert_array_equal(arrived.data.reshape(labels.shape), labels)
+
+
+class Unsure(FakeRunner):
+    """Says how sure it is."""
+
+    def signals(self, images):
+        shape = (len(images), 64, 128)
+        return Signals(np.zeros(shape, np.uint8), np.full(shape, 90, np.uint8), None)
+
+
+class Worried:
+    """A watch that gives an alarm at the third image."""
+
+    state, seen = None, 0
+
+    def due(self, seconds):
+        return True
+
+    def add(self, seconds, said):
+        assert said.values[0] == pytest.approx(90 / 255)
+        self.seen += 1
+        found = Alarm(seconds, None, "light", {"brightness": -9.1}) if self.seen == 3 else None
+        if self.seen > 1:
+            self.state = WatchState(seconds, 1.5, "brightness", found)
+        return found
+
+
+def test_the_node_says_what_the_watch_finds(monkeypatch):
+    """As ``diagnostic_msgs`` with its real fields; rclpy makes a byte of bytes."""
+    kind_of, as_received = plain_messages()
+    received = [message(random_frames(1, 48, 96)[0], "rgb8")] * 4
+    made, published = node_of(monkeypatch, kind_of, [as_received(one) for one in received])
+    array = partial(SimpleNamespace, header=SimpleNamespace(stamp=None), status=[])
+    kinds = SimpleNamespace(
+        DiagnosticArray=array, DiagnosticStatus=SimpleNamespace, KeyValue=SimpleNamespace
+    )
+    monkeypatch.setitem(sys.modules, "diagnostic_msgs", SimpleNamespace(msg=kinds))
+    said = []
+    assert ros2.spin(Unsure(), "/image", "/labels", watch=Worried(), status=said.append) == 4
+    assert made["/diagnostics"] == (array, 10)
+    first, second = published["/diagnostics"]  # the first image, and the alarm at once
+    assert (first.header.stamp, first.status[0].level) == ("now", b"\x03")
+    assert "no window was tested" in first.status[0].message
+    (warned,) = second.status
+    assert (warned.level, warned.name) == (b"\x01", "edgeuda: watch")
+    assert warned.hardware_id == "imaginary 1.0"
+    assert "light: brightness -9.1" in warned.message
+    values = {one.key: one.value for one in warned.values}
+    assert values == {
+        "ratio": "1.500", "column": "brightness", "kind": "light", "apart/brightness": "-9.10",
+    }  # fmt: skip
+    assert made["warnings"] == [warned.message]
+    assert warned.message in said
 
 
 def test_frames_that_a_camera_would_have_delivered_are_missed():

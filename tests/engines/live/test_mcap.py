@@ -21,9 +21,10 @@ from engines.live import mcap_sink
 from engines.live.capture import Capture
 from engines.live.loop import run
 from engines.live.mcap_sink import McapFile
+from engines.live.ros2 import image_of
 from engines.live.sinks import SinkThread
 from engines.onnxruntime_runner import OnnxRunner
-from live_results import BEGAN, noisy, result, smooth
+from live_results import BEGAN, WATCHED, noisy, result, smooth
 from tiny_models import SPEC, exported, random_frames, write_frames
 
 reader = pytest.importorskip("mcap.reader")
@@ -31,7 +32,7 @@ decoder = pytest.importorskip("mcap_protobuf.decoder")
 EndOfFile = pytest.importorskip("mcap.exceptions").EndOfFile
 pytest.importorskip("foxglove_schemas_protobuf")
 
-TOPICS = ["/camera", "/labels", "/labels/color", "/edgeuda/latency"]
+TOPICS = ["/camera", "/labels", "/labels/color", "/labels/ros2", "/edgeuda/latency"]
 COLORS = SPEC.label_space.colors()
 
 
@@ -96,6 +97,65 @@ def test_labels_are_exact_and_in_colour(tmp_path):
     np.testing.assert_array_equal(labels[2].image[:, :, 0], result(2).labels)
 
 
+def test_labels_are_a_topic_of_ros_2(tmp_path):
+    """By two readers: that of MCAP's own ROS 2 support, and rosbags with ROS's message classes."""
+    path = written(tmp_path / "o.mcap", map(result, range(3)))
+    ros2 = pytest.importorskip("mcap_ros2.decoder")
+    with path.open("rb") as stream:
+        opened = reader.make_reader(stream, decoder_factories=[ros2.DecoderFactory()])
+        found = [
+            (one.schema.name, one.message.log_time, one.decoded_message)
+            for one in opened.iter_decoded_messages(["/labels/ros2"])
+        ]
+    store = mcap_sink.libraries().ros
+    raw = [data for _, data in raw_messages(path, "/labels/ros2")]
+    for number, ((name, at, message), data) in enumerate(zip(found, raw, strict=True)):
+        real = store.deserialize_cdr(data, "sensor_msgs/msg/Image")
+        assert name == "sensor_msgs/msg/Image"
+        for image in (message, real):
+            stamp = image.header.stamp
+            assert at == stamp.sec * 10**9 + stamp.nanosec == BEGAN + number * 100_000_000
+            assert (image.encoding, image.height, image.width, image.step) == ("mono8", 48, 96, 96)
+            rgb = image_of(image)  # as our own node reads it
+            np.testing.assert_array_equal(rgb[:, :, 0], result(number).labels)
+    recording = list(read_recording(Recording(path, "/labels/ros2")))
+    np.testing.assert_array_equal(recording[2].image[:, :, 0], result(2).labels)
+
+
+def test_what_a_watch_finds_is_a_diagnostic_of_ros_2(tmp_path):
+    """Each finding once, read by MCAP's own ROS 2 support and as ROS's message class."""
+    ros2 = pytest.importorskip("mcap_ros2.decoder")
+    shown = [result(number, watch=state) for number, state in enumerate(WATCHED)]
+    path = written(tmp_path / "o.mcap", shown)
+    with path.open("rb") as stream:
+        opened = reader.make_reader(stream, decoder_factories=[ros2.DecoderFactory()])
+        found = list(opened.iter_decoded_messages(["/diagnostics"]))
+    assert [one.message.log_time for one in found] == [shown[n].time_ns for n in (1, 3, 4, 5)]
+    assert {one.schema.name for one in found} == {"diagnostic_msgs/msg/DiagnosticArray"}
+    states = [one.decoded_message.status[0] for one in found]
+    assert [one.level for one in states] == [0, 1, 1, 0]
+    assert "brightness -9.1 deviations from normal" in states[1].message
+    assert {(one.name, one.hardware_id) for one in states} == {("edgeuda: watch", "imaginary 1.0")}
+    assert ("ratio", "0.400") in [(one.key, one.value) for one in states[0].values]
+    store = mcap_sink.libraries().ros
+    _, data = raw_messages(path, "/diagnostics")[1]
+    real = store.deserialize_cdr(data, "diagnostic_msgs/msg/DiagnosticArray")
+    assert ("kind", "light") in [(one.key, one.value) for one in real.status[0].values]
+    assert real.header.stamp.sec == shown[3].time_ns // 10**9
+    plain = written(tmp_path / "plain.mcap", [result()])
+    with plain.open("rb") as stream:
+        channels = reader.make_reader(stream).get_summary().channels.values()
+    assert sorted(one.topic for one in channels) == sorted(TOPICS)
+
+
+def raw_messages(path, topic):
+    with path.open("rb") as stream:
+        return [
+            (message.log_time, message.data)
+            for _, _, message in reader.make_reader(stream).iter_messages([topic])
+        ]
+
+
 def test_latencies_and_drops_are_a_series_with_a_schema(tmp_path):
     path = written(tmp_path / "o.mcap", map(result, range(5)))
     series = [message for _, message in messages(path, "/edgeuda/latency")]
@@ -126,7 +186,8 @@ def test_what_the_ids_mean_is_in_the_file(tmp_path):
     assert (one.name, one.metadata["backend"]) == ("edgeuda", "imaginary 1.0")
     texts = [one.metadata["label_space"]]
     texts += [c.metadata["label_space"] for c in channels if c.topic == "/labels"]
-    assert len(texts) == 2
+    texts += [c.metadata["label_space"] for c in channels if c.topic == "/labels/ros2"]
+    assert len(texts) == 3
     for text in texts:
         assert LabelSpace.from_record(json.loads(text)) == SPEC.label_space
 
@@ -156,6 +217,7 @@ def test_a_killed_run_leaves_what_was_written(tmp_path):
 import os
 from pathlib import Path
 from engines.live.mcap_sink import McapFile
+from engines.live.ros2 import image_of
 from live_results import noisy, result
 from tiny_models import SPEC
 sink = McapFile(Path({str(tmp_path / "o.mcap")!r}), SPEC.label_space)
@@ -186,6 +248,7 @@ from pathlib import Path
 from engines.live.capture import Capture
 from engines.live.loop import run
 from engines.live.mcap_sink import McapFile
+from engines.live.ros2 import image_of
 from live_results import FakeRunner, noisy, result
 from tiny_models import SPEC
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))

@@ -18,7 +18,7 @@ from edgeuda.errors import (
 from engines.live import rerun_sink
 from engines.live.rerun_sink import RerunLog
 from engines.live.sinks import SinkThread
-from live_results import BEGAN, STAGES, result, smooth
+from live_results import BEGAN, STAGES, WATCHED, result, smooth
 from tiny_models import SPEC, exported, random_frames, write_frames
 
 rerun = pytest.importorskip("rerun", reason="rerun-sdk is not installed")
@@ -45,8 +45,8 @@ def columns(path, entity):
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("rerun") / "new" / "o.rrd"
     sink = RerunLog(str(path), CLASSES)
-    for number in range(6):
-        sink.write(result(number))
+    for number, state in enumerate(WATCHED):
+        sink.write(result(number, watch=state))
     sink.close()
     return path
 
@@ -84,6 +84,17 @@ def test_latencies_and_counts_are_series(file):
         assert [one for (one,) in values] == pytest.approx(expected)
     (values,) = (v for k, v in columns(file, "/frames/dropped").items() if k.endswith("scalars"))
     assert values == [[2.0]] * 6
+
+
+def test_what_a_watch_finds_is_a_series_and_each_alarm_a_line(file):
+    ratios = columns(file, "/watch/ratio")
+    assert ratios["number"] == [2, 4, 5, 6]
+    (values,) = (v for k, v in ratios.items() if k.endswith("scalars"))
+    assert [one for (one,) in values] == pytest.approx([0.4, 1.5, 1.2, 0.3])
+    alarms = columns(file, "/watch/alarm")
+    assert alarms["number"] == [4]
+    (texts,) = (v for k, v in alarms.items() if k.endswith("text"))
+    assert "light: brightness -9.1" in texts[0][0]
 
 
 def test_a_full_disk_ends_the_file_only(tmp_path, monkeypatch):

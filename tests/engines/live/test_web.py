@@ -27,7 +27,7 @@ from engines.live.capture import Capture
 from engines.live.loop import StopAt, run
 from engines.live.sinks import SinkThread
 from engines.live.web import StatusPage
-from live_results import FakeRunner, noisy, result, smooth
+from live_results import WATCHED, FakeRunner, noisy, result, smooth
 from tiny_models import SPEC, exported, random_frames, write_frames
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -485,11 +485,28 @@ def test_the_page_shows_overlay_counts_and_percentiles(browser, serve, size):
     dropped, failures = "dropped\n2 2.74 %", page.locator("#failures")
     assert dropped in [" ".join(box.split(" ")) for box in boxes]
     assert not failures.is_visible()
+    assert not page.locator("#watch").is_visible()
     served.write(result(70, failures=("mcap file: <b>the disk is full</b>",)))
     failures.wait_for(state="visible")
     assert failures.locator("li").inner_text() == "mcap file: <b>the disk is full</b>"
     assert page.complaints == []
     assert all(url.startswith(served.address.url) for url in page.requests)
+    page.close()
+
+
+def test_the_page_says_what_a_watch_finds(browser, serve):
+    served = serve()
+    served.write(result(0, watch=WATCHED[1]))
+    page = opened(browser, served)
+    shown = page.locator("#watch")
+    shown.wait_for(state="visible")
+    assert shown.inner_text() == "Looks as it did: sharpness is at 40 % of its limit"
+    served.write(result(1, watch=WATCHED[3]))
+    until(page, lambda: "Alarm at 6 s, light" in shown.inner_text(), "no alarm")
+    assert (shown.get_attribute("role"), shown.get_attribute("class")) == ("alert", "bad")
+    served.write(result(2, watch=WATCHED[5]))
+    until(page, lambda: "Looks as it did" in shown.inner_text(), "the alarm goes on")
+    assert page.complaints == []
     page.close()
 
 

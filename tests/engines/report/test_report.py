@@ -27,6 +27,7 @@ from edgeuda.files import sha256, write_json
 from edgeuda.labels import IGNORE, SPACES, LabelSpace
 from engines.report import plots
 from engines.report.choice import choice_figures, choice_verdicts
+from engines.report.comparison import LABELS_WORTH
 from engines.report.findings import evidence, unknowns, verdicts
 from engines.report.latency_plots import Point, latency_ecdf
 from engines.report.latency_plots import tradeoff as tradeoff_plot
@@ -35,7 +36,7 @@ from engines.report.page import build_report
 from engines.report.parts import Grid
 from engines.report.records import Records, read_records
 from engines.report.sections import before_and_after, sections_of
-from engines.report.text import as_ms, as_points, flatten
+from engines.report.text import DASH, as_ms, as_points, flatten
 from engines.report.trust import went_wrong
 from places import ROOT
 from report_records import (
@@ -55,6 +56,7 @@ from report_records import (
     stage,
     sweep,
     timed,
+    watched_drive,
     write_bench,
 )
 
@@ -666,6 +668,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
         adaptation(),
         bench(None) | {"models": []},
         drive(),
+        watched_drive(),
         {
             "schema": "edgeuda.predictions/1",
             "name": "p",
@@ -680,6 +683,32 @@ def test_each_record_makes_a_report_alone(tmp_path: Path, record: dict[str, Any]
     page, data, _ = build(tmp_path)
     assert len(data["records"]) == 1
     assert record["schema"] in page.words()
+
+
+def test_the_alarms_of_a_drive_are_a_timeline(tmp_path: Path) -> None:
+    records = read(tmp_path, watched_drive())
+    section = next(s for s in sections_of(records) if s.anchor == "drives")
+    (svg,) = section.svgs
+    for shown in ("alarm: light", "alarm: blur", "seconds of the drive"):
+        assert shown in svg
+    assert "alarm: scene" not in svg
+    facts, watch, alarms = section.grids
+    # A thousand windows are a plot, not rows of a table.
+    assert not any("timeline" in row[0] for row in facts.rows)
+    assert ["figures of which the reference says too little to test", "red"] in watch.rows
+    assert alarms.rows == [
+        ["light", "105", "115", "brightness -13.8"], ["blur", "200", DASH, "sharpness -6.5"],
+    ]  # fmt: skip
+    said = "2 alarms in 40 windows of 10 s (light at 105 s, blur at 200 s)"
+    (found,) = (one for one in evidence(records) if one.topic == "Watched drive")
+    assert found.headline == said
+    assert any(said in line for line in went_wrong(records))
+    calm = watched_drive()
+    calm["watch"]["alarms"] = []
+    records = read(tmp_path, calm)
+    (found,) = (one for one in evidence(records) if one.topic == "Watched drive")
+    assert found.headline == "0 alarms in 40 windows of 10 s"
+    assert not any("no longer" in line for line in went_wrong(records))
 
 
 def test_a_missing_frame_or_label_is_named(tmp_path: Path) -> None:
@@ -1023,6 +1052,40 @@ def test_a_comparison_has_a_chapter_and_a_figure(tmp_path: Path) -> None:
     (card,) = (f for f in evidence(read(tmp_path / "two", two)) if "compared" in f.topic)
     assert card.status == "even"
     assert "Fewer than three seeds" in card.text
+
+
+def test_what_confident_labels_are_worth_is_shown(tmp_path: Path) -> None:
+    path = RESULTS / "pretrained-carla-to-camvid.json"
+    ((_, record),) = read_records([path]).comparisons
+    adabn = record.methods[1]
+    read = [
+        found["calibrated"] for found in json.loads(path.read_text())["methods"][1]["reliability"]
+    ]
+    kept = {one.above: one for one in adabn.labels_kept()}
+    for above, found in kept.items():
+        rows = [next(row for row in one["kept"] if row["above"] == above) for one in read]
+        assert found.share == pytest.approx(np.mean([row["share"] for row in rows]))
+        assert found.accuracy == pytest.approx(np.mean([row["accuracy"] for row in rows]))
+    (chapter,) = (s for s in sections_of(read_records([path])) if s.anchor == "comparison")
+    assert LABELS_WORTH in chapter.text
+    titles = [grid.caption for grid in chapter.grids]
+    assert [title.split(",")[0] for title in titles[2:]] == [
+        "Labels by confidence", "Labels that are right"
+    ]  # fmt: skip
+    shown = dict(zip(chapter.grids[2].columns[2:], chapter.grids[2].rows[1][2:], strict=False))
+    assert shown["above 0.8, %"] == f"{100 * kept[0.8].share:.1f}"
+    right = np.mean([100 * one["by_class"]["sidewalk"]["accuracy"] for one in read])
+    assert chapter.grids[3].rows[1][2] == f"{right:.1f}"
+    drawn = RESULTS / "pretrained-carla-to-camvid-confidence.svg"
+    assert drawn.read_text(encoding="utf-8") == plots.confidence_file(record)
+
+
+def test_confidence_that_nobody_measured_is_not_shown(tmp_path: Path) -> None:
+    (chapter,) = (
+        s for s in sections_of(read(tmp_path, comparison())) if s.anchor == "comparison"
+    )  # fmt: skip
+    assert LABELS_WORTH not in chapter.text
+    assert len(chapter.grids) == 2
 
 
 def test_a_real_comparison_is_read() -> None:

@@ -19,13 +19,14 @@ from calibration.quantize import calibrate
 from edgeuda.errors import ConfigError, DependencyError, DeviceError, ModelError
 from edgeuda.labels import SPACES
 from edgeuda.models.checkpoint import ARCHITECTURES, build
+from edgeuda.records.build import BuildOptions, DlaLayers, EngineTensor
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.heads import with_head
 from engines.onnx.opset import lower_opset
 from engines.onnx.session import open_session
 from engines.onnx_export import export_onnx
 from engines.tensorrt import library as tensorrt_library
-from engines.tensorrt.builder import BuildOptions, build_engine, engine_precision
+from engines.tensorrt.builder import build_engine
 from engines.tensorrt.library import Library, load_tensorrt
 from places import ROOT
 from tiny_models import SPEC, exported, quick_first, random_frames, write_frames
@@ -79,7 +80,7 @@ def test_every_version_is_asked_for_what_it_has(models, version):
         1 << flags.EXPLICIT_BATCH if major == 8 else 1 << flags.STRONGLY_TYPED if typed else 0
     )
     assert seen.network_flags == expected
-    record = json.loads(json.dumps(built.record))
+    record = json.loads(built.record.to_json())
     assert record["strongly_typed"] == typed
     assert record["graph"] == "int8"
     assert record["tensors"][0] == {"name": "image", "dtype": "UINT8", "shape": [-1, 64, 128, 3]}
@@ -96,10 +97,10 @@ def test_half_is_a_flag_or_a_graph(models, version):
     else:
         built = build_engine(trt, models["fp32"], BuildOptions(half=True))
         assert trt.module.seen.flags == {"FP16"}
-        assert engine_precision(built.record) == "fp16"
-        assert built.record["rest"] == "fp16"
+        assert built.record.precision == "fp16"
+        assert built.record.rest == "fp16"
         built = build_engine(trt, models["int8"], BuildOptions(half=True))
-        assert (engine_precision(built.record), built.record["rest"]) == ("int8", "fp16")
+        assert (built.record.precision, built.record.rest) == ("int8", "fp16")
         with pytest.raises(ConfigError, match="takes no FP16 graph"):
             build_engine(trt, models["fp16"], BuildOptions())
 
@@ -115,7 +116,7 @@ def test_calibrators_where_there_are_any(models, version):
     assert trt.module.seen.config.int8_calibrator is calibrator
     # every export leaves the batch open, and calibration needs its shapes
     assert trt.module.seen.calibration_profile is trt.module.seen.profiles[-1]
-    assert engine_precision(built.record) == "int8"
+    assert built.record.precision == "int8"
     assert trt.module.seen.flags == {"INT8"}
     with pytest.raises(ConfigError, match="need no calibrator"):
         build_engine(trt, models["int8"], BuildOptions(), calibrator)
@@ -135,7 +136,7 @@ def test_portability(models, version, tmp_path):
     assert seen.config.hardware_compatibility_level.name == "AMPERE_PLUS"
     assert seen.timings == b""
     assert cache.read_bytes() == b"timings"
-    assert "timing_cache" not in built.record["options"]
+    assert "timing_cache" not in built.record.to_record()["options"]
     build_engine(trt, models["fp32"], options)
     assert seen.timings == b"timings"
     with pytest.raises(ConfigError, match="has no targets to choose"):
@@ -163,11 +164,11 @@ def test_the_accelerator_works_or_is_refused(models, version):
         seen = trt.module.seen
         assert (seen.config.default_device_type.name, seen.config.DLA_core) == ("DLA", 1)
         assert "GPU_FALLBACK" in seen.flags
-        assert built.record["dla_layers"] == {"layers": 1, "of": 2, "on_the_gpu": ["layer"]}
+        assert built.record.dla_layers == DlaLayers(1, 2, ["layer"])
     trt.module.seen.dla = iter([False, False])
     with pytest.raises(ModelError, match="can run none of its 2 layers"):
         build_engine(trt, models["fp32"], half)
-    assert build_engine(trt, models["fp32"], BuildOptions()).record["dla_layers"] is None
+    assert build_engine(trt, models["fp32"], BuildOptions()).record.dla_layers is None
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -258,13 +259,42 @@ def test_every_form_compiles_for_every_gpu(rtx, models, form, target):
     built = build_engine(
         rtx, models[form], BuildOptions(batch=(1, 1, 4), compute_capabilities=(target,))
     )
-    assert built.record["graph"] == {"mixed": "int8", "int8-fp16": "int8"}.get(form, form)
-    assert built.record["tensors"] == [
-        {"name": "image", "dtype": "UINT8", "shape": [-1, 64, 128, 3]},
-        {"name": "labels", "dtype": "UINT8", "shape": [-1, 64, 128]},
+    assert built.record.graph == {"mixed": "int8", "int8-fp16": "int8"}.get(form, form)
+    assert built.record.tensors == [
+        EngineTensor("image", "UINT8", [-1, 64, 128, 3]),
+        EngineTensor("labels", "UINT8", [-1, 64, 128]),
     ]
-    assert len(built.plan) == built.record["plan_bytes"] > 1000
-    assert not [m for m in built.record["messages"] if m[0] == "ERROR"]
+    assert len(built.plan) == built.record.plan_bytes > 1000
+    assert not [m for m in built.record.messages if m[0] == "ERROR"]
+
+
+@pytest.mark.parametrize("form", ["fp32", "fp16", "int8"])
+def test_graphs_that_say_how_sure_they_are_compile(rtx, form, tmp_path):
+    fp32, other = tmp_path / "fp32.onnx", tmp_path / f"{form}.onnx"
+    fp32.write_bytes(exported("labels", confidence=True))
+    if form == "fp16":
+        onnx.save(to_half(onnx.load(fp32)), other)
+    elif form == "int8":
+        frames = write_frames(tmp_path, [frame[0] for frame in FRAMES])
+        calibrate(fp32, frames, other, Options("tensorrt", threads=1))
+    built = build_engine(
+        rtx, other, BuildOptions(batch=(1, 1, 4), compute_capabilities=("SM75", "SM120"))
+    )
+    assert built.record.tensors == [
+        EngineTensor("image", "UINT8", [-1, 64, 128, 3]),
+        EngineTensor("labels", "UINT8", [-1, 64, 128]),
+        EngineTensor("confidence", "UINT8", [-1, 8, 16]),
+        EngineTensor("features", "FLOAT", [-1, 64]),
+    ]
+    assert not [m for m in built.record.messages if m[0] == "ERROR"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_is_given_all_outputs(tmp_path, version):
+    path = tmp_path / "sure.onnx"
+    path.write_bytes(exported("labels", confidence=True))
+    built = build_engine(library(version), path, BuildOptions())
+    assert [t.name for t in built.record.tensors] == ["image", "labels", "confidence", "features"]
 
 
 @pytest.mark.parametrize("head", ["labels", "logits"])
@@ -290,7 +320,7 @@ def test_a_static_batch_needs_no_profile(rtx, models, tmp_path):
     path = tmp_path / "static.onnx"
     onnx.save(model, path)
     built = build_engine(rtx, path, BuildOptions(compute_capabilities=("SM86",)))
-    assert built.record["tensors"][0]["shape"] == [1, 64, 128, 3]
+    assert built.record.tensors[0].shape == [1, 64, 128, 3]
 
 
 def refused(rtx, model, path):

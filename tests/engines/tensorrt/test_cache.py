@@ -6,9 +6,9 @@ import pytest
 
 import tensorrt_modules
 from edgeuda.errors import DataError, ModelError
+from edgeuda.records.build import BuildOptions
 from engines.cuda import driver as cuda_driver
 from engines.tensorrt import cache as engine_cache
-from engines.tensorrt.builder import BuildOptions
 from engines.tensorrt.cache import cached_engine, engine_key, load_plan, record_path
 from engines.tensorrt.library import Library, load_tensorrt
 from tiny_models import exported
@@ -34,9 +34,10 @@ def test_an_engine_is_built_once(trt, model, tmp_path):
     assert (first.reused, again.reused) == (False, True)
     assert again.path == first.path
     assert again.record == first.record
+    assert again.record.options == BuildOptions()
     assert load_plan(first.path) == b"plan"
-    assert [layer["Name"] for layer in first.record["engine_layers"]] == ["conv + relu", "reformat"]
-    assert load_plan(first.path, first.record["model_sha256"]) == b"plan"
+    assert [layer["Name"] for layer in first.record.engine_layers] == ["conv + relu", "reformat"]
+    assert load_plan(first.path, first.record.model_sha256) == b"plan"
 
 
 def test_whatever_it_depends_on_makes_another(trt, model, tmp_path, monkeypatch):
@@ -95,7 +96,7 @@ def test_ahead_of_time_without_a_gpu(model, tmp_path):
     options = BuildOptions(compute_capabilities=("SM86",))
     first = cached_engine(rtx, model, options, tmp_path)
     assert cached_engine(rtx, model, options, tmp_path).reused
-    assert len(load_plan(first.path)) == first.record["plan_bytes"]
+    assert len(load_plan(first.path)) == first.record.plan_bytes
 
 
 class Driver:

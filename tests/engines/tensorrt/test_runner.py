@@ -44,12 +44,12 @@ class TestContract(RunnerContract):
     def version(self, request):
         self.chosen = request.param
 
-    def open(self, path):
+    def open(self, path, confidence=False):
         if not path.exists():
             msg = f"{path}: found no such file"
             raise ModelError(msg)
         try:
-            return opened(engine(path), self.chosen)[0]
+            return opened(engine(path), self.chosen, confidence=confidence)[0]
         except Exception as err:
             if isinstance(err, ModelError):
                 raise
@@ -165,6 +165,7 @@ def test_a_context_that_is_not_given_is_an_error_that_says_what_to_do(path):
 )
 def test_an_engine_is_of_the_precision_it_was_built_in(path, changes, precision):
     record = json.loads(record_path(path).read_text())
+    del record["precision"]
     write_json(record_path(path), {**record, **changes})
     with opened(path, "10.3.0")[0] as runner:
         assert runner.precision == precision
@@ -238,6 +239,31 @@ def test_small_heads(tmp_path, head, fused):
     assert runner.spec == SPEC
 
 
+@pytest.mark.parametrize("graphs", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_confidence_beside_a_small_head(tmp_path, fused, graphs):
+    """Whether the device or the host makes the labels; not asked, nothing more is downloaded."""
+    path = tmp_path / "sure.onnx"
+    path.write_bytes(exported("scores", confidence=True))
+    images = np.stack(random_frames(2, 64, 128, seed=3))
+    with OnnxRunner(path, 1, confidence=True) as reference:
+        expected = reference.signals(images)
+    runner, device = opened(engine(path), "10.16.1.11", fused=fused, graphs=graphs, confidence=True)
+    with runner:
+        for _ in range(2):
+            found = runner.signals(images)
+        assert len(device.arrays) == 4
+    np.testing.assert_array_equal(found.confidence, expected.confidence)
+    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert (device.memory, device.arrays, device.events) == ({}, [], [])
+    runner, device = opened(engine(path), "10.16.1.11", fused=fused, graphs=graphs)
+    with runner:
+        np.testing.assert_array_equal(runner(images), expected.labels)
+        assert len(device.arrays) == 2
+    assert (device.memory, device.arrays) == ({}, [])
+
+
 def test_changed_engines_never_reach_tensorrt(path):
     path.write_bytes(path.read_bytes() + b"!")
     with pytest.raises(ModelError, match="is not the engine of its record"):
@@ -268,11 +294,11 @@ def test_a_file_asks_for_its_runner(path, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
         "engines.tensorrt.runner.TensorRTRunner",
-        lambda path, *, graphs: seen.append((path, graphs)),
+        lambda path, *, graphs, confidence: seen.append((path, graphs, confidence)),
     )
     open_runner(path)
-    open_runner(path, graphs=False)
-    assert seen == [(path, True), (path, False)]
+    open_runner(path, graphs=False, confidence=True)
+    assert seen == [(path, True, False), (path, False, True)]
     with pytest.raises(ConfigError, match="is an engine already"):
         open_runner(path, device="tensorrt")
     plain = tmp_path / "plain.onnx"

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeuda.data.images import Image, LabelMap
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import write_text
 from edgeuda.labels import IGNORE
+
+Pixels = npt.NDArray[np.uint8]
+"""``[H, W, 3]`` RGB, or ``[H, W]`` classes."""
 
 ASPECT = 0.01
 """Relative difference of the scales along both sides up to which two sizes have one aspect."""
@@ -217,7 +219,7 @@ class CameraGeometry:
         tolerance = 0 if self.raw == other.raw else 1  # both were rounded to pixels
         return all(abs(a - b) <= tolerance for a, b in zip(mine, theirs, strict=True))
 
-    def apply(self, image: Image, origin: Path) -> Image:
+    def apply(self, image: Pixels, origin: Path) -> Pixels:
         """Return what a network is shown of a raw frame, ``[h, w, 3]`` uint8.
 
         Args:
@@ -229,7 +231,7 @@ class CameraGeometry:
         """
         return self._applied(image, origin, cv2.INTER_LINEAR, 0)
 
-    def apply_to_labels(self, label: LabelMap, origin: Path) -> LabelMap:
+    def apply_to_labels(self, label: Pixels, origin: Path) -> Pixels:
         """Return the label map of what `apply` returns, ``[h, w]`` uint8, by nearest neighbour.
 
         What the lens brings in from outside the frame is ignored (255).

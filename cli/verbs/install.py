@@ -1,0 +1,105 @@
+"""Take the next network on a vehicle, go back to the one before, say which one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.verbs.shared import console
+from edgeuda.errors import DataError
+
+Into = Annotated[Path, typer.Option(help="Folder of the vehicle in which networks are kept.")]
+
+
+def install(
+    bundle: Annotated[Path, typer.Argument(help="Bundle of the next network, an .edgeuda file.")],
+    into: Into,
+    device: options.RunDevice = "cpu",
+    threads: options.Threads = None,
+    public_key: options.PublicKey = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Milliseconds that 95 of 100 frames may take at most; by default any."),
+    ] = None,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of pixels that must be as when the bundle was packed, where "
+            "this machine rounds otherwise than that one; else all must be.",
+        ),
+    ] = 0.99,
+    require_acceptance: Annotated[
+        bool,
+        typer.Option("--require-acceptance", help="Refuse a bundle without acceptance frames."),
+    ] = False,
+) -> None:
+    """Check a bundle on this machine and make it current; the network before is kept."""
+    from engines.bundle_model import CURRENT
+    from engines.installation import Demands, install
+
+    done = install(
+        bundle, into, device=device, threads=threads, public_key=public_key,
+        demands=Demands(budget_ms, min_agreement, require_acceptance),
+    )  # fmt: skip
+    told, taken = done.acceptance, done.milliseconds
+    assert told is not None
+    assert taken is not None
+    if told.agreement is not None:
+        must = "all have to be" if told.exact else f"{100 * min_agreement:g} % have to be"
+        _say(
+            f"{told.frames} acceptance frames: at least {100 * told.agreement:.3f} % of the pixels "
+            f"of each are as expected; {must}"
+        )
+    budget = "no budget was given" if budget_ms is None else f"the budget is {budget_ms:g} ms"
+    _say(f"median {taken['50']:.1f} ms, 95th percentile {taken['95']:.1f} ms; {budget}")
+    _say(f"current: {bundle.name} ({done.sha256[:12]})")
+    model = options.typed(into / CURRENT)
+    _say(f"next: edgeuda run --model {model} --target 0 --out DRIVE")
+
+
+def fallback(
+    into: Into,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "asked for",
+) -> None:
+    """Make the network current again that ran before the last one was installed."""
+    from engines.installation import fall_back
+
+    done = fall_back(into, reason)
+    _say(f"current: {done.bundle} ({done.sha256[:12]})")
+
+
+def installed(
+    into: Annotated[Path, typer.Argument(help="Folder of the vehicle.")],
+) -> None:
+    """Say which network runs, which one ran before, and what happened so far."""
+    from rich.table import Table
+
+    from engines.bundle_model import CURRENT
+    from engines.installation import PREVIOUS, read
+
+    state = read(into)
+    if not (into / CURRENT).is_symlink() and not state.history:
+        msg = f"{into}: expected a folder that `install` was told of, found none"
+        raise DataError(msg)
+    for name in (CURRENT, PREVIOUS):
+        link = into / name
+        _say(f"{link.stem}: {link.readlink().stem[:12] if link.is_symlink() else 'none'}")
+    for one in state.watched:
+        _say(
+            f"{one.sha256[:12]}: {one.alarms} alarms in {one.hours:.2f} h of {one.drives} drives, "
+            f"{one.per_hour:g} false ones in an hour accepted"
+        )
+    table = Table("when", "what", "bundle", "checksum", "why")
+    for event in state.history:
+        table.add_row(event.at, event.action, event.bundle, event.sha256[:12], event.reason)
+    if state.history:
+        console.print(table)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
