@@ -28,11 +28,11 @@ def install(
         float,
         typer.Option(
             min=0,
-            max=1,
-            help="Share of pixels that must be as when the bundle was packed, where "
-            "this machine rounds otherwise than that one; else all must be.",
+            max=100,
+            help="Least share of pixels that must be as when the bundle was packed, in percent, "
+            "where this machine rounds otherwise than that one; else all must be.",
         ),
-    ] = 0.99,
+    ] = 99,
     require_acceptance: Annotated[
         bool,
         typer.Option("--require-acceptance", help="Refuse a bundle without acceptance frames."),
@@ -44,13 +44,13 @@ def install(
 
     done = install(
         bundle, into, device=device, threads=threads, public_key=public_key,
-        demands=Demands(budget_ms, min_agreement, require_acceptance),
+        demands=Demands(budget_ms, min_agreement / 100, require_acceptance),
     )  # fmt: skip
     told, taken = done.acceptance, done.milliseconds
     assert told is not None
     assert taken is not None
     if told.agreement is not None:
-        must = "all have to be" if told.exact else f"{100 * min_agreement:g} % have to be"
+        must = "all have to be" if told.exact else f"{min_agreement:g} % have to be"
         _say(
             f"{told.frames} acceptance frames: at least {100 * told.agreement:.3f} % of the pixels "
             f"of each are as expected; {must}"

@@ -156,6 +156,11 @@ def test_labels_must_be_the_same_where_the_machine_is(bundles, tmp_path, quick, 
             tmp_path / "one.edgeuda", tmp_path / "strict", threads=1,
             demands=Demands(agreement=0.99999),
         )  # fmt: skip
+    words = ["install", tmp_path / "one.edgeuda", "--into", tmp_path / "typed", "--threads", 1]
+    with pytest.raises(BundleError, match=r"and 99\.999 % have to be"):
+        CliRunner().invoke(
+            app, [*map(str, words), "--min-agreement", "99.999"], catch_exceptions=False
+        )
 
 
 def installation_labels(monkeypatch):
