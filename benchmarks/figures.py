@@ -265,6 +265,16 @@ def keep(found: Payload) -> Iterator[Figure]:
         yield Figure(f"{' and '.join(found['drives'])}, {what}", row["miou"], shown)
 
 
+def kept_adaptation(found: Payload) -> Iterator[Figure]:
+    """What adapting to kept frames gains."""
+    for row in found["results"]:
+        if row["frames"] != "none":
+            spread = "" if row["stdev"] is None else f" ± {row['stdev']:.1f}"
+            what = f"{found['track']}, {row['method']} on {row['frames']} frames"
+            shown = f"{row['mean']:.1f} mIoU{spread}"
+            yield Figure(f"{what}, scored on {row['scored_on']}", row["mean"], shown, least=True)
+
+
 def frame_path(found: Payload) -> Iterator[Figure]:
     """Our own code beside inference."""
     for row in found["results"]:
@@ -396,6 +406,7 @@ FIGURES: dict[str, Callable[[Payload], Iterator[Figure]]] = {
     "term_gradients": term_gradients,
     "watch": watch,
     "keep": keep,
+    "kept_adaptation": kept_adaptation,
     "frame_path": frame_path,
     "footage_index": footage_index,
     "footage_start": footage_start,

@@ -68,15 +68,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = given.frames or Path(folder)
         model: Path = given.model
-        with OnnxRunner(model, 1, confidence=True) as runner:
+        with OnnxRunner(model, 1) as runner:
             counts = _confusions(runner, data, places)
-            reference = reference_of(model) if reference_path(model).exists() else None
-            keeper = Keeper(
-                out / "kept", KeepBudget(count, 1e6), ModelFile(model.name, sha256(model)),
-                tuple(space.classes), reference,
-            )  # fmt: skip
-            source = Capture(lambda: _frames(data, places, given.fps), live=False)
-            run(runner, source, [], lossless=True, keep=keeper)
+        keep_of(model, data, places, count, out / "kept", given.fps)
         record = KeptRecord.read(out / "kept" / KeptRecord.FILE)
         order = {str(data.pairs[place].image): at for at, place in enumerate(places)}
         kept = [order[one.origin] for one in record.frames]
@@ -106,11 +100,25 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "drives": given.drives,
         "played": len(places),
         "budget": count,
-        "reference": reference is not None,
+        "reference": record.reference,
         "rare": given.rare,
         "reasons": {name: reasons.count(name) for name in sorted(set(reasons))},
         "results": rows,
     }
+
+
+def keep_of(
+    model: Path, data: LabelledFolder, places: Sequence[int], count: int, out: Path, fps: float
+) -> None:
+    """Play frames of a folder as one drive, of which ``count`` frames are kept in ``out``."""
+    reference = reference_of(model) if reference_path(model).exists() else None
+    keeper = Keeper(
+        out, KeepBudget(count, 1e6), ModelFile(model.name, sha256(model)),
+        tuple(data.space.classes), reference,
+    )  # fmt: skip
+    with OnnxRunner(model, 1, confidence=True) as runner:
+        source = Capture(lambda: _frames(data, places, fps), live=False)
+        run(runner, source, [], lossless=True, keep=keeper)
 
 
 def _frames(data: LabelledFolder, places: Sequence[int], fps: float) -> Iterator[Frame]:

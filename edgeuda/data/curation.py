@@ -385,7 +385,9 @@ def _begin(out: Path, settings: FramesRecord, resume: bool) -> CurationProgress:
     if replace(record, thumbnail=progress.thumbnail) != _record(settings, progress):
         msg = f"{out}: holds frames of other footage or settings; nothing was overwritten"
         raise OutputExistsError(msg)
-    if found is started:
+    if found is done:
+        started.unlink(missing_ok=True)  # interrupted after the record was written
+    else:
         # What was written after the last note of progress is written again.
         path = out / LINES_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

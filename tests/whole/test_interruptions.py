@@ -57,13 +57,19 @@ def contents(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in files}
 
 
+LAST = 60
+
+
 def require_same_after_interrupts(work, folder, files, every):
-    """Interrupt work at every so many lines of some files, and begin it again: all end alike."""
+    """Interrupt work at every so many lines of some files, and begin it again: all end alike.
+
+    At each of the last lines: there the record is written, and what led to it is removed.
+    """
     work(folder / "whole")
     whole = contents(folder / "whole")
     total = lines_run(lambda: work(folder / "counted"), files)
     assert total > 100
-    for at in range(1, total + 1, every):
+    for at in [*range(1, total - LAST, every), *range(total - LAST, total + 1)]:
         out = folder / f"{at}"
         with suppress(KeyboardInterrupt):
             lines_run(lambda out=out: work(out), files, at)
