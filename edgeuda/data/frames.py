@@ -129,6 +129,15 @@ class FrameFolder(Sequence[Path]):
         return range(len(self))
 
     @property
+    def parts(self) -> Sequence[range]:
+        """Places of frames that follow each other; of several footages, see `ReplayedFrames`."""
+        return (range(len(self)),)
+
+    def divided(self, count: int) -> list[int]:
+        """Return how many of at most ``count`` frames are of each part."""
+        return [min(count, len(self))]
+
+    @property
     def one_each(self) -> list[Path]:
         """The first frame of each folder."""
         return [self._files[index] for index in self._files.leaders]
