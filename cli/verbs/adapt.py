@@ -92,9 +92,14 @@ def adapt(
         source,
         target,
         RunOptions(
-            out, resume, workers, ignore_unmapped, tuple(source_weight or ()), tuple(log or ()),
+            out,
+            resume,
+            workers,
+            ignore_unmapped,
+            tuple(source_weight or ()),
+            tuple(log or ()),
             None if replay is None else Replay(replay, replay_share),
-        ),  # fmt: skip
+        ),
         space_or_none(label_space),
     )
     for remark in AdaptationRecord.read(out / ADAPTATION_FILE).said():

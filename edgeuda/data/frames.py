@@ -81,6 +81,7 @@ class FrameFolder(Sequence[Path]):
 
     Attributes:
         root: The folder or list.
+        geometry: Of the model that the frames are for, None if there is none.
         broken: Why a frame could not be read, by its position.
         whole: Whether all frames are going to be looked at, in this process or another.
         quiet: Whether nothing is said and nothing kept: of a process that tells another one.
@@ -97,7 +98,7 @@ class FrameFolder(Sequence[Path]):
     def __init__(
         self, root: Path, geometry: CameraGeometry | None = None, files: Files | None = None
     ) -> None:
-        self.root, self._geometry = located(root), geometry
+        self.root, self.geometry = located(root), geometry
         self._files = list_images(self.root) if files is None else files
         self.broken: dict[int, str] = {}
         self.whole = self.quiet = False
@@ -338,8 +339,8 @@ class FrameFolder(Sequence[Path]):
                 if self.too_many:
                     return None
                 continue
-            if self._geometry is not None:
-                is_raw(self[index], (image.shape[1], image.shape[0]), self._geometry)
+            if self.geometry is not None:
+                is_raw(self[index], (image.shape[1], image.shape[0]), self.geometry)
             return index, image
         return None
 

@@ -119,5 +119,5 @@ def replayed(
     Raises:
         DataError: See `frame_folder`.
     """
-    found = [frame_folder(one, geometry, learnt=learnt) for one in (new, replay.footage)]
-    return ReplayedFrames(*found, replay.share, geometry)
+    fresh, known = (frame_folder(one, geometry, learnt=learnt) for one in (new, replay.footage))
+    return ReplayedFrames(fresh, known, replay.share, geometry)

@@ -471,9 +471,7 @@ def sample(count: int, positions: range, seed: int, domain: int) -> list[int]:
     return indices
 
 
-def _draw_in_shares(
-    frames: ReplayedFrames, positions: range, seed: int, domain: int
-) -> list[int]:
+def _draw_in_shares(frames: ReplayedFrames, positions: range, seed: int, domain: int) -> list[int]:
     """Return new and old frames at positions of a domain's stream; each part has one of its own."""
     found = []
     for position in positions:
