@@ -4,10 +4,10 @@ The last network is the source network of track day-to-dusk, which learned all f
 their labels: --tracks is a folder that `benchmarks/adaptation_tracks.py --track day-to-dusk --rows
 source` has written. The next networks learn from the labels of three quarters of the frames by day,
 from the first half of the dusk without labels, and, where they replay, from the frames by day
-without labels, in a share of --replay-share. Both are scored by day on the other frames, which CamVid
-calls val and of which the last network, and it alone, knows the labels; and on the second half of
-the dusk. What is lost by day is therefore said too large rather than too small. What lies in
---work is not computed again.
+without labels, in a share of --replay-share. Both are scored by day on the other frames, which
+CamVid calls val and of which the last network, and it alone, knows the labels; and on the second
+half of the dusk. What is lost by day is therefore said too large rather than too small. What lies
+in --work is not computed again.
 """
 
 from __future__ import annotations
