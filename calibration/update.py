@@ -165,7 +165,7 @@ def update(
         )
         raise BundleError(msg)
     if not 0 <= most_forgotten <= 1:
-        msg = f"`most_forgotten`: expected points between 0 and 100, found {100 * most_forgotten:g}"
+        msg = f"Expected to lose between 0 and 1 of mIoU at most, found {most_forgotten:g}"
         raise ConfigError(msg)
     replay = Replay(Path(old), replay_share)
     spec = ModelSpec.from_json(json.dumps(last.manifest.spec), str(given))
@@ -302,7 +302,7 @@ def _part(
         msg = (
             f"{footage}: all {len(frames)} frames are among the labelled images of "
             f"{labelled.root}, which the next network must not adapt to. Give further footage, or "
-            "labels of a part of it"
+            f"fewer labels as `{name}_labels`"
         )
         raise DataError(msg)
     files = Files(Path(), (str(frames[place].absolute()) for place in left))

@@ -297,8 +297,8 @@ PARAMETERS = {
     for name in (
         "alarms_per_hour", "batch", "calibrate", "calibration", "confidence", "count", "crop",
         "device", "dla_core", "half", "ignore_unmapped", "keep", "keep_frames", "keep_megabytes",
-        "label_space", "log", "map_class", "mcap", "measure", "member", "most_forgotten",
-        "new_labels", "old_labels", "out", "public_key", "quantizer", "ray", "redact",
+        "label_space", "log", "map_class", "mcap", "measure", "member", "new_labels",
+        "old_labels", "out", "public_key", "quantizer", "ray", "redact",
         "reference_frames", "replay", "replay_share", "rerun", "resume", "runtime", "serve",
         "serve_token", "skip", "target", "unchecked_cache", "watch_window", "weights_key", "window",
     )

@@ -205,7 +205,8 @@ def said_of_update(record: UpdateRecord) -> tuple[str, str]:
         record: The update.
     """
     verdict = record.verdict
-    allowed = f"{100 * verdict.most_forgotten:g} points may be lost there"
+    points = 100 * verdict.most_forgotten
+    allowed = f"{points:g} point{'s' * (points != 1)} may be lost there"
     facts = [
         text
         for what, part in (("old", record.old), ("new", record.new))
