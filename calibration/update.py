@@ -149,7 +149,7 @@ def update(
         ...         "adapted", "simulator", new, out, recipe="small", settings=brief, resume=True,
         ...         replay=replay.footage, replay_share=replay.share,
         ...     )
-        >>> record = calibration.update("last.edgeuda", "adapted", "frames", "labelled", "next",
+        >>> record = calibration.update("vehicle.edgeuda", "adapted", "frames", "labelled", "next",
         ...                             adapt=adapt, frames=4)
         >>> record.verdict.status
         'not judged'
