@@ -18,11 +18,12 @@ from cli.verbs.run import run
 from cli.verbs.shared import console
 from cli.verbs.train import train
 from cli.verbs.update import update
-from edgeuda.errors import ParityError
+from edgeuda.errors import ConfigError, ParityError
 from edgeuda.files import require_absent
 
 SIZE = (128, 256)
-IMAGES = 160
+IMAGES, LEAST_IMAGES = 160, 64
+"""By default, and fewest: with fewer by day it is not known how much normal varies."""
 RATE = 2.0
 """Frames per second of the drive."""
 MINUTES = 2
@@ -52,6 +53,9 @@ def loop(
     from edgeuda.street import write_dataset
     from edgeuda.street.evening import falling, write_drive, write_evening
 
+    if images < LEAST_IMAGES:
+        msg = f"--images: expected {LEAST_IMAGES} or more with --loop, found {images}"
+        raise ConfigError(msg)
     if not resume:
         require_absent(out)
     settings = [*SHORT, *(overrides or [])]

@@ -210,8 +210,10 @@ def test_the_next_bundle_says_where_it_comes_from(work, data):
     shown = message(edgeuda("inspect", "next/next.edgeuda", cwd=work))
     assert "adapted to 3 new frames beside 6 old ones, which were 50 % of what it" in shown
     assert "before it: bundle " in shown
-    again = ("update", "--bundle", "vehicle.edgeuda", "--model", "adapted", "--source",
-             data / "source", "--old", data / "target", "--new", "frames", "--out", "next")  # fmt: skip
+    again = (
+        "update", "--bundle", "vehicle.edgeuda", "--model", "adapted", "--source", data / "source",
+        "--old", data / "target", "--new", "frames", "--out", "next",
+    )  # fmt: skip
     assert "exists already" in message(edgeuda(*again, code=6, cwd=work))
     assert "Name the run that the bundle was exported from" in message(
         edgeuda(*("run" if word == "adapted" else word for word in again[:-1]), "other", code=11,
