@@ -90,7 +90,7 @@ def update(
     ignore_unmapped: bool = False,
     replay_share: float = SHARE,
     most_forgotten: float = MOST_FORGOTTEN,
-    force: bool = False,
+    pack_anyway: bool = False,
     frames: int = 128,
     resume: bool = False,
     private_key: Path | None = None,
@@ -122,9 +122,9 @@ def update(
         ignore_unmapped: Whether classes that the network lacks may be ignored in them.
         replay_share: Of what is learned from frames, that is of ``old``, between 0 and 1.
         most_forgotten: mIoU, 0 to 1, that may be lost on ``old_labels``.
-        force: Whether the bundle is written even if the verdict refuses it; that is recorded.
+        pack_anyway: Whether the bundle is written even if the verdict refuses it; that is recorded.
         frames: Frames to calibrate on, and to remember what is normal, of both in their shares.
-        resume: Whether to go on in ``out``; limits and ``force`` may then be others.
+        resume: Whether to go on in ``out``; limits and ``pack_anyway`` may then be others.
         private_key: Ed25519 key to sign with.
         public_key: Ed25519 key that must have signed the last bundle, beside those that this
             machine demands.
@@ -224,9 +224,9 @@ def update(
             *figures, most_forgotten, int8_accepted=all(one.accepted for one in record.int8)
         )
         refused = verdict.status == "refused"
-        record = replace(record, verdict=verdict, overridden=refused and force)
+        record = replace(record, verdict=verdict, overridden=refused and pack_anyway)
         record.write(path)
-        if refused and not force:
+        if refused and not pack_anyway:
             return record
         say("packing")
         (out / BUNDLE).unlink(missing_ok=True)  # of an update that was killed before it said so

@@ -61,9 +61,11 @@ def update(
             "bundle is written.",
         ),
     ] = 1.0,
-    force: Annotated[
+    pack_anyway: Annotated[
         bool,
-        typer.Option("--force", help="Write the bundle whatever the verdict says; it is recorded."),
+        typer.Option(
+            "--pack-anyway", help="Write the bundle whatever the verdict says; it is recorded."
+        ),
     ] = False,
     recipe: Annotated[
         str | None,
@@ -135,8 +137,8 @@ def update(
             bundle, model, old, new, out, adapt=adapt, sources=source, old_labels=old_labels,
             new_labels=new_labels, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, replay_share=replay_share,
-            most_forgotten=most_forgotten / 100, force=force, frames=frames, resume=resume,
-            private_key=sign, public_key=public_key, threads=threads, say=_say, report=report,
+            most_forgotten=most_forgotten / 100, pack_anyway=pack_anyway, frames=frames,
+            resume=resume, private_key=sign, public_key=public_key, threads=threads, say=_say, report=report,
         )  # fmt: skip
     finally:
         bar.stop()
@@ -145,7 +147,7 @@ def update(
     page = options.joined(f"edgeuda report {options.typed(out)}", options.given(out=f"{out}.html"))
     if record.bundle is None:
         wrote(out / record.FILE, then=page)
-        msg = f"{out}: no bundle was written. {headline} `edgeuda update --force` writes it"
+        msg = f"{out}: no bundle was written. {headline} `edgeuda update --pack-anyway` writes it"
         raise ParityError(msg)
     packed = out / record.bundle.file
     wrote(out / record.FILE, packed, then=page)

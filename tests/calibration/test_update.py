@@ -138,7 +138,7 @@ def scored(made, tmp_path_factory):
     """An update with labels, and what was adapted to."""
     calls, out = [], tmp_path_factory.mktemp("scored") / "next"
     record = updated(
-        made, out, adapt=adapting(made, calls), sources=[made / "old-labels"], force=True,
+        made, out, adapt=adapting(made, calls), sources=[made / "old-labels"], pack_anyway=True,
         **labels(made),
     )  # fmt: skip
     return out, record, calls
@@ -175,7 +175,7 @@ def with_change(part, value):
     return replace(part, with_labels=replace(part.with_labels, change=change))
 
 
-def test_a_network_that_forgets_is_refused_unless_forced_and_resumed_without_training(
+def test_a_network_that_forgets_is_refused_unless_asked_for_and_resumed_without_training(
     made, scored, tmp_path
 ):
     out = tmp_path / "next"
@@ -197,9 +197,9 @@ def test_a_network_that_forgets_is_refused_unless_forced_and_resumed_without_tra
     assert (more.verdict.status, more.overridden) == ("taken", False)
     assert updated(made, out, **given) == more
     (out / BUNDLE).unlink()
-    forced = updated(made, out, **given, force=True)
-    assert (forced.verdict.status, forced.overridden) == ("refused", True)
-    assert forced.bundle.sha256 == sha256(out / BUNDLE)
+    anyway = updated(made, out, **given, pack_anyway=True)
+    assert (anyway.verdict.status, anyway.overridden) == ("refused", True)
+    assert anyway.bundle.sha256 == sha256(out / BUNDLE)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
 
 
