@@ -138,7 +138,8 @@ def update(
             new_labels=new_labels, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, replay_share=replay_share,
             most_forgotten=most_forgotten / 100, pack_anyway=pack_anyway, frames=frames,
-            resume=resume, private_key=sign, public_key=public_key, threads=threads, say=_say, report=report,
+            resume=resume, private_key=sign, public_key=public_key, threads=threads, say=_say,
+            report=report,
         )  # fmt: skip
     finally:
         bar.stop()
