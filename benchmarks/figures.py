@@ -391,6 +391,17 @@ def adaptation_tracks(found: Payload) -> Iterator[Figure]:
             yield Figure(what, row["miou"]["mean"], shown, least=True)
 
 
+def update(found: Payload) -> Iterator[Figure]:
+    """What the next network gains at dusk and loses by day."""
+    for name, change in found["change"].items():
+        for time, one in change.items():
+            spread = "" if one["stdev"] is None else f" ± {100 * one['stdev']:.1f}"
+            shown = f"{100 * one['mean']:+.1f}{spread} points of mIoU"
+            limit = -1.0 if (name, time) == ("replayed", "day") else None
+            what = f"next network, {name}: {time}"
+            yield Figure(what, 100 * one["mean"], shown, "last network", limit, least=True)
+
+
 FIGURES: dict[str, Callable[[Payload], Iterator[Figure]]] = {
     "range_collection": range_collection,
     "training_step": training_step,
@@ -407,6 +418,7 @@ FIGURES: dict[str, Callable[[Payload], Iterator[Figure]]] = {
     "watch": watch,
     "keep": keep,
     "kept_adaptation": kept_adaptation,
+    "update": update,
     "frame_path": frame_path,
     "footage_index": footage_index,
     "footage_start": footage_start,

@@ -12,16 +12,28 @@ if TYPE_CHECKING:
     from calibration.api import calibrate, half, sweep
     from calibration.comparison import diff
     from calibration.options import Options
+    from calibration.update import update
     from edgeuda.records.calibration import CalibrationRecord, Limits
     from edgeuda.records.tradeoff import Budget
 
-__all__ = ["Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "diff", "half", "sweep"]
+__all__ = [
+    "Budget",
+    "CalibrationRecord",
+    "Limits",
+    "Options",
+    "calibrate",
+    "diff",
+    "half",
+    "sweep",
+    "update",
+]
 _HOMES = {
     "Budget": "edgeuda.records.tradeoff",
     "CalibrationRecord": "edgeuda.records.calibration",
     "Limits": "edgeuda.records.calibration",
     "Options": "calibration.options",
     "diff": "calibration.comparison",
+    "update": "calibration.update",
 }
 
 

@@ -102,6 +102,7 @@ def _classes(joint: npt.NDArray[np.int64], space: LabelSpace) -> dict[str, Class
             float(joint[row].sum() / joint.sum()),
             None if np.isnan(ious[row]) else float(ious[row]),
             space.classes[int(lost.argmax())] if lost.any() else None,
+            float(joint[:, row].sum() / joint.sum()),
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -103,7 +103,7 @@ def write_reference(
         spec, backend = runner.spec, runner.backend
         network = None if runner.identity is None else runner.identity.network
     said = [one.said for one in seen]
-    stretches = _stretches([one.place for one in seen])
+    stretches = _stretches([one.place for one in seen], {part.start for part in footage.parts})
     values = np.column_stack([[one.values for one in said], _unlike(said)])
     columns = [*COLUMNS, CLASSES, SURENESS]
     features = [one.features for one in said if one.features is not None]
@@ -201,7 +201,8 @@ def autocorrelation(values: Numbers, lengths: Sequence[int]) -> float | None:
 
 def _look(runner: OnnxRunner, footage: FrameFolder, count: int, report: Report) -> Iterator[_Seen]:
     spec = runner.spec
-    places = successive(len(footage), count)
+    own = zip(footage.parts, footage.divided(count), strict=True)
+    places = [part[place] for part, most in own for place in successive(len(part), most)]
     progress = partial(report, "remembering what is normal")
     for done, place in enumerate(places, 1):
         image = footage.read(place, instead=False)
@@ -211,8 +212,13 @@ def _look(runner: OnnxRunner, footage: FrameFolder, count: int, report: Report) 
         progress(done, len(places))
 
 
-def _stretches(places: Sequence[int]) -> list[Stretch]:
-    starts = [n for n, place in enumerate(places) if not n or place != places[n - 1] + 1]
+def _stretches(places: Sequence[int], begins: Container[int]) -> list[Stretch]:
+    """Return what follows each other; at the beginning of another footage nothing does."""
+    starts = [
+        n
+        for n, place in enumerate(places)
+        if not n or place in begins or place != places[n - 1] + 1
+    ]
     return [
         Stretch(places[start], end - start)
         for start, end in zip(starts, [*starts[1:], len(places)], strict=True)

@@ -35,6 +35,7 @@ from cli.verbs.report import report
 from cli.verbs.run import run as run_verb
 from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
+from cli.verbs.update import update
 from edgeuda import __version__
 from edgeuda.errors import EdgeudaError, OutputError, printable
 
@@ -56,7 +57,7 @@ VERBS: dict[str, dict[str, Callable[..., None]]] = {
     },
     DEPLOY: {
         "export": export, "half": half, "calibrate": calibrate, "diff": diff, "tradeoff": tradeoff,
-        "bundle": bundle, "inspect": inspect,
+        "bundle": bundle, "inspect": inspect, "update": update,
     },
     VEHICLE: {
         "doctor": doctor, "gpu-check": gpu_check, "verify": verify, "build": build,

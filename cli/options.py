@@ -78,6 +78,14 @@ Footage = Annotated[
 Data = Annotated[
     Path, typer.Option("--data", help="Folder of labelled images to score on.", **READ)
 ]
+ReplayShare = Annotated[
+    float,
+    typer.Option(
+        "--replay-share",
+        help="Share of old frames in what is learned from target frames, between 0 and 1, "
+        "whatever their numbers.",
+    ),
+]
 RunModel = Annotated[Path, typer.Option("--model", help="Run folder or .safetensors file.")]
 Init = Annotated[
     Path,
@@ -289,8 +297,9 @@ PARAMETERS = {
     for name in (
         "alarms_per_hour", "batch", "calibrate", "calibration", "confidence", "count", "crop",
         "device", "dla_core", "half", "ignore_unmapped", "keep", "keep_frames", "keep_megabytes",
-        "label_space", "log", "map_class", "mcap", "measure", "member", "out", "public_key",
-        "quantizer", "ray", "redact", "reference_frames", "rerun", "resume", "runtime", "serve",
+        "label_space", "log", "map_class", "mcap", "measure", "member", "new_labels",
+        "old_labels", "out", "public_key", "quantizer", "ray", "redact",
+        "reference_frames", "replay", "replay_share", "rerun", "resume", "runtime", "serve",
         "serve_token", "skip", "target", "unchecked_cache", "watch_window", "weights_key", "window",
     )
 } | {"source_weights": "--source-weight"}  # fmt: skip

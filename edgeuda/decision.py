@@ -22,12 +22,16 @@ from edgeuda.records.tradeoff import (
     Interval,
     Measured,
 )
+from edgeuda.records.update import UpdateReason, UpdateStatus, UpdateVerdict
 
 NOISE = 0.005
 """mIoU differences below this are noise by convention, whatever an interval says."""
 MAX_DROP = 0.01
 """mIoU that speed may cost: INT8 that loses more, or what is called equal with an interval that
 holds zero, has lost."""
+
+MOST_FORGOTTEN = 0.01
+"""mIoU that the next network may lose on frames that the last one was made for."""
 
 
 def change_of(accuracy: Figure, each: tuple[Interval, Interval] | None = None) -> Change:
@@ -109,6 +113,39 @@ def judge_int8(
     else:
         return Int8Verdict("worth it", "faster", speed, accuracy, change, max_drop)
     return Int8Verdict("not worth it", reason, speed, accuracy, change, max_drop)
+
+
+def judge_update(
+    old: Figure | None,
+    new: Figure | None,
+    most_forgotten: float = MOST_FORGOTTEN,
+    *,
+    int8_accepted: bool = True,
+) -> UpdateVerdict:
+    """Judge the next network by the last one; one known reason against it is enough.
+
+    Args:
+        old: mIoU of the next network less that of the last one on old frames, 0 to 1, with its
+            interval; None where they have no labels.
+        new: The same on new frames. To lose nothing there beyond noise is enough.
+        most_forgotten: What may be lost on old frames, 0 to 1. The difference itself counts, not
+            its interval: few images would excuse any loss.
+        int8_accepted: Whether all forms in INT8 may replace their float forms.
+    """
+    old_change, new_change = ("unknown" if one is None else change_of(one) for one in (old, new))
+    status: UpdateStatus = "refused"
+    reason: UpdateReason
+    if old is not None and round(-old.value, 9) > most_forgotten:
+        reason = "forgets"
+    elif new_change == "worse":
+        reason = "worse on new frames"
+    elif not int8_accepted:
+        reason = "INT8 not accepted"
+    elif old is None or math.isnan(old.value):
+        status, reason = "not judged", "no labels"
+    else:
+        status, reason = "taken", "kept"
+    return UpdateVerdict(status, reason, old, new, old_change, new_change, most_forgotten)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ TENSORRT_CACHE = "edgeuda.tensorrt_cache/1"
 BUILD = "edgeuda.build/1"
 BUNDLE = "edgeuda.bundle/1"
 INSTALLATION = "edgeuda.installation/1"
+UPDATE = "edgeuda.update/1"
+UPDATE_PLAN = "edgeuda.update-plan/1"
 DIFF = "edgeuda.diff/1"
 DOCTOR = "edgeuda.doctor/1"
 GPU_CHECK = "edgeuda.gpu-check/2"
@@ -98,6 +100,9 @@ ABOUT: dict[str, str] = {
     BUILD: "How an engine was built; written by `build` beside it.",
     BUNDLE: "Manifest of a bundle.",
     INSTALLATION: "What was installed on a vehicle, refused, and what fell back, `installed.json`.",
+    UPDATE: "The next network of a vehicle beside the last one, and whether it is packed; written "
+    "by `update`.",
+    UPDATE_PLAN: "What an update depends on, in its folder.",
     DIFF: "What two models say of the same frames; written by `diff`.",
     DOCTOR: "What a machine can do; written by `doctor`.",
     GPU_CHECK: "Checks of a GPU; written by `gpu-check`.",

@@ -23,7 +23,7 @@ from typing import Any
 from edgeuda import __version__
 from edgeuda.errors import BundleError, DataError, require
 from edgeuda.files import now_utc, require_absent, sha256, write_atomic
-from edgeuda.records.bundle import FOLDERS, Manifest, Member
+from edgeuda.records.bundle import FOLDERS, Lineage, Manifest, Member
 from edgeuda.records.names import MemberRole
 
 SUFFIX = ".edgeuda"
@@ -103,6 +103,7 @@ def write_bundle(
     files: Sequence[tuple[MemberRole, Path, dict[str, Any]]],
     spec: dict[str, Any],
     private_key: Path | None = None,
+    lineage: Lineage | None = None,
 ) -> Manifest:
     """Write a bundle. The same files and spec give the same bytes, but for the time in it.
 
@@ -111,6 +112,7 @@ def write_bundle(
         files: Role, file and what to say about it.
         spec: Of the network; empty if there is none.
         private_key: Ed25519 key, PEM without a password, to sign with.
+        lineage: Where the network comes from, if that is known.
 
     Returns:
         The manifest.
@@ -136,7 +138,8 @@ def write_bundle(
         except OSError as err:
             msg = f"{path}: cannot be put into a bundle ({err.strerror})"
             raise BundleError(msg) from err
-    manifest = Manifest(__version__, now_utc(), [member for _, member in members.values()], spec)
+    listed = [member for _, member in members.values()]
+    manifest = Manifest(__version__, now_utc(), listed, spec, lineage)
     text = json.dumps(manifest.to_record(), indent=1, allow_nan=False).encode()
     signature = None if private_key is None else _sign(private_key, text)
 

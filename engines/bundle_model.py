@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from edgeuda.records.names import DeviceName
 from edgeuda.records.reference import reference_path
 from engines.bundle import SUFFIX, Bundle, open_bundle
 from engines.reference import reference_member
-from engines.trust import required_keys
+from engines.trust import Key, required_keys
 
 CURRENT = f"current{SUFFIX}"
 """The network that runs, in a folder of `engines.installation`."""
@@ -75,9 +75,7 @@ def model_file(
             raise BundleError(msg)
         yield path
         return
-    bundle = open_bundle(path, keys[0].file if keys else None)
-    for key in keys[1:]:
-        open_bundle(path, key.file)
+    bundle = _opened(path, keys)
     chosen = choose_member(bundle, device, member)
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         file = Path(folder) / Path(chosen.name).name
@@ -85,6 +83,26 @@ def model_file(
         if (reference := reference_member(chosen)) in bundle.members:
             reference_path(file).write_bytes(bundle.read(reference))
         yield file
+
+
+def trusted_bundle(path: Path, public_key: Path | None = None) -> Bundle:
+    """Read a bundle that everyone has signed whose signature is demanded here.
+
+    Args:
+        path: The file.
+        public_key: As in `model_file`.
+
+    Raises:
+        BundleError: See `open_bundle`.
+    """
+    return _opened(path, required_keys(public_key))
+
+
+def _opened(path: Path, keys: Sequence[Key]) -> Bundle:
+    bundle = open_bundle(path, keys[0].file if keys else None)
+    for key in keys[1:]:
+        open_bundle(path, key.file)
+    return bundle
 
 
 def choose_member(bundle: Bundle, device: DeviceName, name: str | None = None) -> Member:

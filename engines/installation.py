@@ -120,6 +120,7 @@ def install(
                 msg = f"{bundle}: changed while it was copied, or {into} does not keep what it gets"
                 raise BundleError(msg)
             event = _checked(slot, event, device, threads, public_key, demands)
+            _say_parent(event, _linked(into, CURRENT))
         except EdgeudaError as err:
             if slot.name != _linked(into, PREVIOUS):
                 slot.unlink(missing_ok=True)
@@ -339,7 +340,19 @@ def _checked(
             f"frames), and the budget is {demands.budget_ms:g} ms"
         )
         raise BundleError(msg)
-    return replace(event, acceptance=acceptance, milliseconds=milliseconds)
+    lineage = bundle.manifest.lineage
+    parent = None if lineage is None else lineage.parent
+    return replace(event, acceptance=acceptance, milliseconds=milliseconds, parent=parent)
+
+
+def _say_parent(event: Event, current: str | None) -> None:
+    """Warn of a network that was made from another one than the vehicle has."""
+    if event.parent is None or current is None or Path(current).stem == event.parent:
+        return
+    logger.warning(
+        "%s: descends from %s, and %s runs here: what that has learned, this one may not know",
+        event.bundle, event.parent[:12], Path(current).stem[:12],
+    )  # fmt: skip
 
 
 def _accepted(

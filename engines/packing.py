@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeuda.data.folders import spread
-from edgeuda.data.frames import frame_folder
+from edgeuda.data.frames import FrameFolder, frame_folder
 from edgeuda.data.images import read_image, resize_image, write_image, write_label
 from edgeuda.data.treatment import as_shown
 from edgeuda.errors import BundleError
-from edgeuda.records.bundle import Manifest
+from edgeuda.records.bundle import Lineage, Manifest
 from edgeuda.records.names import MemberRole
 from edgeuda.records.reference import SUFFIX
 from edgeuda.spec import ModelSpec
@@ -43,7 +42,9 @@ def pack(
     recipe: Path | None = None,
     licences: Sequence[Path] = (),
     private_key: Path | None = None,
-    acceptance: Path | None = None,
+    acceptance: Path | FrameFolder | None = None,
+    others: Sequence[Path] = (),
+    lineage: Lineage | None = None,
 ) -> Manifest:
     """Write a bundle of forms of one network; see `engines.bundle.write_bundle`.
 
@@ -56,6 +57,8 @@ def pack(
         private_key: Ed25519 key to sign with.
         acceptance: Footage of which `ACCEPTANCE` frames are packed, with the label maps that each
             model gives of them here, for `engines.installation`; None packs none.
+        others: Further files.
+        lineage: Where the network comes from, if that is known.
 
     Returns:
         The manifest.
@@ -94,24 +97,26 @@ def pack(
             raise BundleError(msg)
     files += [("metrics", path, {}) for path in records]
     files += [("licence", path, {}) for path in licences]
+    files += [("other", path, {}) for path in others]
     if recipe is not None:
         files.append(("recipe", recipe, {}))
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         if acceptance is not None:
             files += _accepted(acceptance, models, spec, Path(folder))
-        return write_bundle(out, files, json.loads(spec.to_json()), private_key)
+        return write_bundle(out, files, json.loads(spec.to_json()), private_key, lineage)
 
 
 def _accepted(
-    footage: Path, models: Sequence[Path], spec: ModelSpec, folder: Path
+    footage: Path | FrameFolder, models: Sequence[Path], spec: ModelSpec, folder: Path
 ) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
     """Write frames at the network's size, and what each model makes of them on this CPU."""
     files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
-    frames, size = frame_folder(footage), spec.preprocessing
+    size = spec.preprocessing
+    frames = frame_folder(footage) if isinstance(footage, Path) else footage
     here = identity()
     about = {key: here[key] for key in ROUNDING}
     images = {}
-    for number, path in enumerate(spread(frames, ACCEPTANCE)):
+    for number, path in enumerate(frames.sample(ACCEPTANCE)):
         shown = as_shown(read_image(path), path, size.geometry)
         name = f"frame-{number}.png"
         images[name] = resize_image(shown, size.height, size.width)

@@ -32,6 +32,7 @@ def score_exported(
     cluster: Cluster | None = None,
     shards: Path | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    trusted: bool = False,
 ) -> Scored:
     """Score an exported model on labelled images, as the vehicle runs it.
 
@@ -49,11 +50,12 @@ def score_exported(
         shards: Folder of what they count, see `edgeuda.cluster.map_shards`; it is read when the
             images of the result are gone through.
         progress: Called with the images done and those to do, by a cluster.
+        trusted: See `open_runner`.
 
     Raises:
         EdgeudaError: See `open_runner` and `edgeuda.accuracy.scoring.score`.
     """
-    with open_runner(model, threads, device, graphs=graphs) as runner:
+    with open_runner(model, threads, device, graphs=graphs, trusted=trusted) as runner:
         subject = Subject(
             partial(segment, runner), runner.spec, model, "onnx", runner.precision,
             identity=runner.identity, made_from=runner.made_from,

@@ -44,6 +44,15 @@ def adapt(
             "writes it; by default the recipe says who teaches."
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Footage that the network knows already, as for --target: it goes on learning "
+            "from it beside the target frames, so that it does not forget.",
+            **options.READ,
+        ),
+    ] = None,
+    replay_share: options.ReplayShare = 0.5,
     seed: options.Seed = None,
     source_weight: options.SourceWeights = None,
     resume: options.Resume = False,
@@ -52,7 +61,7 @@ def adapt(
     log: options.Log = None,
 ) -> None:
     """Adapt a source-trained network to unlabelled target frames."""
-    require_inputs([model], (*source, target))
+    require_inputs([model], (*source, target, replay))
     choose_device(device)
     if target_labels is not None:
         wanted = target_labels if target_labels.isdecimal() else json.dumps(target_labels)
@@ -72,6 +81,7 @@ def adapt(
             "target images. Add it to stages"
         )
         raise ConfigError(msg)
+    from edgeuda.data.replay import Replay
     from edgeuda.records.adaptation import AdaptationRecord
     from edgeuda.training.pipeline import ADAPTATION_FILE, RunOptions
     from edgeuda.training.pipeline import adapt as run
@@ -82,7 +92,13 @@ def adapt(
         source,
         target,
         RunOptions(
-            out, resume, workers, ignore_unmapped, tuple(source_weight or ()), tuple(log or ())
+            out,
+            resume,
+            workers,
+            ignore_unmapped,
+            tuple(source_weight or ()),
+            tuple(log or ()),
+            None if replay is None else Replay(replay, replay_share),
         ),
         space_or_none(label_space),
     )

@@ -96,6 +96,19 @@ def _show(found: Bundle) -> None:
         f"{size.get('height')}x{size.get('width')}, made {found.manifest.created} "
         f"by EdgeUDA {found.manifest.edgeuda}"
     )
+    if (lineage := found.manifest.lineage) is not None:
+        console.print(
+            f"network {lineage.network[:12]}, adapted to {lineage.new.count} new frames beside "
+            f"{lineage.old.count} old ones, which were {100 * lineage.replay_share:g} % of what it "
+            f"learned from frames; recipe {lineage.recipe_sha256[:12]}",
+            soft_wrap=True,
+        )
+        for one in lineage.ancestors:
+            console.print(
+                f"  before it: bundle {one.bundle[:12]} of {one.created}, network "
+                f"{one.network[:12]}",
+                soft_wrap=True,
+            )
     table = Table("file", "role", "bytes", "about")
     for member in found.members.values():
         about = ", ".join(f"{k} {v}" for k, v in member.about.items() if v is not None)

@@ -34,10 +34,30 @@ def demo(
     overrides: options.Overrides = None,
     seed: options.Seed = None,
     resume: options.Resume = False,
-    images: Annotated[int, typer.Option(min=16, help="Images per rendered domain.")] = 400,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Images per rendered domain; by default 400, and 160 with --loop."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(min=33, help="Rounds of the benchmark.")] = 700,
+    loop: Annotated[
+        bool,
+        typer.Option(
+            "--loop",
+            help="Drive into the evening instead: from the alarm of a watched drive to the next "
+            "bundle.",
+        ),
+    ] = False,
 ) -> None:
     """Render two domains, train, adapt without labels, export, calibrate, bench, report."""
+    if loop:
+        from cli.verbs.demo_loop import IMAGES
+        from cli.verbs.demo_loop import loop as drive
+
+        drive(out, recipe, overrides, seed, resume, images or IMAGES)
+        return
+    images = images or 400
     from edgeuda.labels import SPACES
     from edgeuda.street import write_dataset
 

@@ -94,9 +94,12 @@ def installed(
             f"{one.sha256[:12]}: {one.alarms} alarms in {one.hours:.2f} h of {one.drives} drives, "
             f"{one.per_hour:g} false ones in an hour accepted"
         )
-    table = Table("when", "what", "bundle", "checksum", "why")
+    table = Table("when", "what", "bundle", "checksum", "made from", "why")
     for event in state.history:
-        table.add_row(event.at, event.action, event.bundle, event.sha256[:12], event.reason)
+        table.add_row(
+            event.at, event.action, event.bundle, event.sha256[:12], (event.parent or "")[:12],
+            event.reason,
+        )  # fmt: skip
     if state.history:
         console.print(table)
 

@@ -81,6 +81,7 @@ class FrameFolder(Sequence[Path]):
 
     Attributes:
         root: The folder or list.
+        geometry: Of the model that the frames are for, None if there is none.
         broken: Why a frame could not be read, by its position.
         whole: Whether all frames are going to be looked at, in this process or another.
         quiet: Whether nothing is said and nothing kept: of a process that tells another one.
@@ -97,7 +98,7 @@ class FrameFolder(Sequence[Path]):
     def __init__(
         self, root: Path, geometry: CameraGeometry | None = None, files: Files | None = None
     ) -> None:
-        self.root, self._geometry = located(root), geometry
+        self.root, self.geometry = located(root), geometry
         self._files = list_images(self.root) if files is None else files
         self.broken: dict[int, str] = {}
         self.whole = self.quiet = False
@@ -127,6 +128,15 @@ class FrameFolder(Sequence[Path]):
     def common(self) -> Sequence[int]:
         """Places of frames that every rank can look at."""
         return range(len(self))
+
+    @property
+    def parts(self) -> Sequence[range]:
+        """Places of frames that follow each other; of several footages, see `ReplayedFrames`."""
+        return (range(len(self)),)
+
+    def divided(self, count: int) -> list[int]:
+        """Return how many of at most ``count`` frames are of each part."""
+        return [min(count, len(self))]
 
     @property
     def one_each(self) -> list[Path]:
@@ -329,8 +339,8 @@ class FrameFolder(Sequence[Path]):
                 if self.too_many:
                     return None
                 continue
-            if self._geometry is not None:
-                is_raw(self[index], (image.shape[1], image.shape[0]), self._geometry)
+            if self.geometry is not None:
+                is_raw(self[index], (image.shape[1], image.shape[0]), self.geometry)
             return index, image
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edgeuda import schemas
-from edgeuda.records.form import Record
+from edgeuda.records.form import OMIT, Record
 from edgeuda.records.names import MemberRole
 
 FOLDERS: dict[MemberRole, str] = {
@@ -51,6 +51,65 @@ class Member:
             raise ValueError(msg)
 
 
+ANCESTORS = 20
+"""Bundles that a lineage goes back at most."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A bundle that another one descends from.
+
+    Attributes:
+        bundle: SHA-256 of the file.
+        network: SHA-256 of its checkpoint.
+        created: When it was packed, UTC.
+    """
+
+    bundle: str
+    network: str
+    created: str
+
+
+@dataclass(frozen=True)
+class FrameList:
+    """Frames that a network adapted to; the images are no part of a bundle.
+
+    Attributes:
+        file: Member that names them, one a line.
+        count: How many there are.
+        sha256: Of their names and contents, see `edgeuda.data.frames.FrameFolder.identity`.
+    """
+
+    file: str
+    count: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a bundle's network comes from.
+
+    Attributes:
+        parent: SHA-256 of the bundle of the network before.
+        network: SHA-256 of its own checkpoint.
+        ancestors: The parent, the parent's parent and so on, `ANCESTORS` at most.
+        old: Frames that it went on learning from, so that it does not forget them.
+        new: Frames that it was adapted to.
+        replay_share: Of what it learned from frames, that is of old ones, 0 to 1.
+        recipe_sha256: Digest of the recipe.
+        versions: Of what computed it.
+    """
+
+    parent: str
+    network: str
+    ancestors: tuple[Ancestor, ...]
+    old: FrameList
+    new: FrameList
+    replay_share: float
+    recipe_sha256: str
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Manifest(Record):
     """What a bundle holds.
@@ -60,6 +119,7 @@ class Manifest(Record):
         created: When, UTC.
         files: Every other member of the archive but the signature.
         spec: Of its network, see `edgeuda.spec.ModelSpec`; empty if it holds none.
+        lineage: Where its network comes from, if `edgeuda update` made it.
     """
 
     SCHEMA: ClassVar[str] = schemas.BUNDLE
@@ -69,6 +129,7 @@ class Manifest(Record):
     created: str
     files: list[Member]
     spec: dict[str, Any] = field(default_factory=dict)
+    lineage: Lineage | None = field(default=None, metadata={OMIT: True})
 
     def __post_init__(self) -> None:
         names = [member.name for member in self.files]

@@ -43,11 +43,13 @@ class ClassAgreement:
         share: Its share of the pixels in FP32, 0 to 1.
         iou: Between FP32 and INT8, 0 to 1; None where neither has it.
         became: The class that most of its lost pixels turned into; None if none was lost.
+        now: Its share of the pixels in INT8, 0 to 1; None in records of before.
     """
 
     share: float
     iou: float | None
     became: str | None
+    now: float | None = field(default=None, metadata={OMIT: True})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from edgeuda.camera import CameraGeometry
-from edgeuda.data.folders import LabelledFolder, class_counts, spread
+from edgeuda.data.folders import LabelledFolder, class_counts
 from edgeuda.data.frames import FrameFolder
 from edgeuda.data.sources import Sources
 from edgeuda.data.treatment import geometry_of, say_learnt
@@ -213,7 +213,7 @@ def load_complete(model: Network, recipe: Recipe, job: Job) -> None:
 
 
 def _watch(spec: ModelSpec, domains: Domains, target: Images, recipe: Recipe, job: Job) -> Watch:
-    chosen = spread(target.common, recipe.monitor.frames)
+    chosen = target.evenly(recipe.monitor.frames)
     frames = torch.from_numpy(np.stack([target[index][0] for index in chosen]))
     frequencies = torch.from_numpy(domains.frequencies).float()
     probe = Probe(frames.permute(0, 3, 1, 2), spec.preprocessing, frequencies)

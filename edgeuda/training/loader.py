@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from edgeuda.data.folders import LabelledFolder, ahead, parallel
+from edgeuda.data.folders import LabelledFolder, ahead, parallel, spread
 from edgeuda.data.frames import FrameFolder
 from edgeuda.data.images import (
     Image,
@@ -33,12 +33,15 @@ from edgeuda.data.images import (
     resize_image,
     resize_label,
 )
+from edgeuda.data.replay import ReplayedFrames
 from edgeuda.errors import DataError
 from edgeuda.files import stamp
 from edgeuda.methods.base import Batch
 
 CACHE_BYTES = 2 << 30
 """Images are kept decoded, at network size, if a domain fits in this."""
+PARTS = 8
+"""Between the numbers of the streams of a domain's parts; domains are below."""
 OWN_STREAMS = 1000
 """Between the numbers of the streams of ranks that have their own; domains and parts are below."""
 LOOKED_AT = 64
@@ -113,8 +116,9 @@ class Images:
 
     def identity(self) -> Iterator[str]:
         """Yield what tells these images and their labels from others."""
-        if self.footage is not None and self.footage.ranks > 1:
-            yield from self.footage.identity()
+        frames = self.footage
+        if frames is not None and (frames.ranks > 1 or isinstance(frames, ReplayedFrames)):
+            yield from frames.identity()
             return
         yield from self.names
         yield self.stamp
@@ -144,12 +148,28 @@ class Images:
         are taken as those of the rank's batches, one after the other.
         """
         frames = self.footage
+        if isinstance(frames, ReplayedFrames):
+            return _draw_in_shares(frames, positions, seed, domain)
         if frames is None or frames.ranks == 1:
             return sample(len(self), positions, seed, domain)
         first = positions.start // (len(positions) * frames.ranks) * len(positions)
         places = range(first, first + len(positions))
         stream = domain + OWN_STREAMS * (1 + frames.rank)
         return [frames.own[place] for place in sample(len(frames.own), places, seed, stream)]
+
+    def draw_common(self, positions: range, seed: int) -> list[int]:
+        """Return images at places of the one stream that all ranks look at together."""
+        if self.footage is None or self.footage.ranks == 1:
+            return self.draw(positions, seed, 0)
+        return [self.common[place] for place in sample(len(self.common), positions, seed, 0)]
+
+    def evenly(self, count: int) -> list[int]:
+        """Return at most ``count`` of the images that every rank can look at, evenly spread."""
+        if not isinstance(self.footage, ReplayedFrames):
+            return spread(self.common, count)
+        frames = self.footage
+        both = zip(frames.parts, frames.divided(count), strict=True)
+        return [index for part, own in both for index in spread(part, own)]
 
     def labels(self) -> Iterator[LabelMap]:
         """Yield the label maps of a labelled domain."""
@@ -217,7 +237,7 @@ class Joined(Images):
             rng = np.random.default_rng([seed, domain, position, 1])
             part = int(rng.choice(len(share), p=share))
             place = int(position * share[part])  # about the part's share of the places so far
-            stream = domain + 8 * (1 + part)
+            stream = domain + PARTS * (1 + part)
             (index,) = sample(len(self.parts[part]), range(place, place + 1), seed, stream)
             found.append(int(self._starts[part]) + index)
         return found
@@ -449,6 +469,16 @@ def sample(count: int, positions: range, seed: int, domain: int) -> list[int]:
         epoch, place = divmod(position, count)
         indices.append(int(_permutation(count, seed, domain, epoch)[place]))
     return indices
+
+
+def _draw_in_shares(frames: ReplayedFrames, positions: range, seed: int, domain: int) -> list[int]:
+    """Return new and old frames at positions of a domain's stream; each part has one of its own."""
+    found = []
+    for position in positions:
+        part, place = frames.drawn(position)
+        own, numbered = frames.parts[part], domain + PARTS * (1 + part)
+        found.append(own[sample(len(own), range(place, place + 1), seed, numbered)[0]])
+    return found
 
 
 @lru_cache(maxsize=16)  # three domains, their parts, and the epoch a batch may straddle

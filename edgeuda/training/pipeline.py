@@ -20,6 +20,7 @@ from lightning_fabric import Fabric
 from edgeuda import __version__
 from edgeuda.data.folders import labelled_frames
 from edgeuda.data.frames import FrameFolder, frame_folder
+from edgeuda.data.replay import Replay, ReplayedFrames, replayed
 from edgeuda.data.shares import SharedFrames
 from edgeuda.data.sources import Sources, open_sources
 from edgeuda.data.stores import located, shards_of
@@ -74,6 +75,7 @@ class RunOptions:
         ignore_unmapped: Whether classes that the network's label space lacks may be ignored.
         source_weights: How often images of each source are drawn, where there are several.
         trackers: What follows the run beside its own log, see `edgeuda.training.trackers`.
+        replay: Old footage that an adaptation learns from beside the new, None without.
     """
 
     out: Path
@@ -82,6 +84,7 @@ class RunOptions:
     ignore_unmapped: bool = False
     source_weights: tuple[float, ...] = ()
     trackers: tuple[str, ...] = ()
+    replay: Replay | None = None
 
 
 def train_source(
@@ -168,7 +171,7 @@ def adapt(
         weights=options.source_weights, ignore_unmapped=options.ignore_unmapped,
     )  # fmt: skip
     target = located(target)
-    frames = _target_frames(target, recipe)
+    frames = _target_frames(target, recipe, options.replay)
     camera = geometry_of(frames.one_each)
     spec = replace(spec, preprocessing=replace(spec.preprocessing, geometry=camera))
     networks = [found for stage in recipe.stages for found in networks_sha256(recipe, stage)]
@@ -201,6 +204,13 @@ def adapt(
         "target": str(target.resolve()),
         "target_frames": len(frames),
     }
+    if isinstance(frames, ReplayedFrames):
+        data |= {
+            "target_frames": len(frames.new),
+            "replay": str(frames.old.root.resolve()),
+            "replay_frames": len(frames.old),
+            "replay_share": frames.share,
+        }
     before = descent(model_file(init))
     with _opened(options.out, recipe, digest, "adapt", data, fabric, before):
         frames.keep(options.out)
@@ -217,12 +227,16 @@ def adapt(
     return options.out / MODEL_FILE
 
 
-def _target_frames(target: Path, recipe: Recipe) -> FrameFolder:
+def _target_frames(target: Path, recipe: Recipe, replay: Replay | None) -> FrameFolder:
     """List the target's frames; those in shards are divided among ranks, if the stages allow it.
+
+    Beside old footage they are not divided.
 
     Raises:
         DataError: See `frame_folder` and `SharedFrames`.
     """
+    if replay is not None:
+        return replayed(target, replay, learnt=True)
     rank, ranks = rank_of_ranks()
     if ranks == 1 or len(shards_of(target)) < 2:
         return frame_folder(target, learnt=True)

@@ -19,6 +19,7 @@ from torch import nn
 from edgeuda.accuracy.evaluation import Evaluation
 from edgeuda.accuracy.scoring import score
 from edgeuda.data.images import Image, LabelMap
+from edgeuda.data.replay import SHARE, Replay
 from edgeuda.errors import ConfigError, DataError, require
 from edgeuda.files import sha256
 from edgeuda.labels import SPACES, LabelSpace, label_space
@@ -227,6 +228,8 @@ def adapt(
     settings: Mapping[str, Any] | None = None,
     stored: str | LabelSpace | None = None,
     ignore_unmapped: bool = False,
+    replay: str | Path | None = None,
+    replay_share: float = SHARE,
     resume: bool = False,
     workers: int = 0,
     log: Sequence[TrackerName] = (),
@@ -246,6 +249,9 @@ def adapt(
         settings: See `train`.
         stored: See `train`.
         ignore_unmapped: Whether source classes that the network lacks may be ignored.
+        replay: Footage that the network knows already, which it goes on learning from beside
+            ``target``, so that it does not forget it.
+        replay_share: Of what it learns from target frames, that is of ``replay``, 0 to 1.
         resume: See `train`.
         workers: See `train`.
         log: See `train`.
@@ -268,7 +274,8 @@ def adapt(
     pre = open_network(start).spec.preprocessing
     own = {name: [pre.height, pre.width] for name in ("model.input", "geometry.crop")}
     chosen = _recipe(recipe, {**own, **(settings or {})})
-    options = RunOptions(out, resume, workers, ignore_unmapped, trackers=tuple(log))
+    known = None if replay is None else Replay(Path(replay), replay_share)
+    options = RunOptions(out, resume, workers, ignore_unmapped, trackers=tuple(log), replay=known)
     run_adaptation(chosen, start, _paths(source), Path(target), options, _space(stored))
     return Run(out)
 

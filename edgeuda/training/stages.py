@@ -45,7 +45,6 @@ from edgeuda.training.loader import (
     Images,
     PseudoLabelled,
     SoftLabelled,
-    sample,
     soft_label,
     to_unit,
 )
@@ -243,11 +242,10 @@ class Context:
     def frames(self, batch: int, batches: int) -> Iterator[Tensor]:
         """Yield batches of target frames without views, in the order that the seed draws."""
         images = self._frames()
-        common = images.common
         for step in range(batches):
             positions = range(step * batch, (step + 1) * batch)
-            chosen = sample(len(common), positions, self.recipe.seed, 0)
-            stack = np.stack([images[common[place]][0] for place in chosen])
+            chosen = images.draw_common(positions, self.recipe.seed)
+            stack = np.stack([images[index][0] for index in chosen])
             yield to_unit(torch.from_numpy(stack), self.device)
 
     def use_labels_of(self, teacher: Teacher) -> None:

@@ -65,7 +65,7 @@ def verdicts(records: Records) -> list[Finding]:
         # Beside a verdict, what was not recorded of other models is uncertain, and said there.
         judged = [v for v in int8 if v.topic != UNRECORDED]
         found += judged or int8
-    if not found and not records.tradeoffs:
+    if not found and not records.tradeoffs and not records.updates:
         text = "The records hold no pair of models to compare, so there is nothing to decide on."
         found.append(Finding("Verdict", "unknown", text))
     return found

@@ -22,6 +22,7 @@ from engines.report.sections import before_and_after, sections_of
 from engines.report.table import as_csv
 from engines.report.text import as_time, printable
 from engines.report.trust import went_wrong
+from engines.report.updates import update_verdicts
 
 
 def build_report(
@@ -122,7 +123,7 @@ def _fault(path: Path) -> BaseException | None:
 
 
 def _content(records: Records) -> Content:
-    decisions = [*choice_verdicts(records), *verdicts(records)]
+    decisions = [*update_verdicts(records), *choice_verdicts(records), *verdicts(records)]
     figures = [*choice_figures(records), *evidence(records)]
     unknown, sections, table = unknowns(records), sections_of(records), as_csv(records)
     _ = went_wrong(records)

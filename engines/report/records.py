@@ -23,6 +23,7 @@ from edgeuda.records.comparison import ComparisonRecord
 from edgeuda.records.live import LiveRecord
 from edgeuda.records.predictions import PredictionsRecord
 from edgeuda.records.tradeoff import TradeoffRecord
+from edgeuda.records.update import UpdateRecord
 from engines.report.networks import KnownNetwork, network_of
 from engines.report.samples import Columns, read_samples
 from engines.report.text import printable
@@ -102,6 +103,7 @@ class Records:
     tradeoffs: list[TradeoffRecord] = field(default_factory=list)
     drives: list[tuple[str, LiveRecord]] = field(default_factory=list)
     comparisons: list[tuple[str, ComparisonRecord]] = field(default_factory=list)
+    updates: list[tuple[str, UpdateRecord]] = field(default_factory=list)
     others: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     raw: list[dict[str, Any]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -326,6 +328,8 @@ def _add(records: Records, path: Path, record: dict[str, Any]) -> bool:
         records.comparisons.append((path.name, ComparisonRecord.from_record(record, origin)))
     elif kind == _kind(schemas.LIVE):
         records.drives.append((origin, LiveRecord.from_record(record, origin)))
+    elif kind == _kind(schemas.UPDATE):
+        records.updates.append((origin, UpdateRecord.from_record(record, origin)))
     else:
         return False
     return True

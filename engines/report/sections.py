@@ -33,6 +33,7 @@ from engines.report.text import (
     flatten,
     signed,
 )
+from engines.report.updates import updates
 
 MAX_FRAMES = 6
 
@@ -40,7 +41,8 @@ MAX_FRAMES = 6
 def sections_of(records: Records) -> list[Chapter]:
     """Return the chapters that the records have something for, in reading order."""
     makers = (
-        _overlays, tradeoff, _accuracy, comparisons, timings, side_by_side, drives, _adaptation,
+        _overlays, tradeoff, updates, _accuracy, comparisons, timings, side_by_side, drives,
+        _adaptation,
         _label_free, _calibration, machine_state, machines, others,
     )  # fmt: skip
     found = [section for make in makers if (section := make(records)) is not None]

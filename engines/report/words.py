@@ -14,8 +14,9 @@ from edgeuda.records.tradeoff import (
     Measured,
     TradeoffRecord,
 )
+from edgeuda.records.update import Compared, UpdateRecord
 from engines.report.old_records import old_choice
-from engines.report.text import as_points, as_ratio
+from engines.report.text import as_percent, as_points, as_ratio
 
 
 @dataclass(frozen=True)
@@ -195,3 +196,55 @@ def _limits(budget: Budget, tail: str, measure: str) -> str:
     if budget.min_accuracy is not None:
         limits.append(f"{measure} of {100 * budget.min_accuracy:g} %")
     return " and ".join(limits) or "the budget (none was given)"
+
+
+def said_of_update(record: UpdateRecord) -> tuple[str, str]:
+    """Say whether to take the next network, and why, in two texts.
+
+    Args:
+        record: The update.
+    """
+    verdict = record.verdict
+    points = 100 * verdict.most_forgotten
+    allowed = f"{points:g} point{'s' * (points != 1)} may be lost there"
+    facts = [
+        text
+        for what, part in (("old", record.old), ("new", record.new))
+        if (text := _changed(what, part, allowed if what == "old" else ""))
+    ]
+    if verdict.status == "taken":
+        headline = "Take the next network."
+    elif verdict.status == "not judged":
+        headline = "The next network is not judged: what it has forgotten is not known."
+        alike = as_percent(record.old.without_labels.agreement)
+        facts.append(
+            f"Old frames have no labels. The last network and the next one give {alike} of their "
+            "pixels the same class, which does not say who is right."
+        )
+    else:
+        because = {
+            "forgets": "it has forgotten too much",
+            "worse on new frames": "it is worse on the frames that it was made for",
+            "INT8 not accepted": "a form in INT8 is not the same network any more",
+        }[verdict.reason]
+        headline = f"Do not take the next network: {because}."
+        facts += [f"{one.file}: {'. '.join(one.reasons)}." for one in record.int8 if one.reasons]
+        if record.overridden:
+            facts.append("Its bundle was written all the same, as somebody asked for it.")
+        else:
+            facts.append("Its bundle was not written.")
+    return headline, " ".join(facts)
+
+
+def _changed(what: str, part: Compared, limit: str) -> str:
+    """Say what became of accuracy on the frames of a part; nothing without labels."""
+    if part.with_labels is None:
+        return ""
+    one, count = part.with_labels.change, part.with_labels.data.images
+    text = (
+        f"On {count} labelled {what} frames mIoU changes by {as_points(one.value)} points "
+        f"({as_points(one.low)} to {as_points(one.high)})"
+    )
+    if part.with_labels.in_source:
+        text += f", {part.with_labels.in_source} of which it learned from"
+    return f"{text}; {limit}." if limit else f"{text}."

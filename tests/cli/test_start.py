@@ -65,6 +65,8 @@ def test_lists_need_no_library(verb):
         ("export --model NOWHERE --target FRAMES", 5, "NOWHERE: expected a model file"),
         ("export --model MODEL --target NOWHERE.txt", 3, "NOWHERE.txt: expected a readable list"),
         ("tradeoff --model MODEL --model NOWHERE --target FRAMES", 5, "NOWHERE: expected a model"),
+        ("update --bundle B --model MODEL --source FRAMES --old FRAMES --new NOWHERE", 3,
+         "NOWHERE: expected a folder"),
         ("run --model NOWHERE.onnx --target FRAMES", 5, "NOWHERE.onnx: expected an ONNX model"),
         ("predict --model NOWHERE.onnx --target FRAMES", 5, "NOWHERE.onnx: expected an ONNX model"),
     ],

@@ -88,6 +88,7 @@ def work(data, tmp_path_factory):
         # After two steps of training classes lie so close that rounding moves most pixels.
         "calibrate": ["--min-agreement", "0", "--min-class-agreement", "0"],
         "half": ["--min-agreement", "50"],
+        "update": ["--pack-anyway"],  # INT8 of it is as bad
     }
     torch.save(CoinCheung(19).state_dict(), out / "model_final_v1_city.pth")
     (out / "LICENCE").write_text("For tests.")
@@ -201,6 +202,26 @@ def test_a_vehicle_needs_no_torch(work, data, tmp_path):
     )  # fmt: skip
 
 
+def test_the_next_bundle_says_where_it_comes_from(work, data):
+    text = dict(json.loads((work / "printed.json").read_text()))["update"]
+    for said in ("adapting to new frames beside old ones", "Its bundle was written all the same"):
+        assert said in text
+    assert "next: edgeuda install next/next.edgeuda --into FOLDER" in text
+    shown = message(edgeuda("inspect", "next/next.edgeuda", cwd=work))
+    assert "adapted to 3 new frames beside 6 old ones, which were 50 % of what it" in shown
+    assert "before it: bundle " in shown
+    again = (
+        "update", "--bundle", "vehicle.edgeuda", "--model", "adapted", "--source", data / "source",
+        "--old", data / "target", "--new", "frames", "--out", "next",
+    )  # fmt: skip
+    assert "exists already" in message(edgeuda(*again, code=6, cwd=work))
+    assert "Name the run that the bundle was exported from" in message(
+        edgeuda(*("run" if word == "adapted" else word for word in again[:-1]), "other", code=11,
+                cwd=work)
+    )  # fmt: skip
+    assert not (work / "other").exists()
+
+
 def test_other_networks_do_not_go_into_one_bundle(work, tmp_path):
     other = tmp_path / "other.onnx"
     other.write_bytes(exported("labels"))
@@ -226,7 +247,7 @@ def test_the_pages_show_every_verb_but_demo():
                      "tradeoff", "run", "predict", "report", "recipes", "compare",
                      "pseudo-label", "labels",
                      "import", "data", "diff", "bundle", "inspect", "verify", "doctor",
-                     "build"}  # fmt: skip
+                     "build", "update"}  # fmt: skip
 
 
 def test_every_verb_says_what_it_wrote_and_what_comes_next(work):

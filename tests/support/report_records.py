@@ -265,3 +265,44 @@ def comparison(**fields: Any) -> dict[str, Any]:
             method("oracle", [80.0, 80.0, 80.0], "oracle"),
         ],
     } | fields  # fmt: skip
+
+
+def next_network(**fields: Any) -> dict[str, Any]:
+    """An update of which old frames have labels, and the next network keeps what was known."""
+
+    def estimate(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.004, "high": value + 0.004}
+
+    def part(change: float, images: int) -> dict[str, Any]:
+        return {
+            "footage": "frames", "frames": 90, "left_out": 10,
+            "without_labels": {
+                "frames": 64, "agreement": 0.91, "confidence": [0.8, 0.85],
+                "classes": {name: [0.25, 0.5] for name in THREE.classes},
+            },
+            "with_labels": {
+                "data": {"folder": "labelled", "images": images}, "last": estimate(0.5),
+                "next": estimate(0.5 + change), "change": estimate(change), "in_source": 0,
+            },
+        }  # fmt: skip
+
+    listed = {"file": "files/frames-old.txt", "count": 90, "sha256": "5" * 64}
+    return {
+        "schema": "edgeuda.update/1", "created": "2025-01-02T03:04:05+00:00",
+        "last": {"file": "last.edgeuda", "sha256": "4" * 64},
+        "bundle": {"file": "next.edgeuda", "sha256": "6" * 64}, "networks": [SOURCE, STAGE2],
+        "member": "net-int8.onnx", "models": ["net.onnx", "net-int8.onnx"],
+        "int8": [{"file": "net-int8.onnx", "agreement": 0.98, "accepted": True, "reasons": []}],
+        "old": part(-0.003, 40), "new": part(0.062, 30),
+        "verdict": {
+            "status": "taken", "reason": "kept", "old": {"value": -0.003, "interval": None},
+            "new": {"value": 0.062, "interval": None}, "old_change": "noise",
+            "new_change": "better", "most_forgotten": 0.01,
+        },
+        "overridden": False,
+        "lineage": {
+            "parent": "4" * 64, "network": STAGE2, "old": listed, "new": listed,
+            "ancestors": [{"bundle": "4" * 64, "network": SOURCE, "created": "2025"}],
+            "replay_share": 0.5, "recipe_sha256": "1" * 64, "versions": {},
+        },
+    } | fields  # fmt: skip

@@ -51,7 +51,8 @@ def test_names_are_these():
         "predict", "segment", "write_bundle",
     ]  # fmt: skip
     assert calibration.__all__ == [
-        "Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "diff", "half", "sweep"
+        "Budget", "CalibrationRecord", "Limits", "Options", "calibrate", "diff", "half", "sweep",
+        "update",
     ]  # fmt: skip
     for package in (edgeuda, engines, calibration):
         assert set(package.__all__) <= set(dir(package))
@@ -78,7 +79,7 @@ def test_every_public_function_has_an_example_that_runs(work, monkeypatch):
         (edgeuda, ("train", "adapt", "evaluate", "load_model", "wrap", "register_method")),
         (engines, ("export", "open_model", "segment", "benchmark", "evaluate", "write_bundle",
                    "open_bundle", "predict")),
-        (calibration, ("calibrate", "half", "diff", "sweep")),
+        (calibration, ("calibrate", "half", "diff", "sweep", "update")),
     ]  # fmt: skip
     for package, names in order:
         functions = {n for n in package.__all__ if n[0].islower()} - {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from edgeuda.data.replay import Replay
 from edgeuda.errors import ModelError, OutputExistsError, TrainingError
 from edgeuda.labels import SPACES
 from edgeuda.methods.settings import Optimisation
@@ -114,6 +116,28 @@ def test_adaptation_stages_change_what_they_should(trained, adapted):
     assert (thresholds[-1] != 0.8).any()
     assert "mix" in read_log(adapted / "stage2")[0]
     assert "mix" not in read_log(adapted / "stage1")[0]
+
+
+def test_old_frames_are_replayed_and_a_resumed_run_is_the_same(data, trained, adapted, tmp_path):
+    replay = Replay(data / "source", 0.25)
+    whole, parts = (
+        RunOptions(tmp_path / name, resume=True, replay=replay) for name in ("whole", "parts")
+    )
+    adapt(recipe(), trained, data / "source", data / "target", whole)
+    adapt(recipe(), trained, data / "source", data / "target", parts)
+    shutil.rmtree(parts.out / "stage2")  # as if it had been stopped before
+    (parts.out / MODEL_FILE).unlink()
+    adapt(recipe(), trained, data / "source", data / "target", parts)
+    assert same(weights(whole.out), weights(parts.out))
+    assert not same(weights(whole.out), weights(adapted))
+    statistics = [k for k in weights(adapted) if "running_mean" in k]
+    old, new = weights(adapted / "adabn"), weights(whole.out / "adabn")
+    assert any(not torch.equal(old[k], new[k]) for k in statistics)
+    known = json.loads((whole.out / "run.json").read_text())["data"]
+    assert (known["target_frames"], known["replay_frames"], known["replay_share"]) == (12, 12, 0.25)
+    other = RunOptions(parts.out, resume=True, replay=Replay(data / "source", 0.5))
+    with pytest.raises(OutputExistsError, match="expected the run that these settings started"):
+        adapt(recipe(), trained, data / "source", data / "target", other)
 
 
 def test_target_labels_are_never_opened(data, trained, adapted, tmp_path):

@@ -38,6 +38,7 @@ from engines.report.records import Records, read_records
 from engines.report.sections import before_and_after, sections_of
 from engines.report.text import DASH, as_ms, as_points, flatten
 from engines.report.trust import went_wrong
+from engines.report.updates import update_verdicts
 from places import ROOT
 from report_records import (
     INT8,
@@ -51,6 +52,7 @@ from report_records import (
     drive,
     evaluation,
     everything,
+    next_network,
     predictions,
     rate,
     stage,
@@ -669,6 +671,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
         bench(None) | {"models": []},
         drive(),
         watched_drive(),
+        next_network(),
         {
             "schema": "edgeuda.predictions/1",
             "name": "p",
@@ -709,6 +712,81 @@ def test_the_alarms_of_a_drive_are_a_timeline(tmp_path: Path) -> None:
     (found,) = (one for one in evidence(records) if one.topic == "Watched drive")
     assert found.headline == "0 alarms in 40 windows of 10 s"
     assert not any("no longer" in line for line in went_wrong(records))
+
+
+def verdict(status: str, reason: str) -> dict[str, Any]:
+    return next_network()["verdict"] | {"status": status, "reason": reason}
+
+
+def unlabelled(name: str) -> dict[str, Any]:
+    return next_network()[name] | {"with_labels": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "headline", "why"),
+    [
+        (
+            {}, "good", "Take the next network.",
+            "On 40 labelled old frames mIoU changes by −0.3 points (−0.7 to +0.1); 1 point may "  # noqa: RUF001
+            "be lost there. On 30 labelled new frames mIoU changes by +6.2 points (+5.8 to +6.6).",
+        ),
+        (
+            {"verdict": verdict("refused", "forgets"), "bundle": None}, "bad",
+            "Do not take the next network: it has forgotten too much.",
+            "Its bundle was not written.",
+        ),
+        (
+            {"verdict": verdict("refused", "forgets"), "overridden": True}, "bad",
+            "Do not take the next network: it has forgotten too much.",
+            "Its bundle was written all the same, as somebody asked for it.",
+        ),
+        (
+            {"verdict": verdict("refused", "worse on new frames"), "bundle": None}, "bad",
+            "Do not take the next network: it is worse on the frames that it was made for.",
+            "Its bundle was not written.",
+        ),
+        (
+            {
+                "verdict": verdict("refused", "INT8 not accepted"), "bundle": None,
+                "int8": [next_network()["int8"][0] | {"reasons": ["too few pixels"]}],
+            },
+            "bad",
+            "Do not take the next network: a form in INT8 is not the same network any more.",
+            "net-int8.onnx: too few pixels. Its bundle was not written.",
+        ),
+        (
+            {"verdict": verdict("not judged", "no labels"), "old": unlabelled("old")}, "unknown",
+            "The next network is not judged: what it has forgotten is not known.",
+            "The last network and the next one give 91.0 % of their pixels the same class",
+        ),
+    ],
+)  # fmt: skip
+def test_the_next_network_has_a_verdict_in_words(
+    tmp_path: Path, fields: dict[str, Any], status: str, headline: str, why: str
+) -> None:
+    records = read(tmp_path, next_network(**fields))
+    (found,) = update_verdicts(records)
+    assert (found.status, found.headline) == (status, headline)
+    assert why in found.text
+    assert not verdicts(records)
+
+
+def test_the_chapter_on_the_next_network_shows_both_parts_and_the_descent(tmp_path: Path) -> None:
+    records = read(tmp_path, next_network(new=unlabelled("new")))
+    section = next(s for s in sections_of(records) if s.anchor == "update")
+    parts, classes, descent, int8 = section.grids
+    assert parts.rows[0] == [
+        "old", "90", "10", "91.0", "80.0", "85.0", "40", "50.0 [49.6, 50.4]", "49.7 [49.3, 50.1]",
+        "−0.3 [−0.7, +0.1]",  # noqa: RUF001
+    ]  # fmt: skip
+    assert parts.rows[1][-4:] == ["0", DASH, DASH, DASH]
+    assert classes.rows[0] == [THREE.classes[0], "25.0", "50.0", "25.0", "50.0"]
+    assert ["1 before: bundle, network", f"{'4' * 12}, {SOURCE[:12]}"] in descent.rows
+    assert int8.rows == [["net-int8.onnx", "98.0", "yes", ""]]
+    learned = next_network()
+    learned["old"]["with_labels"]["in_source"] = 12
+    (found,) = update_verdicts(read(tmp_path / "learned", learned))
+    assert "12 of which it learned from" in found.text
 
 
 def test_a_missing_frame_or_label_is_named(tmp_path: Path) -> None:
@@ -1314,6 +1392,7 @@ def test_classes_that_adaptation_costs_are_a_figure_of_their_own(tmp_path: Path)
         calibration(assignment={"curve": [[], []]}),
         calibration(convergence=["x", "y"]),
         drive(seconds="x"),
+        next_network(new=5),
         adaptation(stage(curve={"step": [0, 1], "threshold": [[0.5], [0.5, 0.6]]})),
     ],
 )  # fmt: skip

@@ -1,0 +1,145 @@
+"""What the next network forgets by day when it learns dusk, with old frames replayed and without.
+
+The last network is the source network of track day-to-dusk, which learned all frames by day with
+their labels: --tracks is a folder that `benchmarks/adaptation_tracks.py --track day-to-dusk --rows
+source` has written. The next networks learn from the labels of three quarters of the frames by day,
+from the first half of the dusk without labels, and, where they replay, from the frames by day
+without labels, in a share of --replay-share. Both are scored by day on the other frames, which
+CamVid calls val and of which the last network, and it alone, knows the labels; and on the second
+half of the dusk. What is lost by day is therefore said too large rather than too small. What lies
+in --work is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.adaptation_tracks import overrides_of, write_folder
+from benchmarks.turns import say
+from edgeuda.accuracy.scoring import score
+from edgeuda.accuracy.uncertainty import miou_difference, miou_interval
+from edgeuda.data.replay import SHARE, Replay
+from edgeuda.labels import SPACES
+from edgeuda.models.subject import subject_of
+from edgeuda.records.identity import MODEL_FILE
+from edgeuda.training.pipeline import RunOptions, adapt
+from edgeuda.training.recipe import load_recipe
+
+NEEDS = "extra train, images of CamVid (--data) and source networks (--tracks)"
+QUICK: dict[str, Any] = {}
+DAY = ("0006R0", "0016E5")
+DUSK = "0001TP"
+SCORED = {"day": "day", "dusk": "dusk-held"}
+"""Folders that networks are scored on."""
+Counts = npt.NDArray[np.int64]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="Holds camvid/images/train, ...")
+    parser.add_argument("--tracks", type=Path, required=True, help="Only read.")
+    parser.add_argument("--work", type=Path, required=True, help="Folder for everything made.")
+    parser.add_argument("--seed", type=int, action="append", dest="seeds")
+    parser.add_argument("--recipe", default="lite")
+    parser.add_argument("--replay-share", type=float, default=SHARE)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    folders = _folders(given.data, given.work)
+    given.track = "day-to-dusk"
+    recipe = load_recipe(given.recipe, overrides_of(given))
+    rows = []
+    for seed in given.seeds or [0, 1, 2]:
+        last = _source(given.tracks, seed)
+        own = recipe.model_copy(update={"seed": seed})
+        scored = {"last": _scored(last, folders)}
+        for name, replay in (
+            ("replayed", Replay(folders["source"], given.replay_share)), ("new alone", None),
+        ):  # fmt: skip
+            out = given.work / f"{name.replace(' ', '-')}-{seed}"
+            how = RunOptions(out, resume=True, replay=replay)
+            adapt(own, last, folders["source"], folders["dusk"], how)
+            scored[name] = _scored(out, folders)
+        rows.append({"seed": seed, **{name: _row(one, scored) for name, one in scored.items()}})
+        say(f"{rows[-1]}")
+    return {
+        "schema": "edgeuda.benchmark.update/1",
+        "recipe": recipe.model_dump(mode="json"),
+        "replay_share": given.replay_share,
+        "images": {name: _count(folder) for name, folder in folders.items()},
+        "results": rows,
+        "change": {
+            name: {
+                time: _over_seeds([row[name]["change"][time]["value"] for row in rows])
+                for time in SCORED
+            }
+            for name in ("replayed", "new alone")
+        },
+    }
+
+
+def _folders(data: Path, work: Path) -> dict[str, Path]:
+    """Write labelled folders of frames to learn from and to score on."""
+    found = {
+        split: sorted((data / f"camvid/images/{split}").glob("*.jpg")) for split in ("train", "val")
+    }
+    by_day = {split: [one for one in found[split] if one.name.startswith(DAY)] for split in found}
+    dusk = [one for one in found["train"] if one.name.startswith(DUSK)]
+    half = len(dusk) // 2
+    parts = {
+        "source": by_day["train"], "day": by_day["val"], "dusk": dusk[:half],
+        "dusk-held": dusk[half:],
+    }  # fmt: skip
+    space = SPACES["camvid-11"]
+    return {name: write_folder(work / "data" / name, part, space) for name, part in parts.items()}
+
+
+def _source(tracks: Path, seed: int) -> Path:
+    """Return the folder of a seed's source network."""
+    found = sorted((tracks / "runs" / f"seed{seed}").glob(f"source-*/{MODEL_FILE}"))
+    if len(found) != 1:
+        msg = (
+            f"{tracks}: expected one source network of seed {seed}, found {len(found)}. Train it: "
+            "benchmarks/adaptation_tracks.py --track day-to-dusk --rows source"
+        )
+        raise SystemExit(msg)
+    return found[0].parent
+
+
+def _count(folder: Path) -> int:
+    return len(list((folder / "images").iterdir()))
+
+
+def _scored(model: Path, folders: dict[str, Path]) -> dict[str, Counts]:
+    """Return ``[N, K, K]`` confusion matrices of a network by what it is scored on."""
+    subject = subject_of(model)
+    return {
+        time: np.stack([counts for _, counts in score(subject, folders[name], time).images])
+        for time, name in SCORED.items()
+    }
+
+
+def _row(one: dict[str, Counts], scored: dict[str, dict[str, Counts]]) -> dict[str, Any]:
+    """Return mIoU, 0 to 1, and what it changed by against the last network."""
+    last = scored["last"]
+    row: dict[str, Any] = {time: asdict(miou_interval(images)) for time, images in one.items()}
+    if one is not last:
+        row["change"] = {
+            time: asdict(miou_difference(images, last[time])) for time, images in one.items()
+        }
+    return row
+
+
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    return {
+        "mean": mean(values),
+        "stdev": stdev(values) if len(values) > 1 else None,
+        "least": min(values),
+    }
