@@ -44,6 +44,7 @@ TENSORRT_CACHE = "edgeuda.tensorrt_cache/1"
 BUILD = "edgeuda.build/1"
 BUNDLE = "edgeuda.bundle/1"
 INSTALLATION = "edgeuda.installation/1"
+LINEAGE = "edgeuda.lineage/1"
 DIFF = "edgeuda.diff/1"
 DOCTOR = "edgeuda.doctor/1"
 GPU_CHECK = "edgeuda.gpu-check/2"
@@ -98,6 +99,8 @@ ABOUT: dict[str, str] = {
     BUILD: "How an engine was built; written by `build` beside it.",
     BUNDLE: "Manifest of a bundle.",
     INSTALLATION: "What was installed on a vehicle, refused, and what fell back, `installed.json`.",
+    LINEAGE: "From which network and which drive a bundle was made on a vehicle; in the bundle, by "
+    "`run --adapt-bn`.",
     DIFF: "What two models say of the same frames; written by `diff`.",
     DOCTOR: "What a machine can do; written by `doctor`.",
     GPU_CHECK: "Checks of a GPU; written by `gpu-check`.",

@@ -7,6 +7,7 @@ process or the power ends, one of the two is current. Whatever takes a bundle ta
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -31,9 +32,11 @@ from edgeuda.errors import (
     OutputExistsError,
 )
 from edgeuda.files import alone, is_temporary, now_utc, sha256, write_atomic, write_text
+from edgeuda.records.bundle import FOLDERS
 from edgeuda.records.installation import Acceptance, Action, Event, Installation, Watched
 from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import samples_needed
+from edgeuda.records.stream_adaptation import Lineage
 from edgeuda.records.watch import WatchRecord
 from engines.bundle import SUFFIX, Bundle, open_bundle
 from engines.bundle_model import CURRENT, choose_member, model_file
@@ -60,6 +63,8 @@ SIGNIFICANT = 0.05
 """Chance that a network is left though both give alarms alike, over all its drives together."""
 PATIENCE = 10.0
 """Seconds for which the end of a drive waits for another process."""
+LINEAGE = f"{FOLDERS['other']}/{Lineage.FILE}"
+"""Where in a bundle its lineage lies."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def install(
     threads: int | None = None,
     public_key: Path | None = None,
     demands: Demands | None = None,
+    replacing: str | None = None,
 ) -> Event:
     """Check a bundle as it will run here, and make it current if it passes.
 
@@ -95,13 +101,15 @@ def install(
         threads: As in `open_runner`.
         public_key: As in `model_file`.
         demands: What it has to keep.
+        replacing: Checksum of the bundle that has to be current; None replaces any.
 
     Returns:
         What is in the history now.
 
     Raises:
         BundleError: If it is damaged, unsigned where a signature is demanded, is current already,
-            or does not keep what is demanded. The network that was current stays so.
+            is to replace another network than the current one, or does not keep what is demanded.
+            The network that was current stays so.
         EdgeudaError: If the model cannot be opened; likewise.
         OutputExistsError: If another process installs there.
     """
@@ -111,6 +119,12 @@ def install(
         slot = into / f"{checksum}{SUFFIX}"
         if _linked(into, CURRENT) == slot.name:
             msg = f"{bundle}: is the current network of {into} already"
+            raise BundleError(msg)
+        if replacing is not None and _linked(into, CURRENT) != f"{replacing}{SUFFIX}":
+            msg = (
+                f"{bundle}: was to replace the network {replacing[:12]}, which is not the current "
+                f"one of {into} any more"
+            )
             raise BundleError(msg)
         event = Event(now_utc(), "installed", bundle.name, checksum)
         try:
@@ -175,6 +189,72 @@ def read(into: Path) -> Installation:
     return Installation.read(path) if path.exists() else Installation()
 
 
+def refuse(into: Path, bundle: Path, reason: str) -> Event:
+    """Note in the history that a bundle was refused before anybody tried to install it.
+
+    Args:
+        into: The vehicle's folder.
+        bundle: The file.
+        reason: Why, in a sentence.
+
+    Raises:
+        BundleError: If the bundle is damaged.
+        OutputExistsError: If another process installs there.
+    """
+    event = Event(
+        now_utc(), "refused", bundle.name, _checksum(bundle), reason,
+        lineage=lineage_in(open_bundle(bundle)),
+    )  # fmt: skip
+    with _patiently(into):
+        return _note(into, event)
+
+
+def lineage_in(bundle: Bundle) -> Lineage | None:
+    """Return where a bundle's network comes from, if it was made on a vehicle.
+
+    Raises:
+        BundleError: If what it says is damaged.
+    """
+    if LINEAGE not in bundle.members:
+        return None
+    try:
+        return Lineage.from_record(json.loads(bundle.read(LINEAGE)), f"{bundle.path}: {LINEAGE}")
+    except (AttributeError, DataError, ValueError, RecursionError) as err:
+        msg = f"{bundle.path}: its lineage is damaged ({err})"
+        raise BundleError(msg) from err
+
+
+def left_for(into: Path, checksum: str) -> Event | None:
+    """Return when a network was fallen back to from one that was adapted from it on this vehicle.
+
+    Adapting it again would end the same way. Another installation begins anew.
+
+    Args:
+        into: The vehicle's folder.
+        checksum: Of the bundle that was fallen back to.
+    """
+    child = False
+    found = None
+    for event in _history(into).history:
+        if event.action == "installed":
+            child = event.lineage is not None and event.lineage.parent == checksum
+            found = None
+        elif event.action == "fell back":
+            found = event if child and event.sha256 == checksum else None
+    return found
+
+
+def folder_of(model: Path) -> Path | None:
+    """Return the vehicle's folder, if the model is the current one of it."""
+    return model.parent if model.name == CURRENT and model.is_symlink() else None
+
+
+def current_in(into: Path) -> str | None:
+    """Return the checksum of the bundle that is current in a vehicle's folder; None without one."""
+    found = _linked(into, CURRENT)
+    return None if found is None else Path(found).stem
+
+
 @contextmanager
 def attempt(model: Path) -> Iterator[str | None]:
     """Run a network, and fall back first if it has crashed again and again.
@@ -191,7 +271,7 @@ def attempt(model: Path) -> Iterator[str | None]:
     Yields:
         The checksum of the network's bundle; None where the model is no current one.
     """
-    into = _folder_of(model)
+    into = folder_of(model)
     if into is None:
         yield None
         return
@@ -251,7 +331,7 @@ def note_alarms(model: Path, ran: str | None, watch: WatchRecord) -> Event | Non
     Returns:
         What happened; None if nothing did.
     """
-    into = _folder_of(model)
+    into = folder_of(model)
     if into is None or ran is None or not watch.tested:
         return None
     try:
@@ -339,7 +419,9 @@ def _checked(
             f"frames), and the budget is {demands.budget_ms:g} ms"
         )
         raise BundleError(msg)
-    return replace(event, acceptance=acceptance, milliseconds=milliseconds)
+    return replace(
+        event, acceptance=acceptance, milliseconds=milliseconds, lineage=lineage_in(bundle)
+    )
 
 
 def _accepted(
@@ -413,11 +495,6 @@ def _note(into: Path, event: Event) -> Event:
         (*state.history, event)[-HISTORY:], tuple(w for w in state.watched if w.sha256 in there)
     ).write(into / Installation.FILE)
     return event
-
-
-def _folder_of(model: Path) -> Path | None:
-    """Return the vehicle's folder, if the model is the current one of it."""
-    return model.parent if model.name == CURRENT and model.is_symlink() else None
 
 
 def _linked(into: Path, name: str) -> str | None:

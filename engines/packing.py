@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeuda.data.folders import spread
 from edgeuda.data.frames import frame_folder
-from edgeuda.data.images import read_image, resize_image, write_image, write_label
+from edgeuda.data.images import Image, read_image, resize_image, write_image, write_label
 from edgeuda.data.treatment import as_shown
 from edgeuda.errors import BundleError
 from edgeuda.records.bundle import Manifest
@@ -43,7 +43,8 @@ def pack(
     recipe: Path | None = None,
     licences: Sequence[Path] = (),
     private_key: Path | None = None,
-    acceptance: Path | None = None,
+    acceptance: Path | Mapping[str, Image] | None = None,
+    others: Sequence[tuple[Path, dict[str, Any]]] = (),
 ) -> Manifest:
     """Write a bundle of forms of one network; see `engines.bundle.write_bundle`.
 
@@ -55,7 +56,9 @@ def pack(
         licences: Under which terms the vehicle may run it.
         private_key: Ed25519 key to sign with.
         acceptance: Footage of which `ACCEPTANCE` frames are packed, with the label maps that each
-            model gives of them here, for `engines.installation`; None packs none.
+            model gives of them here, for `engines.installation`; or these frames by name, at the
+            network's input size; None packs none.
+        others: Further files, and what to say about each.
 
     Returns:
         The manifest.
@@ -94,28 +97,35 @@ def pack(
             raise BundleError(msg)
     files += [("metrics", path, {}) for path in records]
     files += [("licence", path, {}) for path in licences]
+    files += [("other", path, about) for path, about in others]
     if recipe is not None:
         files.append(("recipe", recipe, {}))
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         if acceptance is not None:
-            files += _accepted(acceptance, models, spec, Path(folder))
+            images = _frames(acceptance, spec) if isinstance(acceptance, Path) else dict(acceptance)
+            files += _accepted(images, models, Path(folder))
         return write_bundle(out, files, json.loads(spec.to_json()), private_key)
 
 
-def _accepted(
-    footage: Path, models: Sequence[Path], spec: ModelSpec, folder: Path
-) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
-    """Write frames at the network's size, and what each model makes of them on this CPU."""
-    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
+def _frames(footage: Path, spec: ModelSpec) -> dict[str, Image]:
+    """Return `ACCEPTANCE` frames of footage by name, at the network's input size."""
     frames, size = frame_folder(footage), spec.preprocessing
-    here = identity()
-    about = {key: here[key] for key in ROUNDING}
     images = {}
     for number, path in enumerate(spread(frames, ACCEPTANCE)):
         shown = as_shown(read_image(path), path, size.geometry)
-        name = f"frame-{number}.png"
-        images[name] = resize_image(shown, size.height, size.width)
-        write_image(folder / name, images[name])
+        images[f"frame-{number}.png"] = resize_image(shown, size.height, size.width)
+    return images
+
+
+def _accepted(
+    images: Mapping[str, Image], models: Sequence[Path], folder: Path
+) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
+    """Write frames, and what each model makes of them on this CPU."""
+    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
+    here = identity()
+    about = {key: here[key] for key in ROUNDING}
+    for name, image in images.items():
+        write_image(folder / name, image)
         files.append(("acceptance", folder / name, {}))
     for model in models:
         with OnnxRunner(model, 1) as runner:

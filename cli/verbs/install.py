@@ -88,7 +88,9 @@ def installed(
         raise DataError(msg)
     for name in (CURRENT, PREVIOUS):
         link = into / name
-        _say(f"{link.stem}: {link.readlink().stem[:12] if link.is_symlink() else 'none'}")
+        checksum = link.readlink().stem if link.is_symlink() else "none"
+        come = [one.lineage for one in state.history if one.lineage and one.sha256 == checksum]
+        _say(f"{link.stem}: {', '.join([checksum[:12], *map(str, come[-1:])])}")
     for one in state.watched:
         _say(
             f"{one.sha256[:12]}: {one.alarms} alarms in {one.hours:.2f} h of {one.drives} drives, "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from edgeuda import schemas
-from edgeuda.records.form import Record
+from edgeuda.records.form import OMIT, Record
+from edgeuda.records.stream_adaptation import Lineage
 
 Action = Literal["installed", "refused", "fell back"]
 
@@ -40,6 +41,7 @@ class Event:
         reason: Why, in a sentence.
         acceptance: On the bundle's own frames; None where it came to no such test.
         milliseconds: From an image at the network's size to its label map, by percentile.
+        lineage: Where its network comes from, if it was made on a vehicle.
     """
 
     at: str
@@ -49,6 +51,7 @@ class Event:
     reason: str = ""
     acceptance: Acceptance | None = None
     milliseconds: dict[str, float] | None = None
+    lineage: Lineage | None = field(default=None, metadata={OMIT: True})
 
 
 @dataclass(frozen=True)
