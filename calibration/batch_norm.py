@@ -8,8 +8,9 @@ adaptation", NeurIPS 2020.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ def adapt_batch_norm(
     batch: int = BATCH,
     seed: int | None = 0,
     prior: float = 0.0,
+    layers: Sequence[str] = ("*",),
     threads: int | None = None,
     device: ProviderName = "cpu",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -68,6 +70,8 @@ def adapt_batch_norm(
         seed: Of the order of the frames; None keeps it. Batches of neighbouring frames, which are
             alike, cost a third of the gain.
         prior: Frames that the old statistics count for, 0 or more.
+        layers: Patterns (``*`` and ``?``) of weight names; other layers normalise, and stay, as
+            they are.
         threads: As in `open_session`.
         device: As in `open_session`.
         progress: Called with batches done and batches to do.
@@ -102,6 +106,16 @@ def adapt_batch_norm(
     if not norms:
         msg = f"{origin}: none of its convolutions carries a folded batch norm"
         raise ModelError(msg)
+    every = norms
+    norms = {
+        name: norm for name, norm in norms.items() if any(fnmatch(name, one) for one in layers)
+    }
+    if not norms:
+        msg = (
+            f"{origin}: expected a batch norm of {', '.join(layers)}, found only others, for "
+            f"example {', '.join(list(every)[:3])}"
+        )
+        raise ConfigError(msg)
     batch = min(batch, len(frames))
     if batch < 2:
         msg = (
@@ -158,7 +172,7 @@ def adapt_batch_norm(
     adapted = with_constants(model, changed)
     for entry in adapted.metadata_props:
         if entry.key == BATCH_NORM_KEY:
-            entry.value = norms_to_json({**norms, **renewed})
+            entry.value = norms_to_json({**every, **renewed})
     return adapted, kept
 
 

@@ -108,6 +108,7 @@ def renewed(
     origin: str,
     *,
     prior: float = 0.0,
+    layers: Sequence[str] = ("*",),
     threads: int | None = None,
     device: ProviderName = "cpu",
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -120,14 +121,16 @@ def renewed(
         name: Names the file in errors.
         origin: What it says that it was made from, JSON.
         prior: Frames that the old statistics count for.
+        layers: Patterns of the weights whose statistics are estimated.
         threads: Threads of ONNX Runtime.
         device: Where it executes.
         progress: Called with batches done and batches to do.
     """
     onnx = require("onnx", "quantize")
     adapted, kept = adapt_batch_norm(
-        proto, frames, name, prior=prior, threads=threads, device=device, progress=progress
-    )
+        proto, frames, name, prior=prior, layers=layers, threads=threads, device=device,
+        progress=progress,
+    )  # fmt: skip
     properties = {**metadata_of(adapted), ADAPTED_KEY: origin}
     known = identity_in(properties, name)
     if known is not None:

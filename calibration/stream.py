@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
 from glob import escape
 from pathlib import Path
@@ -73,6 +74,9 @@ logger = logging.getLogger(__name__)
 
 PRIOR = 16.0
 """Frames that the statistics of the network that runs count for."""
+DETAIL = ("network.spatial.*",)
+"""The detail path of BiSeNet: what it normalises are edges and colours within a few pixels, which
+follow the light. Deeper layers normalise what is in the scene, and the next street has another."""
 ORIGIN = "origin"
 """What the lineage's files say of label maps that the network gave which was installed first."""
 REDONE = ("weights equalized across layers", "biases corrected")
@@ -149,6 +153,13 @@ def base_of(model: Path, device: DeviceName) -> Base:
     frames, expected = _acceptance(bundle, running)
     spec = spec_of(metadata, str(model))
     return Base(bundle, running, fp32, source, graph, spec, record, frames, expected)
+
+
+def layers_of(graph: onnx.ModelProto) -> tuple[str, ...]:
+    """Return patterns of the layers whose statistics are estimated: `DETAIL`, else all."""
+    names = norms_of(metadata_of(graph), "the model")
+    found = any(fnmatch(name, one) for name in names for one in DETAIL)
+    return DETAIL if found else ("*",)
 
 
 def require_adaptable(model: Path, device: DeviceName) -> None:
@@ -244,7 +255,8 @@ def _adapted(
     base = base_of(slot, device)
     adapted, kept = renewed(
         base.graph, sample.estimating, f"{slot}: {base.fp32.name}",
-        _origin(base, sample.estimating, found.prior), prior=found.prior, threads=threads,
+        _origin(base, sample.estimating, found.prior), prior=found.prior,
+        layers=layers_of(base.graph), threads=threads,
         progress=partial(report, "estimating batch-norm statistics"),
     )  # fmt: skip
     if kept:
