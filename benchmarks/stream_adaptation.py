@@ -8,8 +8,8 @@ made of each of them, which saw the frames that are scored, without labels. --on
 that were trained on the drive 0016E5 alone: by day they drive the first half of 0006R0 and are
 scored on the second; to choose by, the other way round. All are exported with head scores.
 
---sweep varies layers, prior and number of frames, on the develop halves only. --rule makes candidates of good
-and of spoiled drives, and holds what the rule says of them against what labels say.
+--sweep varies layers, prior and number of frames, on the develop halves only. --rule makes
+candidates of good and of spoiled drives, and holds what the rule says of them against the labels.
 """
 
 from __future__ import annotations
@@ -275,7 +275,6 @@ def rule(
             so = plain if change is None else network.score(scored, None, change)["miou"]
             for name, frames, prior, layers in (
                 ("default", sample.estimating, PRIOR, DETAIL),
-                ("no prior", sample.estimating, 0.0, DETAIL),
                 ("all layers, no prior", sample.estimating, 0.0, ("*",)),
                 ("4 frames, no prior", sample.estimating[:4], 0.0, DETAIL),
             ):

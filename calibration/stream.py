@@ -264,30 +264,32 @@ def _adapted(
     model = folder / Path(base.fp32.name).name
     write_atomic(model, lambda name: name.write_bytes(adapted.SerializeToString()))
     models = [model]
-    accepted = True
-    agreement = None
+    pair = None
+    running, candidate = Observer(base.running_graph, threads), Observer(adapted, threads)
     if base.record is not None:
-        made = _int8(base, base.record, model, sample, folder, threads, report)
+        _int8(base, base.record, model, sample, folder, threads, report)
         models.append(folder / Path(base.running.name).name)
-        assert made.acceptance is not None
-        accepted, agreement = made.acceptance.accepted, made.agreement
-        adapted = _load(models[-1])
+        rounded = Observer(_load(models[-1]), threads)
+        pair = (
+            _alike(Observer(base.graph, threads), running, sample.judging),
+            _alike(candidate, rounded, sample.judging),
+        )
+        candidate = rounded
     shift = shift_of(
-        Observer(base.running_graph, threads), Observer(adapted, threads), sample.judging,
-        len(base.spec.label_space), base.frames, base.expected,
+        running, candidate, sample.judging, len(base.spec.label_space), base.frames, base.expected,
         partial(report, "judging the adapted network"),
     )  # fmt: skip
-    reasons = judge_stream(shift, demands, accepted)
+    reasons = judge_stream(shift, demands, pair)
     if reference_in(base.bundle, base.running) is not None:
         _reference(models[-1], sample, base.spec.preprocessing, folder, threads, report)
     bundle = _packed(base, ran, sample, found, kept, models, folder)
     found = replace(
-        found, reasons=reasons, shift=shift, int8_agreement=agreement, kept=tuple(kept),
+        found, reasons=reasons, shift=shift, int8_agreement=pair, kept=tuple(kept),
         sha256=sha256(bundle),
     )  # fmt: skip
     decision: StreamDecision = "refused" if reasons else "installed"
     if reasons:
-        refuse(into, bundle, _why(reasons, shift, demands, agreement))
+        refuse(into, bundle, _why(reasons, shift, demands, pair))
     else:
         install(bundle, into, device=device, threads=threads, replacing=ran)
     return replace(found, decision=decision)
@@ -338,6 +340,14 @@ def shift_of(
     )
 
 
+def _alike(one: Observer, other: Observer, frames: Frames) -> float:
+    """Return the share of the frames' pixels that two graphs call the same."""
+    places = range(len(frames))
+    return float(
+        np.mean([(one(frames[n]).labels == other(frames[n]).labels).mean() for n in places])
+    )
+
+
 def _entropy(log_probabilities: Any) -> float:
     return float(-(np.exp(log_probabilities) * log_probabilities).sum(0).mean())
 
@@ -346,7 +356,7 @@ def _why(
     reasons: Sequence[StreamReason],
     shift: StreamShift,
     demands: StreamDemands,
-    int8_agreement: float | None,
+    int8: tuple[float, float] | None,
 ) -> str:
     """Return a sentence for the history."""
     said: dict[StreamReason, str] = {
@@ -354,10 +364,12 @@ def _why(
         f"that ran calls them, and {100 * demands.agreement:g} % have to be",
         "forgets": f"calls {100 * shift.acceptance:.1f} % of the acceptance frames' pixels as they "
         f"were called when it was installed, and {100 * demands.acceptance:g} % have to be",
-        "INT8 differs": "in INT8 calls only "
-        f"{100 * (int8_agreement or 0):.1f} % of the pixels what it calls them in FP32, or loses a "
-        "class",
     }
+    if int8 is not None:
+        said["INT8 differs"] = (
+            f"in INT8 calls {100 * int8[1]:.1f} % of the drive's pixels what it calls them in "
+            f"FP32, and the network that ran {100 * int8[0]:.1f} %"
+        )
     return "the adapted network " + "; ".join(said[one] for one in reasons)
 
 
@@ -523,7 +535,7 @@ def _packed(
     lineage = Lineage(
         ran, ran if before is None else before.origin,
         1 if before is None else before.generation + 1, len(sample.estimating), about.began,
-        about.ended, found.prior, tuple(kept),
+        about.ended, found.prior, layers_of(base.graph), tuple(kept),
     )  # fmt: skip
     beside = folder / "beside"
     lineage.write(beside / Lineage.FILE)

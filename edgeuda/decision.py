@@ -254,12 +254,15 @@ class StreamDemands:
             1.
         acceptance: Least share of the acceptance frames' pixels that are called as they were by the
             network that was installed, 0 to 1.
+        int8: By how much fewer of the judged pixels its INT8 form may call as its FP32 form does,
+            than that of the network that runs, 0 to 1.
     """
 
     frames: int = 16
     seconds: float = 60.0
     agreement: float = 0.8
     acceptance: float = 0.9
+    int8: float = MAX_DROP
 
 
 def enough_seen(sample: StreamSample, demands: StreamDemands) -> tuple[StreamReason, ...]:
@@ -278,7 +281,7 @@ def enough_seen(sample: StreamSample, demands: StreamDemands) -> tuple[StreamRea
 
 
 def judge_stream(
-    shift: StreamShift, demands: StreamDemands, int8_accepted: bool = True
+    shift: StreamShift, demands: StreamDemands, int8: tuple[float, float] | None = None
 ) -> tuple[StreamReason, ...]:
     """Return why a network that was adapted on a vehicle is not taken; empty if it is.
 
@@ -288,13 +291,14 @@ def judge_stream(
     Args:
         shift: The candidate beside the network that runs.
         demands: What it has to keep.
-        int8_accepted: Whether its INT8 form is as its FP32 form, where INT8 runs.
+        int8: Share of the judged pixels that INT8 and FP32 call alike, of the network that runs
+            and of the candidate; None where FP32 runs.
     """
     reasons: list[StreamReason] = []
     if shift.agreement < demands.agreement:
         reasons.append("less alike")
     if shift.acceptance < demands.acceptance:
         reasons.append("forgets")
-    if not int8_accepted:
+    if int8 is not None and int8[1] < int8[0] - demands.int8:
         reasons.append("INT8 differs")
     return tuple(reasons)

@@ -15,9 +15,9 @@ StreamReason = Literal[
     "too few frames", "too short", "replaced", "less alike", "forgets", "INT8 differs"
 ]
 """Why a candidate is not taken: the drive shows too little; another network than the one that ran
-is current now; the candidate calls too much of it
-something else than the network that runs; it no longer says of the acceptance frames what the
-network that was installed said; its INT8 form is too far from its FP32 form."""
+is current now; the candidate calls too much of it something else than the network that runs; it no
+longer says of the acceptance frames what the network that was installed said; its INT8 form is
+farther from its FP32 form than that of the network that runs."""
 StreamDecision = Literal["installed", "refused", "nothing made", "failed"]
 
 
@@ -81,7 +81,8 @@ class Lineage(Record):
         began: UTC time of the first frame of the drive, in ISO 8601.
         ended: Of the last.
         prior: Frames that the old statistics count for.
-        kept: Layers that kept their old statistics, because these frames hardly vary there.
+        layers: Patterns of the layers that were estimated.
+        kept: Those that kept their old statistics, because these frames hardly vary there.
     """
 
     SCHEMA: ClassVar[str] = schemas.LINEAGE
@@ -95,6 +96,7 @@ class Lineage(Record):
     began: str
     ended: str
     prior: float
+    layers: tuple[str, ...]
     kept: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -115,8 +117,8 @@ class StreamAdaptation:
         sample: The frames.
         prior: Frames that the old statistics count for.
         shift: How the candidate was judged; None if it came to none.
-        int8_agreement: Share of the pixels that the candidate's INT8 form calls as its FP32 form
-            does, 0 to 1; None where FP32 runs.
+        int8_agreement: Share of the judged frames' pixels that the INT8 form calls as the FP32 form
+            does, 0 to 1: of the network that runs, and of the candidate; None where FP32 runs.
         kept: Layers that kept their old statistics.
         sha256: Of the candidate's bundle; None if it came to none.
         seconds: That it took after the drive.
@@ -128,7 +130,7 @@ class StreamAdaptation:
     sample: StreamSample
     prior: float
     shift: StreamShift | None = None
-    int8_agreement: float | None = field(default=None, metadata={OMIT: True})
+    int8_agreement: tuple[float, float] | None = field(default=None, metadata={OMIT: True})
     kept: tuple[str, ...] = ()
     sha256: str | None = None
     seconds: float = 0.0

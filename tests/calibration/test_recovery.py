@@ -241,6 +241,23 @@ def test_a_strong_prior_leaves_the_network_as_it_is(difficult):
         adapt_batch_norm(model, FRAMES, "m", prior=-1.0)
 
 
+def test_only_the_layers_that_are_named_are_estimated(difficult):
+    _, model = difficult
+    graph, _ = adapt_batch_norm(model, FRAMES, "m", layers=("network.spatial.*",), threads=1)
+    before, after = constants_of(model), constants_of(graph)
+    changed = {n for n in before if not np.array_equal(before[n], after[n])}
+    weights = {n for n in changed if n.endswith("weight")}
+    assert weights == {f"network.spatial.{n}.0.weight" for n in range(4)}
+    assert len(changed) == 8  # and their biases
+    images = np.concatenate(FRAMES[:2])
+    assert np.abs(run(graph, images) - run(model, images)).max() > 0.01
+    # What others say of themselves goes along.
+    norms = [norms_of({e.key: e.value for e in one.metadata_props}, "m") for one in (model, graph)]
+    assert norms[0].keys() == norms[1].keys()
+    with pytest.raises(ConfigError, match=r"expected a batch norm of \*\.nothing, found only oth"):
+        adapt_batch_norm(model, FRAMES, "m", layers=("*.nothing",))
+
+
 def test_variances_and_names_travel_with_the_graph(difficult):
     network, model = difficult
     norms = norms_of({e.key: e.value for e in model.metadata_props}, "model")
