@@ -341,6 +341,37 @@ def batch_norm_on_graph(found: Payload) -> Iterator[Figure]:
         yield Figure(f"--adapt-bn, {row['name']}", row["mean"], shown, least=True)
 
 
+def stream_adaptation(found: Payload) -> Iterator[Figure]:
+    """What a drive's statistics gain and cost, and what the rule does with spoiled drives."""
+    for row in found.get("sweep", ()):
+        gains = row["gains"]
+        mean = sum(gains) / len(gains)
+        what = (
+            f"{row['network']}, {row['drive']}, {row['layers']}, prior {row['prior']:g}, "
+            f"{row['frames']} frames"
+        )
+        yield Figure(what, mean, f"{mean:+.2f} points", "doing nothing", least=True)
+    for row in found.get("rule_summary", ()):
+        what = f"candidates, least {row['threshold']} {row['least']:g}"
+        shown = (
+            f"{row['worse, refused']} of {row['worse, refused'] + row['worse, taken']} worse ones "
+            f"refused, {row['other, refused']} of {row['other, refused'] + row['other, taken']} "
+            "others"
+        )
+        yield Figure(what, row["worse, taken"], shown)
+    for row in found["results"]:
+        for where, scored in row["after"].items():
+            how = row.get("workstation", f"adapted to {row['drive']}")
+            before = row.get("nothing", {}).get(where, {}).get("miou")
+            peer = "" if before is None else f"doing nothing, {before:.1f} mIoU"
+            limit = None
+            value = scored["miou"]
+            if before is not None and (row["drive"], where) == ("day", "held"):
+                limit = before - 0.3
+            what = f"{row['network']}, {how}, {where}"
+            yield Figure(what, value, f"{value:.1f} mIoU", peer, limit, least=True)
+
+
 def live(found: Payload) -> Iterator[Figure]:
     """What overlays cost, and the soak."""
     value = found["overlay"]["with_to_without"]["median"]
@@ -419,6 +450,7 @@ FIGURES: dict[str, Callable[[Payload], Iterator[Figure]]] = {
     "keep": keep,
     "kept_adaptation": kept_adaptation,
     "update": update,
+    "stream_adaptation": stream_adaptation,
     "frame_path": frame_path,
     "footage_index": footage_index,
     "footage_start": footage_start,

@@ -71,6 +71,7 @@ def write_reference(
     footage: FrameFolder,
     count: int,
     *,
+    apart: bool = False,
     threads: int | None = None,
     report: Report = silent,
 ) -> Reference:
@@ -84,6 +85,8 @@ def write_reference(
         footage: Target frames. All are taken if they are no more than ``count``, else stretches of
             `STRETCH` that follow each other, evenly spread.
         count: Frames at most.
+        apart: Whether no frame follows the one before it, however they are named: drawn from a
+            drive, they do not say how much one says of the next.
         threads: Threads of one operator; None takes every usable core.
         report: See `calibration.options.Report`.
 
@@ -103,7 +106,11 @@ def write_reference(
         spec, backend = runner.spec, runner.backend
         network = None if runner.identity is None else runner.identity.network
     said = [one.said for one in seen]
-    stretches = _stretches([one.place for one in seen], {part.start for part in footage.parts})
+    stretches = (
+        [Stretch(one.place, 1) for one in seen]
+        if apart
+        else _stretches([one.place for one in seen], {part.start for part in footage.parts})
+    )
     values = np.column_stack([[one.values for one in said], _unlike(said)])
     columns = [*COLUMNS, CLASSES, SURENESS]
     features = [one.features for one in said if one.features is not None]

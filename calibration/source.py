@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.batch_norm import adapt_batch_norm
-from calibration.frames import FrameFiles
+from calibration.frames import FrameFiles, Frames
 from calibration.observe import Observer
 from calibration.options import Options, Report
 from calibration.range_file import RangeOrigin
@@ -20,6 +20,7 @@ from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
 from edgeuda.files import sha256, sha256_of, write_atomic
 from edgeuda.records.identity import Identity
+from edgeuda.records.names import ProviderName
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.metadata import IDENTITY_KEY, identity_in, precision_of, spec_of
@@ -75,7 +76,6 @@ def adapted_model(
     report: Report,
 ) -> tuple[Path, onnx.ModelProto]:
     """Write the FP32 model with the frames' statistics, or take the one an earlier call wrote."""
-    onnx = require("onnx", "quantize")
     path = adapted_path(out)
     origin = json.dumps({"model_sha256": sha256(model), "frames_sha256": sha256_of(sums)})
     if path.exists():
@@ -86,23 +86,57 @@ def adapted_model(
             )
             raise OutputExistsError(msg)
         return path, written
-    adapted, kept = adapt_batch_norm(
+    adapted, kept = renewed(
         proto,
         FrameFiles.of(frames, size),
         str(model),
+        origin,
         threads=options.threads,
         device=options.device,
         progress=partial(report, "estimating batch-norm statistics"),
     )
     if kept:
         logger.warning("Statistics kept, as these frames hardly vary: %s", ", ".join(kept))
-    known = identity_in(metadata_of(adapted), str(model))
-    if known is not None:
-        properties = {**metadata_of(adapted), IDENTITY_KEY: _renewed(known, origin).to_json()}
-        onnx.helper.set_model_props(adapted, properties)
-    adapted.metadata_props.append(onnx.StringStringEntryProto(key=ADAPTED_KEY, value=origin))
     write_atomic(path, lambda name: name.write_bytes(adapted.SerializeToString()))
     return path, adapted
+
+
+def renewed(
+    proto: onnx.ModelProto,
+    frames: Frames,
+    name: str,
+    origin: str,
+    *,
+    prior: float = 0.0,
+    layers: Sequence[str] = ("*",),
+    threads: int | None = None,
+    device: ProviderName = "cpu",
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Return an FP32 graph with the frames' statistics, which says that it is another network.
+
+    Args:
+        proto: The graph.
+        frames: See `adapt_batch_norm`, as are the rest and what is returned.
+        name: Names the file in errors.
+        origin: What it says that it was made from, JSON.
+        prior: Frames that the old statistics count for.
+        layers: Patterns of the weights whose statistics are estimated.
+        threads: Threads of ONNX Runtime.
+        device: Where it executes.
+        progress: Called with batches done and batches to do.
+    """
+    onnx = require("onnx", "quantize")
+    adapted, kept = adapt_batch_norm(
+        proto, frames, name, prior=prior, layers=layers, threads=threads, device=device,
+        progress=progress,
+    )  # fmt: skip
+    properties = {**metadata_of(adapted), ADAPTED_KEY: origin}
+    known = identity_in(properties, name)
+    if known is not None:
+        properties[IDENTITY_KEY] = _renewed(known, origin).to_json()
+    onnx.helper.set_model_props(adapted, properties)
+    return adapted, kept
 
 
 def _renewed(known: Identity, origin: str) -> Identity:

@@ -42,7 +42,7 @@ from edgeuda.files import (
     write_text,
 )
 from edgeuda.labels import LabelSpace, label_space
-from edgeuda.records.bundle import ANCESTORS, FOLDERS, Ancestor, FrameList, Lineage
+from edgeuda.records.bundle import FOLDERS, FrameList, Learned, Lineage
 from edgeuda.records.calibration import CalibrationRecord, record_path
 from edgeuda.records.diff import DiffRecord
 from edgeuda.records.identity import model_file
@@ -216,7 +216,7 @@ def update(
             record = UpdateRecord.read(path)
         else:
             say("holding the next network against the last one")
-            record = _compared(last, checksum, forms, models, parts, replay, out, threads)
+            record = _compared(last, checksum, network, models, parts, replay, out, threads, forms)
         if record.bundle is not None and _is(out / BUNDLE, record.bundle.sha256):
             return record
         figures = (_figure(record.old), _figure(record.new))
@@ -237,7 +237,7 @@ def update(
             licences=_unpacked(last, out / "licences"),
             private_key=private_key,
             acceptance=both,
-            others=[_list_path(out, name) for name in parts],
+            others=[(_list_path(out, name), {}) for name in parts],
             lineage=record.lineage,
         )  # fmt: skip
         record = replace(record, bundle=ModelFile(BUNDLE, sha256(out / BUNDLE)))
@@ -350,12 +350,13 @@ def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
 def _compared(
     last: Bundle,
     checksum: str,
-    forms: Sequence[Form],
+    network: str,
     models: Sequence[Path],
     parts: dict[Part, _Part],
     replay: Replay,
     out: Path,
     threads: int | None,
+    forms: Sequence[Form],
 ) -> UpdateRecord:
     """Return the record before a verdict: what both networks say of both parts."""
     member = choose_member(last, "cpu").name
@@ -387,12 +388,12 @@ def _compared(
             judged = CalibrationRecord.read(record).acceptance
             assert judged is not None
             int8.append(QuantizedForm(path.name, judged.agreement, judged.accepted, judged.reasons))
-    lineage = _lineage(last, checksum, parts, replay, out)
+    lineage = _lineage(last, checksum, network, parts, replay, out)
     return UpdateRecord(
         created=now_utc(),
         last=ModelFile(last.path.name, checksum),
         bundle=None,
-        networks=(lineage.ancestors[0].network, lineage.network),
+        networks=(network, sha256(model_file(out / ADAPTED))),
         member=name,
         models=tuple(path.name for path in models),
         int8=tuple(int8),
@@ -434,10 +435,13 @@ def _counts(
 
 
 def _lineage(
-    last: Bundle, checksum: str, parts: dict[Part, _Part], replay: Replay, out: Path
+    last: Bundle,
+    checksum: str,
+    network: str,
+    parts: dict[Part, _Part],
+    replay: Replay,
+    out: Path,
 ) -> Lineage:
-    before = last.manifest.lineage
-    parent = Ancestor(checksum, forms_of(last)[1], last.manifest.created)
     run = RunRecord.read(out / ADAPTED / RUN_FILE)
     lists = {
         name: FrameList(
@@ -450,12 +454,8 @@ def _lineage(
     return Lineage(
         parent=checksum,
         network=sha256(model_file(out / ADAPTED)),
-        ancestors=(parent, *(before.ancestors if before else ()))[:ANCESTORS],
-        old=lists["old"],
-        new=lists["new"],
-        replay_share=replay.share,
-        recipe_sha256=run.recipe_sha256,
-        versions=run.versions,
+        ancestors=last.manifest.descent(checksum, network),
+        learned=Learned(lists["old"], lists["new"], replay.share, run.recipe_sha256, run.versions),
     )
 
 

@@ -295,12 +295,13 @@ def now(option: str, value: T, before: str, old: T | None) -> T:
 PARAMETERS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        "alarms_per_hour", "batch", "calibrate", "calibration", "confidence", "count", "crop",
-        "device", "dla_core", "half", "ignore_unmapped", "keep", "keep_frames", "keep_megabytes",
-        "label_space", "log", "map_class", "mcap", "measure", "member", "new_labels",
-        "old_labels", "out", "public_key", "quantizer", "ray", "redact",
+        "adapt_bn", "adapt_frames", "alarms_per_hour", "batch", "calibrate", "calibration",
+        "confidence", "count", "crop", "device", "dla_core", "half", "ignore_unmapped", "keep",
+        "keep_frames", "keep_megabytes", "label_space", "log", "map_class", "mcap", "measure",
+        "member", "new_labels", "old_labels", "out", "public_key", "quantizer", "ray", "redact",
         "reference_frames", "replay", "replay_share", "rerun", "resume", "runtime", "serve",
-        "serve_token", "skip", "target", "unchecked_cache", "watch_window", "weights_key", "window",
+        "serve_token", "skip", "target", "unchecked_cache", "watch_window", "weights_key",
+        "window",
     )
 } | {"source_weights": "--source-weight"}  # fmt: skip
 """What functions call their parameters, and the command line its options."""

@@ -1,4 +1,4 @@
-"""What the figures of variants say: noise, INT8 against its float form, the Pareto front, a choice.
+"""What figures say: noise, INT8 against its float form, the Pareto front, a choice, a candidate.
 
 Everything here is a value: a status, names, numbers. `engines.report.words` makes sentences of
 them, and nothing reads a decision back from a sentence.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from edgeuda.records.stream_adaptation import StreamReason, StreamSample, StreamShift
 from edgeuda.records.tradeoff import (
     Budget,
     Change,
@@ -277,3 +278,64 @@ def _speed(int8: Candidate, rival: Candidate) -> Figure:
         return Figure(value)
     (low, high), (least, most) = rival.latency_interval, int8.latency_interval
     return Figure(value, (low / most, high / least))
+
+
+@dataclass(frozen=True)
+class StreamDemands:
+    """What a drive has to show, and what a network adapted to it has to keep, to be taken.
+
+    Attributes:
+        frames: Least number of frames to estimate on, and as many to judge on.
+        seconds: Least length of the drive.
+        agreement: Least share of the judged frames' pixels that both networks call the same, 0 to
+            1.
+        acceptance: Least share of the acceptance frames' pixels that are called as they were by the
+            network that was installed, 0 to 1.
+        int8: By how much fewer of the judged pixels its INT8 form may call as its FP32 form does,
+            than that of the network that runs, 0 to 1.
+    """
+
+    frames: int = 16
+    seconds: float = 60.0
+    agreement: float = 0.8
+    acceptance: float = 0.9
+    int8: float = MAX_DROP
+
+
+def enough_seen(sample: StreamSample, demands: StreamDemands) -> tuple[StreamReason, ...]:
+    """Return why a drive shows too little to adapt to; empty if it shows enough.
+
+    Args:
+        sample: Its frames.
+        demands: What it has to show.
+    """
+    reasons: list[StreamReason] = []
+    if min(sample.estimating, sample.judging) < demands.frames:
+        reasons.append("too few frames")
+    if sample.seconds < demands.seconds:
+        reasons.append("too short")
+    return tuple(reasons)
+
+
+def judge_stream(
+    shift: StreamShift, demands: StreamDemands, int8: tuple[float, float] | None = None
+) -> tuple[StreamReason, ...]:
+    """Return why a network that was adapted on a vehicle is not taken; empty if it is.
+
+    Nothing here knows whether it is better. What is refused are changes so large that chance, a
+    covered lens or frames that are all alike explain them sooner than another light.
+
+    Args:
+        shift: The candidate beside the network that runs.
+        demands: What it has to keep.
+        int8: Share of the judged pixels that INT8 and FP32 call alike, of the network that runs
+            and of the candidate; None where FP32 runs.
+    """
+    reasons: list[StreamReason] = []
+    if shift.agreement < demands.agreement:
+        reasons.append("less alike")
+    if shift.acceptance < demands.acceptance:
+        reasons.append("forgets")
+    if int8 is not None and int8[1] < int8[0] - demands.int8:
+        reasons.append("INT8 differs")
+    return tuple(reasons)

@@ -85,6 +85,7 @@ def install(
     threads: int | None = None,
     public_key: Path | None = None,
     demands: Demands | None = None,
+    replacing: str | None = None,
 ) -> Event:
     """Check a bundle as it will run here, and make it current if it passes.
 
@@ -95,13 +96,15 @@ def install(
         threads: As in `open_runner`.
         public_key: As in `model_file`.
         demands: What it has to keep.
+        replacing: Checksum of the bundle that has to be current; None replaces any.
 
     Returns:
         What is in the history now.
 
     Raises:
         BundleError: If it is damaged, unsigned where a signature is demanded, is current already,
-            or does not keep what is demanded. The network that was current stays so.
+            is to replace another network than the current one, or does not keep what is demanded.
+            The network that was current stays so.
         EdgeudaError: If the model cannot be opened; likewise.
         OutputExistsError: If another process installs there.
     """
@@ -111,6 +114,12 @@ def install(
         slot = into / f"{checksum}{SUFFIX}"
         if _linked(into, CURRENT) == slot.name:
             msg = f"{bundle}: is the current network of {into} already"
+            raise BundleError(msg)
+        if replacing is not None and _linked(into, CURRENT) != f"{replacing}{SUFFIX}":
+            msg = (
+                f"{bundle}: was to replace the network {replacing[:12]}, which is not the current "
+                f"one of {into} any more"
+            )
             raise BundleError(msg)
         event = Event(now_utc(), "installed", bundle.name, checksum)
         try:
@@ -176,6 +185,57 @@ def read(into: Path) -> Installation:
     return Installation.read(path) if path.exists() else Installation()
 
 
+def refuse(into: Path, bundle: Path, reason: str) -> Event:
+    """Note in the history that a bundle was refused before anybody tried to install it.
+
+    Args:
+        into: The vehicle's folder.
+        bundle: The file.
+        reason: Why, in a sentence.
+
+    Raises:
+        BundleError: If the bundle is damaged.
+        OutputExistsError: If another process installs there.
+    """
+    lineage = open_bundle(bundle).manifest.lineage
+    event = Event(now_utc(), "refused", bundle.name, _checksum(bundle), reason)
+    if lineage is not None:
+        event = replace(event, parent=lineage.parent, driven=lineage.driven)
+    with _patiently(into):
+        return _note(into, event)
+
+
+def left_for(into: Path, checksum: str) -> Event | None:
+    """Return when a network was fallen back to from one that was adapted from it on this vehicle.
+
+    Adapting it again would end the same way. Another installation begins anew.
+
+    Args:
+        into: The vehicle's folder.
+        checksum: Of the bundle that was fallen back to.
+    """
+    child = False
+    found = None
+    for event in _history(into).history:
+        if event.action == "installed":
+            child = event.driven is not None and event.parent == checksum
+            found = None
+        elif event.action == "fell back":
+            found = event if child and event.sha256 == checksum else None
+    return found
+
+
+def folder_of(model: Path) -> Path | None:
+    """Return the vehicle's folder, if the model is the current one of it."""
+    return model.parent if model.name == CURRENT and model.is_symlink() else None
+
+
+def current_in(into: Path) -> str | None:
+    """Return the checksum of the bundle that is current in a vehicle's folder; None without one."""
+    found = _linked(into, CURRENT)
+    return None if found is None else Path(found).stem
+
+
 @contextmanager
 def attempt(model: Path) -> Iterator[str | None]:
     """Run a network, and fall back first if it has crashed again and again.
@@ -192,7 +252,7 @@ def attempt(model: Path) -> Iterator[str | None]:
     Yields:
         The checksum of the network's bundle; None where the model is no current one.
     """
-    into = _folder_of(model)
+    into = folder_of(model)
     if into is None:
         yield None
         return
@@ -252,7 +312,7 @@ def note_alarms(model: Path, ran: str | None, watch: WatchRecord) -> Event | Non
     Returns:
         What happened; None if nothing did.
     """
-    into = _folder_of(model)
+    into = folder_of(model)
     if into is None or ran is None or not watch.tested:
         return None
     try:
@@ -341,8 +401,9 @@ def _checked(
         )
         raise BundleError(msg)
     lineage = bundle.manifest.lineage
-    parent = None if lineage is None else lineage.parent
-    return replace(event, acceptance=acceptance, milliseconds=milliseconds, parent=parent)
+    if lineage is not None:
+        event = replace(event, parent=lineage.parent, driven=lineage.driven)
+    return replace(event, acceptance=acceptance, milliseconds=milliseconds)
 
 
 def _say_parent(event: Event, current: str | None) -> None:
@@ -426,11 +487,6 @@ def _note(into: Path, event: Event) -> Event:
         (*state.history, event)[-HISTORY:], tuple(w for w in state.watched if w.sha256 in there)
     ).write(into / Installation.FILE)
     return event
-
-
-def _folder_of(model: Path) -> Path | None:
-    """Return the vehicle's folder, if the model is the current one of it."""
-    return model.parent if model.name == CURRENT and model.is_symlink() else None
 
 
 def _linked(into: Path, name: str) -> str | None:

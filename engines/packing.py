@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeuda.data.frames import FrameFolder, frame_folder
-from edgeuda.data.images import read_image, resize_image, write_image, write_label
+from edgeuda.data.images import Image, read_image, resize_image, write_image, write_label
 from edgeuda.data.treatment import as_shown
 from edgeuda.errors import BundleError
 from edgeuda.records.bundle import Lineage, Manifest
@@ -42,8 +42,8 @@ def pack(
     recipe: Path | None = None,
     licences: Sequence[Path] = (),
     private_key: Path | None = None,
-    acceptance: Path | FrameFolder | None = None,
-    others: Sequence[Path] = (),
+    acceptance: Path | FrameFolder | Mapping[str, Image] | None = None,
+    others: Sequence[tuple[Path, dict[str, Any]]] = (),
     lineage: Lineage | None = None,
 ) -> Manifest:
     """Write a bundle of forms of one network; see `engines.bundle.write_bundle`.
@@ -56,8 +56,9 @@ def pack(
         licences: Under which terms the vehicle may run it.
         private_key: Ed25519 key to sign with.
         acceptance: Footage of which `ACCEPTANCE` frames are packed, with the label maps that each
-            model gives of them here, for `engines.installation`; None packs none.
-        others: Further files.
+            model gives of them here, for `engines.installation`; or these frames by name, at the
+            network's input size; None packs none.
+        others: Further files, and what to say about each.
         lineage: Where the network comes from, if that is known.
 
     Returns:
@@ -97,30 +98,40 @@ def pack(
             raise BundleError(msg)
     files += [("metrics", path, {}) for path in records]
     files += [("licence", path, {}) for path in licences]
-    files += [("other", path, {}) for path in others]
+    files += [("other", path, about) for path, about in others]
     if recipe is not None:
         files.append(("recipe", recipe, {}))
     with tempfile.TemporaryDirectory(prefix="edgeuda-") as folder:
         if acceptance is not None:
-            files += _accepted(acceptance, models, spec, Path(folder))
+            images = _frames(acceptance, spec)
+            files += _accepted(images, models, Path(folder))
         return write_bundle(out, files, json.loads(spec.to_json()), private_key, lineage)
 
 
-def _accepted(
-    footage: Path | FrameFolder, models: Sequence[Path], spec: ModelSpec, folder: Path
-) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
-    """Write frames at the network's size, and what each model makes of them on this CPU."""
-    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
+def _frames(
+    acceptance: Path | FrameFolder | Mapping[str, Image], spec: ModelSpec
+) -> Mapping[str, Image]:
+    """Return `ACCEPTANCE` frames of footage by name, at the network's input size."""
+    if isinstance(acceptance, Mapping):
+        return acceptance
+    frames = frame_folder(acceptance) if isinstance(acceptance, Path) else acceptance
     size = spec.preprocessing
-    frames = frame_folder(footage) if isinstance(footage, Path) else footage
-    here = identity()
-    about = {key: here[key] for key in ROUNDING}
     images = {}
     for number, path in enumerate(frames.sample(ACCEPTANCE)):
         shown = as_shown(read_image(path), path, size.geometry)
-        name = f"frame-{number}.png"
-        images[name] = resize_image(shown, size.height, size.width)
-        write_image(folder / name, images[name])
+        images[f"frame-{number}.png"] = resize_image(shown, size.height, size.width)
+    return images
+
+
+def _accepted(
+    images: Mapping[str, Image], models: Sequence[Path], folder: Path
+) -> list[tuple[MemberRole, Path, dict[str, Any]]]:
+    """Write frames, and what each model makes of them on this CPU."""
+    files: list[tuple[MemberRole, Path, dict[str, Any]]] = []
+    here = identity()
+    about = {key: here[key] for key in ROUNDING}
+    for name, image in images.items():
+        write_image(folder / name, image)
         files.append(("acceptance", folder / name, {}))
     for model in models:
         with OnnxRunner(model, 1) as runner:

@@ -97,16 +97,20 @@ def _show(found: Bundle) -> None:
         f"by EdgeUDA {found.manifest.edgeuda}"
     )
     if (lineage := found.manifest.lineage) is not None:
-        console.print(
-            f"network {lineage.network[:12]}, adapted to {lineage.new.count} new frames beside "
-            f"{lineage.old.count} old ones, which were {100 * lineage.replay_share:g} % of what it "
-            f"learned from frames; recipe {lineage.recipe_sha256[:12]}",
-            soft_wrap=True,
-        )
+        console.print(f"network {(lineage.network or 'unknown')[:12]}", soft_wrap=True)
+        if (learned := lineage.learned) is not None:
+            console.print(
+                f"  adapted to {learned.new.count} new frames beside {learned.old.count} old ones, "
+                f"which were {100 * learned.replay_share:g} % of what it learned from frames; "
+                f"recipe {learned.recipe_sha256[:12]}",
+                soft_wrap=True,
+            )
+        if lineage.driven is not None:
+            console.print(f"  adapted on a vehicle with {lineage.driven}", soft_wrap=True)
         for one in lineage.ancestors:
             console.print(
                 f"  before it: bundle {one.bundle[:12]} of {one.created}, network "
-                f"{one.network[:12]}",
+                f"{(one.network or 'unknown')[:12]}",
                 soft_wrap=True,
             )
     table = Table("file", "role", "bytes", "about")

@@ -88,7 +88,13 @@ def installed(
         raise DataError(msg)
     for name in (CURRENT, PREVIOUS):
         link = into / name
-        _say(f"{link.stem}: {link.readlink().stem[:12] if link.is_symlink() else 'none'}")
+        checksum = link.readlink().stem if link.is_symlink() else "none"
+        come = [
+            f"adapted on vehicle from {(one.parent or '')[:12]} with {one.driven}"
+            for one in state.history
+            if one.driven and one.sha256 == checksum
+        ]
+        _say(f"{link.stem}: {', '.join([checksum[:12], *come[-1:]])}")
     for one in state.watched:
         _say(
             f"{one.sha256[:12]}: {one.alarms} alarms in {one.hours:.2f} h of {one.drives} drives, "

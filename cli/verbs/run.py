@@ -14,10 +14,13 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, refuse_together, wrote
-from edgeuda.errors import ConfigError, DataError, OutputError, without_passwords
+from edgeuda.errors import ConfigError, DataError, ModelError, OutputError, without_passwords
 from edgeuda.files import require_absent, sha256
 
 if TYPE_CHECKING:
+    from edgeuda.records.names import DeviceName
+    from edgeuda.records.stream_adaptation import StreamAdaptation
+    from engines.live.sample import Sampler
     from engines.live.sinks import Sink
 
 
@@ -141,6 +144,22 @@ def run(
             "--serve show images as they are.",
         ),
     ] = None,
+    adapt_bn: Annotated[
+        bool,
+        typer.Option(
+            "--adapt-bn",
+            help="At the end of the drive, estimate batch-norm statistics anew on what was seen; "
+            "a network that passes is installed beside the one that ran, and runs the next time.",
+        ),
+    ] = False,
+    adapt_frames: Annotated[
+        int,
+        typer.Option(
+            min=4,
+            help="Frames of the drive that --adapt-bn keeps in memory, half of them to estimate on "
+            "and half to judge on.",
+        ),
+    ] = 64,
 ) -> None:
     """Segment what comes: newest frame first, drops counted, a lost camera opened again."""
     require_absent(out)
@@ -152,8 +171,10 @@ def run(
             "--ros2", ("--video", video), ("--labels", labels), ("--window", window),
             ("--mcap", mcap), ("--rerun", rerun), ("--serve", serve), ("--fps", fps),
             ("--frames", frames), ("--seconds", seconds), ("--confidence", confidence),
-            ("--keep", keep),
+            ("--keep", keep), ("--adapt-bn", adapt_bn),
         )  # fmt: skip
+    if adapt_bn:  # kept frames are of one network, and a member is not what would run next
+        refuse_together("--adapt-bn", ("--keep", keep), ("--member", member))
     if serve is None and serve_token is not None:
         msg = "--serve-token: expected --serve beside it, whose page it opens"
         raise ConfigError(msg)
@@ -188,6 +209,10 @@ def run(
     from engines.installation import attempt, note_alarms
     from engines.opening import open_runner
 
+    if adapt_bn:  # before the drive, whose end is too late to learn of it
+        from calibration.stream import require_adaptable
+
+        require_adaptable(model, device)
     say = partial(console.print, markup=False, soft_wrap=True)
     with (
         attempt(model) as ran,
@@ -274,6 +299,14 @@ def run(
                 reference_of(file) if reference_path(file).exists() else None,
                 redacting, runner.spec.preprocessing.geometry, EVERY if timed else 0.0,
             )  # fmt: skip
+        sampler = None
+        if adapt_bn:
+            from engines.live.sample import Sampler
+
+            timed = live or fps is not None or frame_rate(where) is not None
+            sampler = Sampler(adapt_frames, runner.spec.preprocessing, timed=timed)
+            sinks.append(sampler)
+            say(f"{adapt_frames} frames to adapt to take {sampler.megabytes:.1f} MB at most")
         for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
             signal.signal(signal_, lambda *_: stop.set())
         record = segment_stream(
@@ -296,15 +329,38 @@ def run(
     say(str(record))
     if record.watch is not None:
         note_alarms(model, ran, record.watch)
+    if sampler is not None and ran is not None and record.error is None:
+        record = replace(record, adaptation=_adapt(model.parent, ran, sampler, device, threads))
+        record.write(path)
+        say(str(record.adaptation))
     files = [out / "overlay.mkv", out / "labels"]
     files += [Path(path) for path in (mcap, rerun, keep) if path is not None]
     written = [path for path in files if path.exists()]
     wrote(path, *written)
     if record.error is not None:
         raise DataError(record.error)
+    if record.adaptation is not None and record.adaptation.error is not None:
+        msg = f"The drive is complete, and the network stays: {record.adaptation.error}"
+        raise ModelError(msg)
     failed = [f"{name}: {one.error}" for name, one in record.sinks.items() if one.error]
     if record.keep is not None and record.keep.error is not None:
         failed.append(f"kept frames: {record.keep.error}")
     if failed:
         msg = f"The network went on to the end, but not all was written. {'; '.join(failed)}"
         raise OutputError(msg)
+
+
+def _adapt(
+    into: Path, ran: str, sampler: Sampler, device: DeviceName, threads: int | None
+) -> StreamAdaptation:
+    """Adapt the network that ran; whoever does not want to wait presses Ctrl-C once more."""
+    from calibration.stream import adapt_installed
+    from cli.verbs.shared import shown
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with shown("adapting to the drive", console.is_terminal) as bar:
+        return adapt_installed(
+            into, ran, sampler.sample(), device=device, threads=threads,
+            report=lambda _what, done, total: bar(done, total),
+        )  # fmt: skip

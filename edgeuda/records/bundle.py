@@ -61,12 +61,12 @@ class Ancestor:
 
     Attributes:
         bundle: SHA-256 of the file.
-        network: SHA-256 of its checkpoint.
+        network: SHA-256 of its checkpoint; None if it does not say.
         created: When it was packed, UTC.
     """
 
     bundle: str
-    network: str
+    network: str | None
     created: str
 
 
@@ -86,13 +86,10 @@ class FrameList:
 
 
 @dataclass(frozen=True)
-class Lineage:
-    """Where a bundle's network comes from.
+class Learned:
+    """What `edgeuda update` taught a network.
 
     Attributes:
-        parent: SHA-256 of the bundle of the network before.
-        network: SHA-256 of its own checkpoint.
-        ancestors: The parent, the parent's parent and so on, `ANCESTORS` at most.
         old: Frames that it went on learning from, so that it does not forget them.
         new: Frames that it was adapted to.
         replay_share: Of what it learned from frames, that is of old ones, 0 to 1.
@@ -100,14 +97,65 @@ class Lineage:
         versions: Of what computed it.
     """
 
-    parent: str
-    network: str
-    ancestors: tuple[Ancestor, ...]
     old: FrameList
     new: FrameList
     replay_share: float
     recipe_sha256: str
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Driven:
+    """What `edgeuda run --adapt-bn` estimated a network's batch-norm statistics on.
+
+    Attributes:
+        origin: SHA-256 of the bundle that was installed before anything was adapted on the vehicle;
+            the parent, or what the parent comes from.
+        generation: How often statistics were estimated anew since then, from 1.
+        frames: Frames that they were estimated on.
+        began: UTC time of the first frame of the drive, in ISO 8601.
+        ended: Of the last.
+        prior: Frames that the old statistics count for.
+        layers: Patterns of the layers whose statistics were estimated.
+        kept: Those of them that kept their old statistics, because these frames hardly vary there.
+    """
+
+    origin: str
+    generation: int
+    frames: int
+    began: str
+    ended: str
+    prior: float
+    layers: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames from {self.began} to {self.ended}"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a bundle's network comes from.
+
+    Attributes:
+        parent: SHA-256 of the bundle of the network before.
+        network: SHA-256 of its own checkpoint, or what its graph gives for it; None if it gives
+            none.
+        ancestors: The parent, the parent's parent and so on, `ANCESTORS` at most.
+        learned: What it was taught on a workstation.
+        driven: What it was adapted to on a vehicle; one of the two.
+    """
+
+    parent: str
+    network: str | None
+    ancestors: tuple[Ancestor, ...]
+    learned: Learned | None = field(default=None, metadata={OMIT: True})
+    driven: Driven | None = field(default=None, metadata={OMIT: True})
+
+    def __post_init__(self) -> None:
+        if (self.learned is None) == (self.driven is None):
+            msg = "expected either `learned` or `driven`"
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -119,7 +167,7 @@ class Manifest(Record):
         created: When, UTC.
         files: Every other member of the archive but the signature.
         spec: Of its network, see `edgeuda.spec.ModelSpec`; empty if it holds none.
-        lineage: Where its network comes from, if `edgeuda update` made it.
+        lineage: Where its network comes from, if it was made from another bundle's.
     """
 
     SCHEMA: ClassVar[str] = schemas.BUNDLE
@@ -136,3 +184,13 @@ class Manifest(Record):
         if len(set(names)) < len(names):
             msg = "expected each file once"
             raise ValueError(msg)
+
+    def descent(self, bundle: str, network: str | None) -> tuple[Ancestor, ...]:
+        """Return the ancestors of a network that is made from this bundle's.
+
+        Args:
+            bundle: SHA-256 of this bundle.
+            network: Of the checkpoint of its network.
+        """
+        before = () if self.lineage is None else self.lineage.ancestors
+        return (Ancestor(bundle, network, self.created), *before)[:ANCESTORS]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from edgeuda import schemas
+from edgeuda.records.bundle import Driven
 from edgeuda.records.form import OMIT, Record
 
 Action = Literal["installed", "refused", "fell back"]
@@ -41,6 +42,7 @@ class Event:
         acceptance: On the bundle's own frames; None where it came to no such test.
         milliseconds: From an image at the network's size to its label map, by percentile.
         parent: SHA-256 of the bundle that it descends from; None if it does not say.
+        driven: What its network was adapted to on this vehicle; None if it was not.
     """
 
     at: str
@@ -51,6 +53,7 @@ class Event:
     acceptance: Acceptance | None = None
     milliseconds: dict[str, float] | None = None
     parent: str | None = field(default=None, metadata={OMIT: True})
+    driven: Driven | None = field(default=None, metadata={OMIT: True})
 
 
 @dataclass(frozen=True)

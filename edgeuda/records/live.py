@@ -9,6 +9,7 @@ from edgeuda import schemas
 from edgeuda.records.form import OMIT, SPELT, Record
 from edgeuda.records.keep import KeepCounts
 from edgeuda.records.predictions import ModelFile
+from edgeuda.records.stream_adaptation import StreamAdaptation
 from edgeuda.records.watch import WatchRecord
 
 
@@ -104,6 +105,7 @@ class LiveRecord(Record):
         source: Where the frames came from, without passwords.
         watch: How far they were from what is normal; None if nobody watched.
         keep: What frames were brought home; None if none were to be.
+        adaptation: What became of adapting to the drive; None if nobody asked for it.
     """
 
     SCHEMA: ClassVar[str] = schemas.LIVE
@@ -127,6 +129,7 @@ class LiveRecord(Record):
     source: str = ""
     watch: WatchRecord | None = field(default=None, metadata={OMIT: True})
     keep: KeepCounts | None = field(default=None, metadata={OMIT: True})
+    adaptation: StreamAdaptation | None = field(default=None, metadata={OMIT: True})
 
     def __str__(self) -> str:
         counted, memory = self.frames, self.resident_mb

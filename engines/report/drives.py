@@ -1,9 +1,11 @@
-"""The report's chapter on drives: what `edgeuda run` segmented, and what its watch noticed."""
+"""The report's chapter on drives: what `edgeuda run` segmented, noticed, and adapted to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgeuda.records.stream_adaptation import StreamAdaptation, StreamReason
 from edgeuda.records.watch import WatchRecord
 from engines.report.parts import Chapter, Grid
 from engines.report.plots import legend_below, svg
@@ -15,7 +17,15 @@ if TYPE_CHECKING:
 
 KINDS = {"light": "#E69F00", "blur": "#0072B2", "covered": "#CC79A7", "scene": "#D55E00"}
 """Colour of each kind of alarm."""
-HIDDEN = {"schema", "course", "watch"}
+HIDDEN = {"schema", "course", "watch", "adaptation"}
+WHY: dict[StreamReason, str] = {
+    "too few frames": "the drive showed too few frames",
+    "too short": "the drive was too short",
+    "replaced": "another network is current by now",
+    "less alike": "it calls too much of the drive something else than the network that ran",
+    "forgets": "it no longer says of the acceptance frames what was said when it was installed",
+    "INT8 differs": "its INT8 form is farther from its FP32 form than that of the network that ran",
+}
 
 
 def drives(records: Records) -> Chapter | None:
@@ -35,6 +45,14 @@ def drives(records: Records) -> Chapter | None:
             grids += _watched(name, record.watch)
             if record.watch.timeline:
                 svgs.append(timeline(record.watch, f"How far drive {name} was from normal"))
+        if record.adaptation is not None:
+            grids.append(_adapted(name, record.adaptation))
+    if any(record.adaptation is not None for _, record in records.drives):
+        text.append(
+            "A network that was adapted to a drive has other batch-norm statistics. It is judged "
+            "without labels, on frames of the drive that it was not estimated on and on the "
+            "acceptance frames of its bundle: that it changes little, not that it is better."
+        )
     if svgs:
         text.append(
             "The timeline shows each window of a watched drive: the figure that is farthest from "
@@ -94,3 +112,32 @@ def _watched(name: str, record: WatchRecord) -> list[Grid]:
         columns = ["kind", "from, s", "until, s", "deviations from normal"]
         found.append(Grid(f"Alarms of drive {name}", columns, rows))
     return found
+
+
+def _adapted(name: str, record: StreamAdaptation) -> Grid:
+    sample, shift = record.sample, record.shift
+    why = [WHY[one] for one in record.reasons] + [record.error] * (record.error is not None)
+    rows = [
+        ["decision", record.decision],
+        ["why", "; ".join(map(str, why)) or DASH],
+        ["frames: estimated on, judged on", f"{sample.estimating}, {sample.judging}"],
+        ["drawn from", f"{sample.seen} frames from {sample.began} to {sample.ended}"],
+        ["frames that the old statistics count for", f"{record.prior:g}"],
+    ]
+    if shift is not None:
+        rows += [
+            ["pixels of the drive called alike by both", f"{100 * shift.agreement:.1f} %"],
+            ["pixels of the acceptance frames called as before", f"{100 * shift.acceptance:.1f} %"],
+            ["mean confidence before, after", _pair([100 * one for one in shift.confidence], " %")],
+            ["mean entropy before, after", _pair(shift.entropy, " nats")],
+            ["distance of the class shares, 0 to 1", f"{shift.class_distance:.3f}"],
+        ]
+    if record.int8_agreement is not None:
+        alike = _pair([100 * one for one in record.int8_agreement], " %")
+        rows.append(["pixels alike in INT8 and FP32 before, after", alike])
+    rows.append(["seconds after the drive", f"{record.seconds:.1f}"])
+    return Grid(f"Adapting to drive {name}", ["fact", "value"], rows)
+
+
+def _pair(values: Sequence[float], unit: str) -> str:
+    return ", ".join(f"{value:.2f}{unit}" for value in values)

@@ -87,18 +87,25 @@ def _shares(shares: Sequence[float]) -> list[str]:
 
 
 def _descent(name: str, record: UpdateRecord) -> Grid:
-    lineage = record.lineage
+    lineage, learned = record.lineage, record.lineage.learned
     rows = [
         ["bundle", DASH if record.bundle is None else record.bundle.sha256[:12]],
-        ["network", lineage.network[:12]],
-        ["recipe", lineage.recipe_sha256[:12]],
-        ["share of old frames in what was learned", as_percent(lineage.replay_share)],
+        ["network", _short(lineage.network)],
+        ["recipe", DASH if learned is None else learned.recipe_sha256[:12]],
+        [
+            "share of old frames in what was learned",
+            DASH if learned is None else as_percent(learned.replay_share),
+        ],
         *(
-            [f"{depth} before: bundle, network", f"{one.bundle[:12]}, {one.network[:12]}"]
+            [f"{depth} before: bundle, network", f"{one.bundle[:12]}, {_short(one.network)}"]
             for depth, one in enumerate(lineage.ancestors, 1)
         ),
     ]
     return Grid(f"Where the next network comes from, {name}", ["fact", "value"], rows)
+
+
+def _short(checksum: str | None) -> str:
+    return DASH if checksum is None else checksum[:12]
 
 
 def _int8(name: str, record: UpdateRecord) -> Grid:

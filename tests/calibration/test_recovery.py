@@ -16,7 +16,7 @@ from calibration.placement import POLICIES
 from calibration.qdq import insert_qdq
 from calibration.ranges import collect
 from calibration.rules import maximum
-from edgeuda.errors import DataError, ModelError
+from edgeuda.errors import ConfigError, DataError, ModelError
 from edgeuda.methods import adabn
 from edgeuda.methods.adabn import adapt_batch_norm as torch_adapt
 from engines.onnx.index import index
@@ -187,6 +187,75 @@ def test_neighbours_are_not_batched_together(difficult):
     plain, one, two = (run(graph, image) for graph in graphs)
     np.testing.assert_array_equal(one, two)
     assert np.abs(plain - one).max() > 1e-3
+
+
+@pytest.mark.parametrize("prior", [4.0, 36.0])
+def test_with_a_prior_the_old_statistics_count_as_so_many_frames(difficult, prior):
+    """Each norm normalises by, and is left with, a mixture; written out in torch."""
+    network, model = difficult
+    share = 12 / (12 + prior)
+    mixed = copy.deepcopy(network)
+    sums: dict[str, list[torch.Tensor]] = {}
+
+    def blended(name, module):
+        mean, variance = module.running_mean.clone(), module.running_var.clone()
+
+        def forward(x):
+            new = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+            wide = x.var((0, 2, 3), unbiased=True)
+            sums.setdefault(name, []).append(torch.stack([new[0], wide]))
+            m = share * new[0] + (1 - share) * mean
+            v = share * new[1] + (1 - share) * variance
+            x = (x - m[:, None, None]) / torch.sqrt(v + module.eps)[:, None, None]
+            return x * module.weight[:, None, None] + module.bias[:, None, None]
+
+        return forward
+
+    norms = {n: m for n, m in mixed.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    plain = {name: module.forward for name, module in norms.items()}
+    for name, module in norms.items():
+        module.forward = blended(name, module)
+    with torch.no_grad():
+        for i in range(0, 12, 4):
+            torch_logits(mixed, np.concatenate(FRAMES[i : i + 4]))
+        for name, module in norms.items():
+            module.forward = plain[name]
+            if name in sums:
+                mean, variance = torch.stack(sums[name]).mean(0)
+                module.running_mean.mul_(1 - share).add_(share * mean)
+                module.running_var.mul_(1 - share).add_(share * variance)
+    graph, kept = adapt_batch_norm(model, FRAMES, "m", seed=None, prior=prior, threads=1)
+    assert kept == []
+    images = np.concatenate(FRAMES[:3])
+    expected = torch_logits(mixed, images)
+    np.testing.assert_allclose(run(graph, images), expected, atol=2e-3, rtol=0)
+    for other in (model, adapt_batch_norm(model, FRAMES, "m", seed=None, threads=1)[0]):
+        assert np.abs(run(other, images) - expected).max() > 0.1
+
+
+def test_a_strong_prior_leaves_the_network_as_it_is(difficult):
+    _, model = difficult
+    graph, _ = adapt_batch_norm(model, FRAMES, "m", prior=1e9, threads=1)
+    np.testing.assert_allclose(run(graph, FRAMES[0]), run(model, FRAMES[0]), atol=1e-3, rtol=0)
+    with pytest.raises(ConfigError, match=r"`prior`: expected a number of frames, 0 or more"):
+        adapt_batch_norm(model, FRAMES, "m", prior=-1.0)
+
+
+def test_only_the_layers_that_are_named_are_estimated(difficult):
+    _, model = difficult
+    graph, _ = adapt_batch_norm(model, FRAMES, "m", layers=("network.spatial.*",), threads=1)
+    before, after = constants_of(model), constants_of(graph)
+    changed = {n for n in before if not np.array_equal(before[n], after[n])}
+    weights = {n for n in changed if n.endswith("weight")}
+    assert weights == {f"network.spatial.{n}.0.weight" for n in range(4)}
+    assert len(changed) == 8  # and their biases
+    images = np.concatenate(FRAMES[:2])
+    assert np.abs(run(graph, images) - run(model, images)).max() > 0.01
+    # What others say of themselves goes along.
+    norms = [norms_of({e.key: e.value for e in one.metadata_props}, "m") for one in (model, graph)]
+    assert norms[0].keys() == norms[1].keys()
+    with pytest.raises(ConfigError, match=r"expected a batch norm of \*\.nothing, found only oth"):
+        adapt_batch_norm(model, FRAMES, "m", layers=("*.nothing",))
 
 
 def test_variances_and_names_travel_with_the_graph(difficult):

@@ -95,16 +95,17 @@ def test_the_next_bundle_has_the_forms_of_the_last_and_its_lineage(made, done):
     assert found.read("licences/LICENCE.txt") == b"for tests"
     assert [one.name for one in found.of("recipe")] == ["recipe/recipe.toml"]
     lineage = found.manifest.lineage
+    learned = lineage.learned
     assert lineage == record.lineage
     assert lineage.parent == sha256(made / "last.edgeuda") == record.last.sha256
     assert lineage.network == sha256(out / "adapted/model.safetensors") == record.networks[1]
     (parent,) = lineage.ancestors
     assert (parent.bundle, parent.network) == (lineage.parent, record.networks[0])
     assert parent.created == last.manifest.created
-    assert (lineage.old.count, lineage.new.count, lineage.replay_share) == (5, 4, 0.5)
-    listed = found.read(lineage.old.file).decode().split()
+    assert (learned.old.count, learned.new.count, learned.replay_share) == (5, 4, 0.5)
+    listed = found.read(learned.old.file).decode().split()
     assert listed == [f"{number:06d}.png" for number in (0, 2, 3, 4, 5)]
-    assert lineage.recipe_sha256 == read_json(out / "adapted/run.json")["recipe_sha256"]
+    assert learned.recipe_sha256 == read_json(out / "adapted/run.json")["recipe_sha256"]
     frames = [one for one in found.of("acceptance") if "model" not in one.about]
     assert len(frames) == 4
     assert record.bundle.sha256 == sha256(out / BUNDLE)

@@ -301,8 +301,11 @@ def next_network(**fields: Any) -> dict[str, Any]:
         },
         "overridden": False,
         "lineage": {
-            "parent": "4" * 64, "network": STAGE2, "old": listed, "new": listed,
+            "parent": "4" * 64, "network": STAGE2,
             "ancestors": [{"bundle": "4" * 64, "network": SOURCE, "created": "2025"}],
-            "replay_share": 0.5, "recipe_sha256": "1" * 64, "versions": {},
+            "learned": {
+                "old": listed, "new": listed, "replay_share": 0.5, "recipe_sha256": "1" * 64,
+                "versions": {},
+            },
         },
     } | fields  # fmt: skip

@@ -789,6 +789,37 @@ def test_the_chapter_on_the_next_network_shows_both_parts_and_the_descent(tmp_pa
     assert "12 of which it learned from" in found.text
 
 
+def test_a_drive_says_what_it_was_adapted_to_and_what_was_decided(tmp_path: Path) -> None:
+    sample = {
+        "seen": 900, "estimating": 32, "judging": 31, "seconds": 90.0, "megabytes": 9.3,
+        "began": "2026-12-01T17:00:00+00:00", "ended": "2026-12-01T17:01:30+00:00",
+    }  # fmt: skip
+    shift = {
+        "agreement": 0.912, "confidence": [0.81, 0.79], "entropy": [0.5, 0.6],
+        "shares": [[0.5, 0.5], [0.4, 0.6]], "class_distance": 0.071, "acceptance": 0.973,
+    }  # fmt: skip
+    found = {
+        "decision": "refused", "reasons": ["less alike"], "sample": sample, "prior": 16.0,
+        "shift": shift, "sha256": "a" * 64, "seconds": 12.5,
+    }  # fmt: skip
+    section = next(
+        s for s in sections_of(read(tmp_path, drive(adaptation=found))) if s.anchor == "drives"
+    )
+    facts, adapted = section.grids
+    assert not any("adaptation" in row[0] for row in facts.rows)
+    rows = dict(adapted.rows)
+    assert rows["decision"] == "refused"
+    assert rows["why"].startswith("it calls too much of the drive something else")
+    assert rows["frames: estimated on, judged on"] == "32, 31"
+    assert rows["pixels of the drive called alike by both"] == "91.2 %"
+    assert rows["mean confidence before, after"] == "81.00 %, 79.00 %"
+    assert any("not that it is better" in text for text in section.text)
+    none = found | {"decision": "nothing made", "reasons": ["too short"], "shift": None}
+    records = read(tmp_path, drive(adaptation=none))
+    section = next(s for s in sections_of(records) if s.anchor == "drives")
+    assert dict(section.grids[1].rows)["why"] == "the drive was too short"
+
+
 def test_a_missing_frame_or_label_is_named(tmp_path: Path) -> None:
     predictions(tmp_path / "in" / "p", "stage 2", ["a.png", "b.png"])
     (tmp_path / "in" / "frames" / "a.png").unlink()
