@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
+from edgeuda.errors import printable
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
@@ -97,17 +99,16 @@ def _show(found: Bundle) -> None:
         f"by EdgeUDA {found.manifest.edgeuda}"
     )
     if (lineage := found.manifest.lineage) is not None:
-        console.print(
+        say = partial(console.print, markup=False, soft_wrap=True)
+        say(
             f"network {lineage.network[:12]}, adapted to {lineage.new.count} new frames beside "
             f"{lineage.old.count} old ones, which were {100 * lineage.replay_share:g} % of what it "
-            f"learned from frames; recipe {lineage.recipe_sha256[:12]}",
-            soft_wrap=True,
+            f"learned from frames; recipe {lineage.recipe_sha256[:12]}"
         )
         for one in lineage.ancestors:
-            console.print(
-                f"  before it: bundle {one.bundle[:12]} of {one.created}, network "
-                f"{one.network[:12]}",
-                soft_wrap=True,
+            say(
+                f"  before it: bundle {one.bundle[:12]} of {printable(one.created)}, network "
+                f"{one.network[:12]}"
             )
     table = Table("file", "role", "bytes", "about")
     for member in found.members.values():

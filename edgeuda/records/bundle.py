@@ -46,9 +46,13 @@ class Member:
         if not self.name.startswith(f"{FOLDERS[self.role]}/"):
             msg = f"expected the {self.role} {self.name!r} in folder {FOLDERS[self.role]!r}"
             raise ValueError(msg)
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            msg = f"expected a SHA-256 of {self.name!r}, found {self.sha256[:80]!r}"
-            raise ValueError(msg)
+        _require_sha256(repr(self.name), self.sha256)
+
+
+def _require_sha256(what: str, text: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        msg = f"expected a SHA-256 of {what}, found {text[:80]!r}"
+        raise ValueError(msg)
 
 
 ANCESTORS = 20
@@ -69,6 +73,10 @@ class Ancestor:
     network: str
     created: str
 
+    def __post_init__(self) -> None:
+        _require_sha256("an ancestor", self.bundle)
+        _require_sha256("an ancestor's network", self.network)
+
 
 @dataclass(frozen=True)
 class FrameList:
@@ -77,12 +85,15 @@ class FrameList:
     Attributes:
         file: Member that names them, one a line.
         count: How many there are.
-        sha256: Of their names and contents, see `edgeuda.data.frames.FrameFolder.identity`.
+        sha256: Of their names, and of `edgeuda.data.frames.FrameFolder.stamp`.
     """
 
     file: str
     count: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        _require_sha256(f"the frames in {self.file!r}", self.sha256)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,11 @@ class Lineage:
     replay_share: float
     recipe_sha256: str
     versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        _require_sha256("the parent", self.parent)
+        _require_sha256("the network", self.network)
+        _require_sha256("the recipe", self.recipe_sha256)
 
 
 @dataclass(frozen=True)
