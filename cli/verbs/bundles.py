@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cli import options
 from cli.verbs.shared import console, wrote
+from edgeuda.errors import printable
 
 if TYPE_CHECKING:
     from engines.bundle import Bundle
@@ -97,21 +99,20 @@ def _show(found: Bundle) -> None:
         f"by EdgeUDA {found.manifest.edgeuda}"
     )
     if (lineage := found.manifest.lineage) is not None:
-        console.print(f"network {(lineage.network or 'unknown')[:12]}", soft_wrap=True)
+        say = partial(console.print, markup=False, soft_wrap=True)
+        say(f"network {(lineage.network or 'unknown')[:12]}")
         if (learned := lineage.learned) is not None:
-            console.print(
+            say(
                 f"  adapted to {learned.new.count} new frames beside {learned.old.count} old ones, "
                 f"which were {100 * learned.replay_share:g} % of what it learned from frames; "
-                f"recipe {learned.recipe_sha256[:12]}",
-                soft_wrap=True,
+                f"recipe {learned.recipe_sha256[:12]}"
             )
         if lineage.driven is not None:
-            console.print(f"  adapted on a vehicle with {lineage.driven}", soft_wrap=True)
+            say(f"  adapted on a vehicle with {printable(str(lineage.driven))}")
         for one in lineage.ancestors:
-            console.print(
-                f"  before it: bundle {one.bundle[:12]} of {one.created}, network "
-                f"{(one.network or 'unknown')[:12]}",
-                soft_wrap=True,
+            say(
+                f"  before it: bundle {one.bundle[:12]} of {printable(one.created)}, network "
+                f"{(one.network or 'unknown')[:12]}"
             )
     table = Table("file", "role", "bytes", "about")
     for member in found.members.values():

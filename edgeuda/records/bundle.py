@@ -46,9 +46,13 @@ class Member:
         if not self.name.startswith(f"{FOLDERS[self.role]}/"):
             msg = f"expected the {self.role} {self.name!r} in folder {FOLDERS[self.role]!r}"
             raise ValueError(msg)
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            msg = f"expected a SHA-256 of {self.name!r}, found {self.sha256[:80]!r}"
-            raise ValueError(msg)
+        _require_sha256(repr(self.name), self.sha256)
+
+
+def _require_sha256(what: str, text: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        msg = f"expected a SHA-256 of {what}, found {text[:80]!r}"
+        raise ValueError(msg)
 
 
 ANCESTORS = 20
@@ -69,6 +73,11 @@ class Ancestor:
     network: str | None
     created: str
 
+    def __post_init__(self) -> None:
+        _require_sha256("an ancestor", self.bundle)
+        if self.network is not None:
+            _require_sha256("an ancestor's network", self.network)
+
 
 @dataclass(frozen=True)
 class FrameList:
@@ -77,12 +86,15 @@ class FrameList:
     Attributes:
         file: Member that names them, one a line.
         count: How many there are.
-        sha256: Of their names and contents, see `edgeuda.data.frames.FrameFolder.identity`.
+        sha256: Of their names, and of `edgeuda.data.frames.FrameFolder.stamp`.
     """
 
     file: str
     count: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        _require_sha256(f"the frames in {self.file!r}", self.sha256)
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,9 @@ class Learned:
     replay_share: float
     recipe_sha256: str
     versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        _require_sha256("the recipe", self.recipe_sha256)
 
 
 @dataclass(frozen=True)
@@ -129,6 +144,9 @@ class Driven:
     layers: tuple[str, ...]
     kept: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _require_sha256("what was installed first", self.origin)
+
     def __str__(self) -> str:
         return f"{self.frames} frames from {self.began} to {self.ended}"
 
@@ -153,6 +171,9 @@ class Lineage:
     driven: Driven | None = field(default=None, metadata={OMIT: True})
 
     def __post_init__(self) -> None:
+        _require_sha256("the parent", self.parent)
+        if self.network is not None:
+            _require_sha256("the network", self.network)
         if (self.learned is None) == (self.driven is None):
             msg = "expected either `learned` or `driven`"
             raise ValueError(msg)

@@ -238,6 +238,11 @@ def test_frames_are_stretches_that_are_spread(total, count, expected):
     assert successive(total, count) == expected
 
 
+def test_no_stretch_runs_from_one_footage_to_another():
+    found = reference._stretches([0, 1, 2, 3, 7], {0, 2})
+    assert [(one.first, one.frames) for one in found] == [(0, 2), (2, 2), (7, 1)]
+
+
 def test_frames_are_never_taken_twice():
     for total in range(1, 120):
         for count in range(1, 120, 7):

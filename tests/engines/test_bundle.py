@@ -8,7 +8,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from edgeuda.errors import BundleError, OutputExistsError
 from edgeuda.files import sha256
 from engines import bundle
@@ -225,6 +227,38 @@ def edited(key, value):
 def test_manifests_of_another_kind_are_refused(packed, key, value):
     rebuilt(packed, edited(key, value))
     with pytest.raises(BundleError, match=r"its manifest is no edgeuda\.bundle/1"):
+        open_bundle(packed)
+
+
+@pytest.mark.parametrize("key", ["parent", "network", "recipe_sha256", "ancestors", "old"])
+def test_a_lineage_of_anything_but_checksums_is_refused(packed, key):
+    listed_frames = {"file": "files/frames-old.txt", "count": 3, "sha256": "a" * 64}
+    learned = {
+        "recipe_sha256": "c" * 64, "replay_share": 0.5, "old": listed_frames, "new": listed_frames,
+        "versions": {},
+    }  # fmt: skip
+    lineage = {
+        "parent": "a" * 64,
+        "network": "b" * 64,
+        "learned": learned,
+        "ancestors": [{"bundle": "a" * 64, "network": "b" * 64, "created": "[/red]"}],
+    }
+    original = packed.read_bytes()
+
+    def with_lineage(members):
+        return with_manifest(members, manifest_of(members) | {"lineage": lineage})
+
+    rebuilt(packed, with_lineage)
+    assert open_bundle(packed).manifest.lineage.learned.new.count == 3
+    shown = CliRunner().invoke(app, ["inspect", str(packed)])
+    assert "before it: bundle aaaaaaaaaaaa of [/red]" in shown.output, shown.exception
+    damaged = {"ancestors": [{**lineage["ancestors"][0], "bundle": "[red]"}],
+               "old": {**listed_frames, "sha256": "x"}}  # fmt: skip
+    where = learned if key in learned else lineage
+    where[key] = damaged.get(key, "[bold]")
+    packed.write_bytes(original)
+    rebuilt(packed, with_lineage)
+    with pytest.raises(BundleError, match="expected a SHA-256 of"):
         open_bundle(packed)
 
 
