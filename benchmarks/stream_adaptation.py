@@ -104,7 +104,6 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             for path in (*given.source, *given.one_drive)
             for row in rule(
                 Network(path, normal),
-                {"dusk": (unseen, develop), "day": (first, second)}, trained.part(0.9, 1),
             )
         ]  # fmt: skip
         found["rule_summary"] = summary(found["rule"])
