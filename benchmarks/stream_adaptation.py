@@ -103,9 +103,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             {"network": path.stem, **row}
             for path in (*given.source, *given.one_drive)
             for row in rule(
-                Network(path, normal),
+                Network(path, normal), {"dusk": (unseen, develop), "day": (first, second)}
             )
-        ]  # fmt: skip
+        ]
         found["rule_summary"] = summary(found["rule"])
     rows = []
     for path in given.source:
