@@ -359,7 +359,7 @@ def stream_adaptation(found: Payload) -> Iterator[Figure]:
             "others"
         )
         yield Figure(what, row["worse, taken"], shown)
-    for row in found["results"]:
+    for row in () if "sweep" in found else found["results"]:
         for where, scored in row["after"].items():
             how = row.get("workstation", f"adapted to {row['drive']}")
             before = row.get("nothing", {}).get(where, {}).get("miou")

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PRIOR = 64.0
+PRIOR = 256.0
 """Frames that the statistics of the network that runs count for."""
 DETAIL = ("network.spatial.*",)
 """The detail path of BiSeNet: what it normalises are edges and colours within a few pixels, which
