@@ -122,16 +122,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         rows.append(
             {"network": path.stem, "drive": "day", **adapted(network, first, {"held": second})}
         )
-    for path in given.source:  # what stage adabn does with these frames, see docs/int8.md
+    for path in (*given.source, *given.one_drive):  # as stage adabn does it, see docs/int8.md
         network = Network(path, normal)
-        seen = [fed(image, network.spec)[None] for image in dusk.images]
-        after = network.candidate(seen, 0.0, ("*",), batch=8)
-        scored = {"held": network.score(held, after), "develop": network.score(develop, after)}
-        rows.append(
-            {"network": path.stem, "drive": "dusk", "after": scored}
-            | {"workstation": "AdaBN on the frames that are scored"}
-        )
-        say(f"{path.stem}: AdaBN on the frames that are scored {scored['held']['miou']:.2f}")
+        for name, one in (("the drive", unseen), ("the frames that are scored", dusk)):
+            seen = [fed(image, network.spec)[None] for image in one.images]
+            after = network.candidate(seen, 0.0, ("*",), batch=8)
+            scored = {"held": network.score(held, after), "develop": network.score(develop, after)}
+            rows.append(
+                {"network": path.stem, "drive": "dusk", "after": scored}
+                | {"workstation": f"AdaBN on {name}"}
+            )
+            say(f"{path.stem}: AdaBN on {name} {scored['held']['miou']:.2f}")
     for name, *paths in given.beside:
         for path in map(Path, paths):
             made = Network(path, normal)

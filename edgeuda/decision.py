@@ -297,8 +297,8 @@ class StreamDemands:
 
     frames: int = 16
     seconds: float = 60.0
-    agreement: float = 0.8
-    acceptance: float = 0.9
+    agreement: float = 0.9
+    acceptance: float = 0.97
     int8: float = MAX_DROP
 
 
