@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from calibration.api import calibrate, half, sweep
     from calibration.comparison import diff
+    from calibration.next_network import update
     from calibration.options import Options
-    from calibration.update import update
     from edgeuda.records.calibration import CalibrationRecord, Limits
     from edgeuda.records.tradeoff import Budget
 
@@ -33,7 +33,7 @@ _HOMES = {
     "Limits": "edgeuda.records.calibration",
     "Options": "calibration.options",
     "diff": "calibration.comparison",
-    "update": "calibration.update",
+    "update": "calibration.next_network",
 }
 
 

@@ -102,8 +102,8 @@ def update(
     choose_device(device)
     from rich.progress import Progress
 
-    from calibration.update import RECIPE
-    from calibration.update import update as run
+    from calibration.next_network import RECIPE
+    from calibration.next_network import update as run
     from engines.bundle_model import trusted_bundle
     from engines.report.words import said_of_update
 

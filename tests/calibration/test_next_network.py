@@ -10,7 +10,7 @@ import pytest
 
 import edgeuda
 from calibration.api import calibrate
-from calibration.update import BUNDLE, update
+from calibration.next_network import BUNDLE, update
 from edgeuda.decision import judge_update
 from edgeuda.errors import BundleError, DataError, OutputExistsError
 from edgeuda.files import read_json, sha256
