@@ -69,6 +69,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=int, default=3, help="Samples of the drive per setting.")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--rule", action="store_true")
+    parser.add_argument("--change", action="append", help="Of --rule; all by default.")
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +104,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             {"network": path.stem, **row}
             for path in (*given.source, *given.one_drive)
             for row in rule(
-                Network(path, normal), {"dusk": (unseen, develop), "day": (first, second)}
+                Network(path, normal),
+                {"dusk": (unseen, develop), "day": (first, second)},
+                given.change,
             )
         ]
         found["rule_summary"] = summary(found["rule"])
@@ -258,7 +261,9 @@ def spoiled() -> dict[str, Change | None]:
     }  # fmt: skip
 
 
-def rule(network: Network, drives: dict[str, tuple[Drive, Drive]]) -> list[dict[str, Any]]:
+def rule(
+    network: Network, drives: dict[str, tuple[Drive, Drive]], wanted: Sequence[str] | None
+) -> list[dict[str, Any]]:
     """Return candidates of good and of spoiled drives: what the rule says, and what labels say.
 
     The gains are on the drive as it was driven, spoiled or not; on it as it is; and on the other.
@@ -269,6 +274,8 @@ def rule(network: Network, drives: dict[str, tuple[Drive, Drive]]) -> list[dict[
         plain = plain_of[where]
         (other,) = (name for name in drives if name != where)
         for how, change in spoiled().items():
+            if wanted is not None and how not in wanted:
+                continue
             sample = sampled(network, driven, change=change)
             so = plain if change is None else network.score(scored, None, change)["miou"]
             for name, frames, prior, layers in (
