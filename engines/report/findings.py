@@ -162,6 +162,8 @@ def _unknown_accuracy(records: Records) -> list[str]:
             text += " What the sweep compares is agreement with FP32."
         elif records.comparisons:
             text += " A comparison's mIoU is of its own networks."
+        elif any(one.old.with_labels or one.new.with_labels for _, one in records.updates):
+            text += " An update's mIoU is of its last and next network."
         found.append(text)
     elif not adaptation_pairs(records) and not any(map(_both_networks, labelled)):
         found.append(
@@ -183,6 +185,7 @@ def _both_networks(record: TradeoffRecord) -> bool:
 
 def _unknown_int8(records: Records) -> list[str]:
     swept = any(row.precision == "int8" for t in records.tradeoffs for row in t.variants)
+    swept = swept or any(one.int8 for _, one in records.updates)
     models = _outside_sweeps(records)
     if not models:
         return [] if swept else ["INT8: no INT8 model was evaluated or benchmarked."]

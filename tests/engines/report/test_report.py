@@ -783,6 +783,9 @@ def test_the_chapter_on_the_next_network_shows_both_parts_and_the_descent(tmp_pa
     assert classes.rows[0] == [THREE.classes[0], "25.0", "50.0", "25.0", "50.0"]
     assert ["1 before: bundle, network", f"{'4' * 12}, {SOURCE[:12]}"] in descent.rows
     assert int8.rows == [["net-int8.onnx", "98.0", "yes", ""]]
+    unknown = unknowns(records)
+    assert unknown[0].endswith("An update's mIoU is of its last and next network.")
+    assert not any(line.startswith("INT8") for line in unknown)
     learned = next_network()
     learned["old"]["with_labels"]["in_source"] = 12
     (found,) = update_verdicts(read(tmp_path / "learned", learned))
