@@ -23,6 +23,7 @@ BRIEF = {
     "model.width": 0.125, "model.input": [64, 96], "geometry.crop": [64, 96], "source.steps": 3,
     "source.batch": 2, "adabn.batches": 1, "adabn.batch": 2, "stage1.steps": 2, "stage1.batch": 2,
     "stage2.steps": 2, "stage2.batch": 2, "monitor.frames": 2,
+    "stage1.lr": 1e-4, "stage2.lr": 1e-4,  # the last example goes on from a network of two steps
 }  # fmt: skip
 ADAPT = {key: value for key, value in BRIEF.items() if key.partition(".")[0] != "model"}
 
