@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +26,12 @@ from edgeuda.data.lists import write_list
 from edgeuda.data.replay import SHARE, Replay, ReplayedFrames
 from edgeuda.data.walk import Files
 from edgeuda.decision import MOST_FORGOTTEN, judge_update
-from edgeuda.errors import BundleError, ConfigError, DataError, OutputExistsError
+from edgeuda.errors import BundleError, ConfigError, DataError
 from edgeuda.files import (
     alone,
-    is_empty,
     now_utc,
-    read_json,
     require_absent,
+    require_same_plan,
     sha256,
     sha256_of,
     write_atomic,
@@ -64,7 +62,6 @@ from engines.bundle_model import choose_member, trusted_bundle
 from engines.packing import pack
 from engines.scoring import score_exported
 
-PLAN = schemas.UPDATE_PLAN
 ADAPTED, RECIPE, BUNDLE = "adapted", "recipe.toml", f"next{SUFFIX}"
 """In the folder of an update: the run of the next network, its recipe therein, its bundle."""
 COMPARED = 64
@@ -190,8 +187,8 @@ def update(
         parts["new"].frames, parts["old"].frames, replay.share, spec.preprocessing.geometry
     )
     checksum = sha256(given)
-    _require_same_plan(out, {
-        "schema": PLAN,
+    plan = {
+        "schema": schemas.UPDATE_PLAN,
         "last_sha256": checksum,
         "network_sha256": network,
         "footage_sha256": sha256_of(both.identity()),
@@ -200,7 +197,8 @@ def update(
             for name, one in parts.items()
         },
         "frames": frames,
-    })  # fmt: skip
+    }
+    require_same_plan(out, plan, "an update")
     with alone(out):
         for name, one in parts.items():
             one.write(out, name)
@@ -327,24 +325,6 @@ def _same_files(files: Sequence[Path], known: Sequence[Path]) -> set[int]:
 
 def _list_path(out: Path, name: Part) -> Path:
     return out / f"frames-{name}.txt"
-
-
-def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
-    path = out / ".plan.json"
-    if not path.exists():
-        if out.exists() and not is_empty(out):
-            msg = f"{out}: holds other files; choose another `out`"
-            raise OutputExistsError(msg)
-        write_json(path, plan)
-        return
-    earlier = read_json(path, PLAN)
-    changed = [key for key in plan if plan[key] != earlier.get(key)]
-    if changed:
-        msg = (
-            f"{out}: holds an update with other {', '.join(changed)}; nothing was overwritten. "
-            "Choose another `out`"
-        )
-        raise OutputExistsError(msg)
 
 
 def _compared(

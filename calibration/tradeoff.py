@@ -10,20 +10,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from calibration.telling_frames import draw_frames
-from calibration.variants import PLAN, Sweep, Variant, make
+from calibration.variants import Sweep, Variant, make
 from edgeuda.accuracy.boundary import CITYSCAPES_RATIO, BoundaryCounts
 from edgeuda.accuracy.evaluation import Confusion, Evaluation, agreement, evaluate, miou_of
 from edgeuda.accuracy.uncertainty import miou_difference, miou_interval
 from edgeuda.data.images import LabelMap, read_image
 from edgeuda.decision import Candidate, choose, dominators
-from edgeuda.errors import OutputExistsError
-from edgeuda.files import alone, is_empty, now_utc, read_json, sha256, write_json, write_npz
+from edgeuda.files import alone, now_utc, require_same_plan, sha256, write_json, write_npz
 from edgeuda.records.bench import BenchRecord, samples_path
 from edgeuda.records.tradeoff import Budget, Estimate, ScoredImages, TradeoffRecord, VariantRow
 from engines.bench.measure import bench
@@ -62,7 +60,7 @@ def sweep(what: Sweep, out: Path, budget: Budget, *, say: Say = lambda _: None) 
         OutputExistsError: If the folder holds the products of another plan.
         EdgeudaError: If a variant cannot be made, scored or timed.
     """
-    _require_same_plan(out, what.plan())
+    require_same_plan(out, what.plan(), "a sweep", growing=("networks",))
     with alone(out):
         return _sweep(what, out, budget, say)
 
@@ -87,27 +85,6 @@ def _sweep(what: Sweep, out: Path, budget: Budget, say: Say) -> TradeoffRecord:
     draw_frames(shown, scores[chosen].images, what, out / "results")
     record.write(out / "tradeoff.json")
     return record
-
-
-def _require_same_plan(out: Path, plan: dict[str, Any]) -> None:
-    path = out / ".plan.json"
-    if not path.exists():
-        if out.exists() and not is_empty(out):
-            msg = f"{out}: holds other files; choose another `out`"
-            raise OutputExistsError(msg)
-        write_json(path, plan)
-        return
-    earlier = read_json(path, PLAN)
-    changed = [key for key in plan if plan[key] != earlier.get(key)]
-    if changed == ["networks"] and earlier["networks"].items() <= plan["networks"].items():
-        write_json(path, plan)  # networks may be added
-        return
-    if changed:
-        msg = (
-            f"{out}: holds a sweep with other {', '.join(changed)}; nothing was overwritten. "
-            "Choose another `out`"
-        )
-        raise OutputExistsError(msg)
 
 
 def _score(variant: Variant, files: Mapping[Variant, Path], what: Sweep, out: Path) -> VariantScore:

@@ -296,6 +296,42 @@ def require_absent(path: Path) -> None:
         raise OutputExistsError(msg)
 
 
+def require_same_plan(
+    out: Path, plan: dict[str, Any], what: str, growing: Sequence[str] = ()
+) -> None:
+    """Note in a folder what its files depend on, or require that it is what it was.
+
+    Args:
+        out: Folder that an interrupted call goes on in.
+        plan: What its files depend on, with its ``schema``.
+        what: What the folder holds, for errors.
+        growing: Keys of tables that may have further entries than before.
+
+    Raises:
+        OutputExistsError: If ``out`` holds other files, or those of another plan.
+    """
+    path = out / ".plan.json"
+    if not path.exists():
+        if out.exists() and not is_empty(out):
+            msg = f"{out}: holds other files; choose another `out`"
+            raise OutputExistsError(msg)
+        write_json(path, plan)
+        return
+    earlier = read_json(path, plan["schema"])
+    changed = [key for key in plan if plan[key] != earlier.get(key)]
+    if changed and all(
+        key in growing and earlier[key].items() <= plan[key].items() for key in changed
+    ):
+        write_json(path, plan)
+        return
+    if changed:
+        msg = (
+            f"{out}: holds {what} with other {', '.join(changed)}; nothing was overwritten. "
+            "Choose another `out`"
+        )
+        raise OutputExistsError(msg)
+
+
 def text_of(path: Path) -> str:
     """Return a small file of the kernel or the system, stripped; empty if it cannot be read."""
     try:
