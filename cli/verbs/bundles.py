@@ -100,10 +100,14 @@ def _show(found: Bundle) -> None:
     )
     if (lineage := found.manifest.lineage) is not None:
         say = partial(console.print, markup=False, soft_wrap=True)
+        new, old = (
+            f"{one.count} {name} frame{'s' * (one.count != 1)}"
+            for name, one in (("new", lineage.new), ("old", lineage.old))
+        )
         say(
-            f"network {lineage.network[:12]}, adapted to {lineage.new.count} new frames beside "
-            f"{lineage.old.count} old ones, which were {100 * lineage.replay_share:g} % of what it "
-            f"learned from frames; recipe {lineage.recipe_sha256[:12]}"
+            f"network {lineage.network[:12]}, adapted to {new} beside {old}; old ones were "
+            f"{100 * lineage.replay_share:g} % of what it learned from frames; recipe "
+            f"{lineage.recipe_sha256[:12]}"
         )
         for one in lineage.ancestors:
             say(
