@@ -6,8 +6,10 @@ source` has written. The next networks learn from the labels of three quarters o
 from the first half of the dusk without labels, and, where they replay, from the frames by day
 without labels, in a share of --replay-share. Both are scored by day on the other frames, which
 CamVid calls val and of which the last network, and it alone, knows the labels; and on the second
-half of the dusk. What is lost by day is therefore said too large rather than too small. What lies
-in --work is not computed again.
+half of the dusk. What is lost by day is therefore said too large rather than too small. With
+--all-labels the next networks learn the labels of all frames by day, as the last one did: then all
+know the labels that they are scored by, and what is lost is rather too small. What lies in --work
+is not computed again; it needs a folder of its own for either.
 """
 
 from __future__ import annotations
@@ -48,11 +50,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, action="append", dest="seeds")
     parser.add_argument("--recipe", default="lite")
     parser.add_argument("--replay-share", type=float, default=SHARE)
+    parser.add_argument(
+        "--all-labels", action="store_true", help="Learn from the labels of all frames by day."
+    )
     parser.add_argument("--set", action="append", default=[], dest="overrides")
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    folders = _folders(given.data, given.work)
+    folders = _folders(given.data, given.work, given.all_labels)
     given.track = "day-to-dusk"
     recipe = load_recipe(given.recipe, overrides_of(given))
     rows = []
@@ -73,6 +78,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "schema": "edgeuda.benchmark.update/1",
         "recipe": recipe.model_dump(mode="json"),
         "replay_share": given.replay_share,
+        "all_labels": given.all_labels,
         "images": {name: _count(folder) for name, folder in folders.items()},
         "results": rows,
         "change": {
@@ -85,7 +91,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _folders(data: Path, work: Path) -> dict[str, Path]:
+def _folders(data: Path, work: Path, all_labels: bool) -> dict[str, Path]:
     """Write labelled folders of frames to learn from and to score on."""
     found = {
         split: sorted((data / f"camvid/images/{split}").glob("*.jpg")) for split in ("train", "val")
@@ -94,8 +100,8 @@ def _folders(data: Path, work: Path) -> dict[str, Path]:
     dusk = [one for one in found["train"] if one.name.startswith(DUSK)]
     half = len(dusk) // 2
     parts = {
-        "source": by_day["train"], "day": by_day["val"], "dusk": dusk[:half],
-        "dusk-held": dusk[half:],
+        "source": by_day["train"] + (by_day["val"] if all_labels else []),
+        "day": by_day["val"], "dusk": dusk[:half], "dusk-held": dusk[half:],
     }  # fmt: skip
     space = SPACES["camvid-11"]
     return {name: write_folder(work / "data" / name, part, space) for name, part in parts.items()}

@@ -102,10 +102,13 @@ def _show(found: Bundle) -> None:
         say = partial(console.print, markup=False, soft_wrap=True)
         say(f"network {(lineage.network or 'unknown')[:12]}")
         if (learned := lineage.learned) is not None:
+            new, old = (
+                f"{one.count} {name} frame{'s' * (one.count != 1)}"
+                for name, one in (("new", learned.new), ("old", learned.old))
+            )
             say(
-                f"  adapted to {learned.new.count} new frames beside {learned.old.count} old ones, "
-                f"which were {100 * learned.replay_share:g} % of what it learned from frames; "
-                f"recipe {learned.recipe_sha256[:12]}"
+                f"  adapted to {new} beside {old}; old ones were {100 * learned.replay_share:g} % "
+                f"of what it learned from frames; recipe {learned.recipe_sha256[:12]}"
             )
         if lineage.driven is not None:
             say(f"  adapted on a vehicle with {printable(str(lineage.driven))}")
