@@ -369,10 +369,11 @@ def test_the_verb(bundles, tmp_path, monkeypatch):
     ran = sha256(bundles["fp32"])
     write_frames(frames, [(0.6 * one).astype(np.uint8) for one in random_frames(64, 64, 128)])
     run = ("run", "--model", into / CURRENT, "--target", frames, "--threads", 1, "--adapt-bn")
-    monkeypatch.setattr(stream, "StreamDemands", lambda: StreamDemands(agreement=1.0))
+    monkeypatch.setattr(stream, "StreamDemands", lambda: StreamDemands(acceptance=1.0))
     done = typed(*run, "--adapt-frames", 32, "--out", tmp_path / "one")
     record = LiveRecord.read(tmp_path / "one" / "run.json").adaptation
     assert record.decision == "refused"
+    assert "forgets" in record.reasons
     assert (record.sample.seen, record.sample.estimating, record.sample.judging) == (64, 16, 16)
     assert record.sample.seconds == 64
     assert "32 frames to adapt to take 0.8 MB at most" in done.output
