@@ -168,7 +168,7 @@ def start(argv, env=None):
 
 
 def wait_for_step(folder, step, process):
-    for _ in range(600):
+    for _ in range(6000):
         lines = read_log(folder)
         if lines and lines[-1]["step"] >= step:
             return
