@@ -79,7 +79,7 @@ def test_verdict_by_hand():
     assert found.worst == (1, 0)
     assert found.regions[3] == pytest.approx((0.5, 0.5, 1, 1))
     assert found.regions[0] == pytest.approx((1, 1, 1, 1))
-    assert found.classes["pole"] == ClassAgreement(2 / 32, 0.0, "road")
+    assert found.classes["pole"] == ClassAgreement(2 / 32, 0.0, "road", 0.0)
     assert found.classes["sky"].iou == 1
     assert found.classes["car"].iou is None
     assert found.confidence == pytest.approx(0.9)
