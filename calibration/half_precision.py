@@ -13,7 +13,7 @@ from calibration.frames import FrameFiles
 from calibration.observe import Observer
 from edgeuda.accuracy.evaluation import agreement
 from edgeuda.errors import DataError, ModelError, ParityError, require
-from edgeuda.files import require_absent, sha256, write_atomic
+from edgeuda.files import require_absent, sha256, write_bytes
 from engines.onnx.confidence import of_confidence
 from engines.onnx.graphs import drop_unread, load_graph, rename, require_valid
 from engines.onnx.index import POOLS, index
@@ -203,5 +203,5 @@ def write_half(
             f"least {least_agreement:.1%}. Nothing was written"
         )
         raise ParityError(msg)
-    write_atomic(out, lambda name: name.write_bytes(half.SerializeToString()))
+    write_bytes(out, half.SerializeToString())
     return found

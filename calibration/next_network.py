@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,6 @@ from edgeuda.files import (
     require_same_plan,
     sha256,
     sha256_of,
-    write_atomic,
     write_json,
     write_npz,
     write_text,
@@ -232,7 +230,7 @@ def update(
             models, out / BUNDLE,
             records=[*sorted((out / "results").glob("next-*.json"))],
             recipe=_existing(out / ADAPTED / RECIPE),
-            licences=_unpacked(last, out / "licences"),
+            licences=last.unpack("licence", out / "licences"),
             private_key=private_key,
             acceptance=both,
             others=[(_list_path(out, name), {}) for name in parts],
@@ -441,19 +439,6 @@ def _lineage(
 
 def _figure(part: Compared) -> Figure | None:
     return None if part.with_labels is None else Figure.of(part.with_labels.change)
-
-
-def _unpacked(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write a bundle's licences into a folder; returns the files."""
-    found = []
-    for member in bundle.of("licence"):
-        found.append(folder / Path(member.name).name)
-        write_atomic(found[-1], partial(_write_bytes, bundle.read(member.name)))
-    return found
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
 
 
 def _existing(path: Path) -> Path | None:

@@ -16,6 +16,7 @@ from calibration.source import load_fp32
 from edgeuda import schemas
 from edgeuda.data.treatment import read_frame
 from edgeuda.errors import require
+from edgeuda.labels import hex_color
 from edgeuda.records.calibration import Acceptance, Assignment, CalibrationRecord, Range
 from engines.report import plots
 from engines.report.findings import Finding
@@ -146,10 +147,8 @@ def _frames(found: Acceptance, model: Path, quantized: Path, judged: Sequence[Pa
         grids=[Grid("Agreement by part of the image, %, top row first", ["", "", "", ""], rows)],
         strips=strips,
         legend=[
-            ("#{:02x}{:02x}{:02x}".format(*color), name)
-            for name, color in zip(
-                spec.label_space.classes, spec.label_space.colors().tolist(), strict=False
-            )
+            (hex_color(color), name)
+            for name, color in zip(spec.label_space.classes, spec.label_space.palette, strict=True)
         ],
         selector=False,
     )

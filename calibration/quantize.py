@@ -22,7 +22,7 @@ from calibration.range_file import ranges_path
 from calibration.source import adapted_model, load_fp32, miou
 from edgeuda.data.treatment import applied_to
 from edgeuda.errors import ConfigError, DataError, require
-from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.files import now_utc, require_absent, sha256, write_bytes
 from edgeuda.records.calibration import (
     Acceptance,
     CalibrationFrame,
@@ -183,7 +183,7 @@ def _write(made: Quantized, record: CalibrationRecord, out: Path) -> None:
     made.model.metadata_props.append(
         onnx.StringStringEntryProto(key=QUANTIZATION_KEY, value=note.to_json())
     )
-    write_atomic(out, lambda name: name.write_bytes(made.model.SerializeToString()))
+    write_bytes(out, made.model.SerializeToString())
 
 
 def _judge(

@@ -18,7 +18,7 @@ from calibration.range_file import RangeOrigin
 from edgeuda.accuracy.evaluation import Confusion, evaluate, miou_of
 from edgeuda.data.images import resize_image, resize_label
 from edgeuda.errors import ModelError, OutputExistsError, require
-from edgeuda.files import sha256, sha256_of, write_atomic
+from edgeuda.files import sha256, sha256_of, write_bytes
 from edgeuda.records.identity import Identity
 from edgeuda.records.names import ProviderName
 from edgeuda.spec import ModelSpec, Preprocessing
@@ -97,7 +97,7 @@ def adapted_model(
     )
     if kept:
         logger.warning("Statistics kept, as these frames hardly vary: %s", ", ".join(kept))
-    write_atomic(path, lambda name: name.write_bytes(adapted.SerializeToString()))
+    write_bytes(path, adapted.SerializeToString())
     return path, adapted
 
 

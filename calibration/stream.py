@@ -35,8 +35,6 @@ from edgeuda.data.frames import frame_folder
 from edgeuda.data.images import (
     Image,
     LabelMap,
-    decode_image,
-    decode_label,
     resize_image,
     write_image,
     write_label,
@@ -44,7 +42,7 @@ from edgeuda.data.images import (
 from edgeuda.data.treatment import say_treated
 from edgeuda.decision import StreamDemands, enough_seen, judge_stream
 from edgeuda.errors import BundleError, EdgeudaError, ModelError, require
-from edgeuda.files import sha256, sha256_of, write_atomic
+from edgeuda.files import sha256, sha256_of, write_bytes
 from edgeuda.records.bundle import FOLDERS, Driven, Lineage, Member
 from edgeuda.records.calibration import CalibrationRecord, Limits, record_path
 from edgeuda.records.names import DeviceName, RuleName
@@ -57,9 +55,9 @@ from edgeuda.records.stream_adaptation import (
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.bundle import SUFFIX, Bundle, open_bundle
 from engines.bundle_model import CURRENT, choose_member
-from engines.installation import current_in, folder_of, install, left_for, refuse
+from engines.installation import accepted_frames, current_in, folder_of, install, left_for, refuse
 from engines.live.sample import Sample
-from engines.onnx.graphs import metadata_of
+from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.metadata import identity_in, made_from, norms_of, precision_of, spec_of
 from engines.packing import pack
 from engines.reference import reference_in
@@ -261,14 +259,14 @@ def _adapted(
     if kept:
         logger.warning("Statistics kept, as these frames hardly vary: %s", ", ".join(kept))
     model = folder / Path(base.fp32.name).name
-    write_atomic(model, lambda name: name.write_bytes(adapted.SerializeToString()))
+    write_bytes(model, adapted.SerializeToString())
     models = [model]
     pair = None
     running, candidate = Observer(base.running_graph, threads), Observer(adapted, threads)
     if base.record is not None:
         _int8(base, base.record, model, sample, folder, threads, report)
         models.append(folder / Path(base.running.name).name)
-        rounded = Observer(_load(models[-1]), threads)
+        rounded = Observer(load_graph(models[-1], "quantize"), threads)
         pair = (
             _alike(Observer(base.graph, threads), running, sample.judging),
             _alike(candidate, rounded, sample.judging),
@@ -383,19 +381,8 @@ def _origin(base: Base, frames: Sequence[Image], prior: float) -> str:
 
 
 def _graph(bundle: Bundle, member: Member) -> onnx.ModelProto:
-    onnx = require("onnx", "quantize")
-    try:
-        return onnx.load_from_string(bundle.read(member.name))  # type: ignore[no-any-return]
-    except BundleError:
-        raise
-    except Exception as err:  # of protobuf
-        msg = f"{bundle.path}: {member.name} is no ONNX model ({err})"
-        raise ModelError(msg) from err
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    onnx = require("onnx", "quantize")
-    return onnx.load(str(path))  # type: ignore[no-any-return]
+    origin = Path(f"{bundle.path}: {member.name}")
+    return load_graph(origin, "quantize", content=bundle.read(member.name))
 
 
 def _made_from(bundle: Bundle, running: Member, checksum: str | None) -> Member:
@@ -445,18 +432,8 @@ def _acceptance(bundle: Bundle, running: Member) -> tuple[dict[str, Image], dict
             "bundle --acceptance FOOTAGE"
         )
         raise BundleError(msg)
-    frames: dict[str, Image] = {}
-    expected: dict[str, LabelMap] = {}
-    for member in members:
-        name = str(member.about.get("frame"))
-        frame = bundle.read(f"{FOLDERS['acceptance']}/{name}")
-        frames[name] = decode_image(np.frombuffer(frame, np.uint8))
-        labels = decode_label(Path(member.name), np.frombuffer(bundle.read(member.name), np.uint8))
-        if labels is None or labels.shape != frames[name].shape[:2]:
-            msg = f"{bundle.path}: {member.name} is no label map of {name}"
-            raise BundleError(msg)
-        expected[name] = np.asarray(labels, np.uint8)
-    return frames, expected
+    found = list(accepted_frames(bundle, members))
+    return {name: image for name, image, _ in found}, {name: said for name, _, said in found}
 
 
 def _int8(
@@ -531,9 +508,9 @@ def _packed(
     """Write the candidate's bundle: what the one before held, and where it comes from."""
     before = base.bundle.manifest.lineage
     driven = None if before is None else before.driven
-    about, network = sample.about, [_network(base.graph), _network(_load(models[0]))]
+    about, made = sample.about, load_graph(models[0], "quantize")
     lineage = Lineage(
-        ran, network[1], base.bundle.manifest.descent(ran, network[0]),
+        ran, _network(made), base.bundle.manifest.descent(ran, _network(base.graph)),
         driven=Driven(
             ran if driven is None else driven.origin,
             1 if driven is None else driven.generation + 1, len(sample.estimating), about.began,
@@ -546,16 +523,10 @@ def _packed(
         path = beside / f"{ORIGIN}-{name}"
         write_label(path, labels)
         others.append((path, {ORIGIN: True, "frame": name}))
-    carried: dict[str, list[Path]] = {"licence": [], "recipe": []}
-    for role, paths in carried.items():
-        for member in base.bundle.of(role):  # type: ignore[arg-type]
-            paths.append(beside / role / Path(member.name).name)
-            content = base.bundle.read(member.name)
-            write_atomic(paths[-1], lambda name, content=content: name.write_bytes(content))  # type: ignore[misc]
     out = folder / f"adapted-{ran[:12]}{SUFFIX}"
     pack(
-        models, out, licences=carried["licence"],
-        recipe=carried["recipe"][0] if carried["recipe"] else None,
+        models, out, licences=base.bundle.unpack("licence", beside / "licence"),
+        recipe=next(iter(base.bundle.unpack("recipe", beside / "recipe")), None),
         acceptance=base.frames, others=others, lineage=lineage,
     )  # fmt: skip
     return out

@@ -19,7 +19,7 @@ import numpy as np
 from calibration.range_file import RangeOrigin
 from edgeuda import schemas
 from edgeuda.errors import DataError
-from edgeuda.files import read_json, require_absent, sha256, write_atomic, write_json
+from edgeuda.files import read_json, require_absent, sha256, write_bytes, write_json
 from edgeuda.records.calibration import Range
 
 SCHEMA = schemas.TENSORRT_CACHE
@@ -122,7 +122,7 @@ def identity_path(cache: Path) -> Path:
 
 def write_cache(path: Path, content: bytes, origin: RangeOrigin) -> None:
     """Write a cache, and beside it what it was made from."""
-    write_atomic(path, lambda name: name.write_bytes(content))
+    write_bytes(path, content)
     write_json(
         identity_path(path),
         {"schema": SCHEMA, "cache_sha256": sha256(path), "origin": asdict(origin)},

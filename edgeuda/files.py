@@ -214,6 +214,11 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda name: name.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
+    write_atomic(path, lambda name: name.write_bytes(content))
+
+
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays by name atomically, compressed, as ``numpy.load`` reads them."""
     import numpy as np  # the command line imports this module, and starts without NumPy

@@ -121,6 +121,18 @@ def weights(shares: Floats) -> npt.NDArray[np.float64]:
     return np.asarray(np.minimum(wanted, MAX_WEIGHT), np.float64)
 
 
+def unlike(layouts: npt.NDArray[Any], layout: npt.NDArray[Any], cells: int) -> Floats:
+    """Return how far layouts are from one: Hellinger's distance, over the cells, 0 to 1.
+
+    Args:
+        layouts: ``[N, D]`` square roots of the shares of the classes in the cells.
+        layout: ``[D]`` likewise.
+        cells: How many there are.
+    """
+    apart = np.linalg.norm(layouts.astype(np.float32) - layout.astype(np.float32), axis=1)
+    return np.asarray(np.minimum(apart / np.sqrt(2 * cells), 1), np.float32)
+
+
 def spread_out(
     scores: npt.NDArray[np.float64],
     layouts: npt.NDArray[np.float16],
@@ -148,12 +160,9 @@ def spread_out(
         best = int(worth.argmax())
         taken.append((best, float(nearest[best])))
         free[best] = False
-        unlike = np.linalg.norm(
-            layouts.astype(np.float32) - layouts[best].astype(np.float32), axis=1
-        )
-        unlike /= np.sqrt(2 * GRID[0] * GRID[1])
+        different = unlike(layouts, layouts[best], GRID[0] * GRID[1])
         later = np.where(drive == drive[best], np.abs(place - best) / apart, 1)
-        nearest = np.minimum(nearest, np.minimum(later, 1) * np.minimum(unlike, 1))
+        nearest = np.minimum(nearest, np.minimum(later, 1) * different)
     return taken
 
 

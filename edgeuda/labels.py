@@ -119,6 +119,11 @@ class LabelSpace:
         return table
 
 
+def hex_color(color: Color) -> str:
+    """Return a colour as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def _color(values: Any) -> Color:
     red, green, blue = (int(value) for value in values)
     if not all(0 <= value <= 255 for value in (red, green, blue)):

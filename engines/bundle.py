@@ -22,7 +22,7 @@ from typing import Any
 
 from edgeuda import __version__
 from edgeuda.errors import BundleError, DataError, require
-from edgeuda.files import now_utc, require_absent, sha256, write_atomic
+from edgeuda.files import now_utc, require_absent, sha256, write_atomic, write_bytes
 from edgeuda.records.bundle import FOLDERS, Lineage, Manifest, Member
 from edgeuda.records.names import MemberRole
 
@@ -79,6 +79,18 @@ class Bundle:
         with _archive(self.path) as archive:
             _copy(self.path, archive, self.members[name], content)
         return content.getvalue()
+
+    def unpack(self, role: MemberRole, folder: Path) -> list[Path]:
+        """Write the members of a role into a folder, by their last names; returns the files.
+
+        Raises:
+            BundleError: If a member is not what the manifest says.
+        """
+        found = []
+        for member in self.of(role):
+            found.append(folder / Path(member.name).name)
+            write_bytes(found[-1], self.read(member.name))
+        return found
 
     def extract(self, folder: Path) -> list[Path]:
         """Write all members below a folder that does not exist; returns the files.

@@ -14,14 +14,14 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgeuda.data.images import decode_image, decode_label
+from edgeuda.data.images import Image, LabelMap, decode_image, decode_label
 from edgeuda.errors import (
     BundleError,
     DataError,
@@ -31,6 +31,7 @@ from edgeuda.errors import (
     OutputExistsError,
 )
 from edgeuda.files import alone, is_temporary, now_utc, sha256, write_atomic, write_text
+from edgeuda.records.bundle import FOLDERS, Member
 from edgeuda.records.installation import Acceptance, Action, Event, Installation, Watched
 from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import samples_needed
@@ -197,10 +198,8 @@ def refuse(into: Path, bundle: Path, reason: str) -> Event:
         BundleError: If the bundle is damaged.
         OutputExistsError: If another process installs there.
     """
-    lineage = open_bundle(bundle).manifest.lineage
     event = Event(now_utc(), "refused", bundle.name, _checksum(bundle), reason)
-    if lineage is not None:
-        event = replace(event, parent=lineage.parent, driven=lineage.driven)
+    event = _descended(event, open_bundle(bundle))
     with _patiently(into):
         return _note(into, event)
 
@@ -400,10 +399,15 @@ def _checked(
             f"frames), and the budget is {demands.budget_ms:g} ms"
         )
         raise BundleError(msg)
+    return _descended(replace(event, acceptance=acceptance, milliseconds=milliseconds), bundle)
+
+
+def _descended(event: Event, bundle: Bundle) -> Event:
+    """Return an event that says where its network comes from, if the bundle does."""
     lineage = bundle.manifest.lineage
-    if lineage is not None:
-        event = replace(event, parent=lineage.parent, driven=lineage.driven)
-    return replace(event, acceptance=acceptance, milliseconds=milliseconds)
+    if lineage is None:
+        return event
+    return replace(event, parent=lineage.parent, driven=lineage.driven)
 
 
 def _say_parent(event: Event, current: str | None) -> None:
@@ -431,16 +435,8 @@ def _accepted(
         member.about.get(key) == here[key] for member in expected for key in ROUNDING
     )
     least = 1.0
-    for member in expected:
-        frame = f"acceptance/{member.about.get('frame')}"
-        image = decode_image(np.frombuffer(bundle.read(frame), np.uint8))
-        content = np.frombuffer(bundle.read(member.name), np.uint8)
-        wanted = decode_label(Path(member.name), content)
-        found = runner(image[None])[0]
-        if wanted is None or wanted.shape != found.shape:
-            msg = f"{bundle.path}: {member.name} is no label map of {frame}"
-            raise BundleError(msg)
-        least = min(least, float((found == wanted).mean()))
+    for _, image, wanted in accepted_frames(bundle, expected):
+        least = min(least, float((runner(image[None])[0] == wanted).mean()))
     if least < (1.0 if exact else demands.agreement):
         wanted_share = "all" if exact else f"{100 * demands.agreement:g} %"
         msg = (
@@ -449,6 +445,30 @@ def _accepted(
         )
         raise BundleError(msg)
     return Acceptance(len(expected), least, exact)
+
+
+def accepted_frames(
+    bundle: Bundle, expected: Iterable[Member]
+) -> Iterator[tuple[str, Image, LabelMap]]:
+    """Yield acceptance frames by name, ``[H, W, 3]`` uint8 RGB, and what each was called.
+
+    Args:
+        bundle: That holds them.
+        expected: Its label maps, ``[H, W]`` uint8 class ids each.
+
+    Raises:
+        BundleError: If one is no label map of its frame.
+    """
+    for member in expected:
+        name = str(member.about.get("frame"))
+        frame = f"{FOLDERS['acceptance']}/{name}"
+        image = decode_image(np.frombuffer(bundle.read(frame), np.uint8))
+        content = np.frombuffer(bundle.read(member.name), np.uint8)
+        wanted = decode_label(Path(member.name), content)
+        if wanted is None or wanted.shape != image.shape[:2]:
+            msg = f"{bundle.path}: {member.name} is no label map of {frame}"
+            raise BundleError(msg)
+        yield name, image, np.asarray(wanted, np.uint8)
 
 
 def _timed(runner: Runner) -> dict[str, float]:

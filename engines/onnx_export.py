@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeuda.data.images import Image, resize_image, resize_label
 from edgeuda.errors import DataError, ModelError, ParityError, require
-from edgeuda.files import sha256, write_atomic
+from edgeuda.files import sha256, write_bytes
 from edgeuda.models.checkpoint import load_model, require_finite
 from edgeuda.models.fused import fused
 from edgeuda.models.network import Network
@@ -144,7 +144,7 @@ def export_onnx(
     if norms := _folded_norms(run, spec.preprocessing):
         properties[BATCH_NORM_KEY] = norms_to_json(norms)
     onnx.helper.set_model_props(proto, properties)
-    write_atomic(out, lambda name: name.write_bytes(proto.SerializeToString()))
+    write_bytes(out, proto.SerializeToString())
     return record
 
 

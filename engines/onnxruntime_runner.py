@@ -26,12 +26,12 @@ from engines.onnx.metadata import (
 )
 from engines.onnx.placement import placed_session
 from engines.onnx.session import open_session
-from engines.runner import ImageBatch, Labels, Signals, check_images, not_asked
+from engines.runner import ImageBatch, InPlaceRunner, check_images
 
 logger = logging.getLogger(__name__)
 
 
-class OnnxRunner:
+class OnnxRunner(InPlaceRunner):
     """A `Runner` on one of ONNX Runtime's providers.
 
     On a GPU the model is run once when it is opened, to see on which provider its nodes are.
@@ -107,21 +107,6 @@ class OnnxRunner:
             self.fallbacks.append(f"not all nodes run on {wanted}: {shares}")
             logger.warning("%s: %s", path, self.fallbacks[-1])
         return session
-
-    def buffer(self, _batch: int = 1) -> None:
-        """See `Runner`: ONNX Runtime reads images where they lie."""
-
-    def __call__(self, images: ImageBatch) -> Labels:
-        """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
-        (labels,) = self._run(images, ())
-        return np.asarray(labels, np.uint8)
-
-    def signals(self, images: ImageBatch) -> Signals:
-        """See `Runner`."""
-        if not self._beside:
-            raise not_asked()
-        labels, confidence, *features = self._run(images, self._beside)
-        return Signals(labels, confidence, features[0] if features else None)
 
     def _run(self, images: ImageBatch, beside: tuple[str, ...]) -> list[Any]:
         """Return labels, and the outputs that are asked for beside them."""

@@ -21,10 +21,10 @@ from engines.onnx.metadata import (
     spec_of,
 )
 from engines.onnx.session import usable_cores
-from engines.runner import ImageBatch, Labels, Signals, check_images, not_asked
+from engines.runner import ImageBatch, InPlaceRunner, check_images
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(InPlaceRunner):
     """A `Runner` on OpenVINO's CPU plugin, compiled for the lowest latency of one request.
 
     OpenVINO would compute FP32 graphs in bfloat16 where the processor has it; here they stay FP32,
@@ -102,21 +102,6 @@ class OpenVinoRunner:
                 "streams": str(compiled.get_property("NUM_STREAMS")),
             }
         return self._requests[batch]
-
-    def buffer(self, _batch: int = 1) -> None:
-        """See `Runner`: OpenVINO reads images where they lie."""
-
-    def __call__(self, images: ImageBatch) -> Labels:
-        """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
-        (labels,) = self._run(images, ())
-        return np.asarray(labels, np.uint8)
-
-    def signals(self, images: ImageBatch) -> Signals:
-        """See `Runner`."""
-        if not self._beside:
-            raise not_asked()
-        labels, confidence, *features = self._run(images, self._beside)
-        return Signals(labels, confidence, features[0] if features else None)
 
     def _run(self, images: ImageBatch, beside: tuple[str, ...]) -> list[Any]:
         """Return labels, and copies of the outputs that are asked for beside them."""

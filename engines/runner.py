@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -192,6 +193,33 @@ def _through(
         stages["resize"] = (before - start) / 1e6
         stages.update({name: ns / 1e6 for name, ns in parts.items()})
     return fed[0], found, label
+
+
+class InPlaceRunner(ABC):
+    """What runners have in common whose runtime reads images where they lie."""
+
+    _beside: tuple[str, ...]
+    """Outputs beside the labels, if the model was opened for them."""
+
+    def buffer(self, _batch: int = 1) -> ImageBatch | None:
+        """See `Runner`: any array is as good."""
+        return None
+
+    def __call__(self, images: ImageBatch) -> Labels:
+        """Segment ``[N, H, W, 3]`` uint8 RGB images; returns ``[N, H, W]`` uint8 class ids."""
+        (labels,) = self._run(images, ())
+        return np.asarray(labels, np.uint8)
+
+    def signals(self, images: ImageBatch) -> Signals:
+        """See `Runner`."""
+        if not self._beside:
+            raise not_asked()
+        labels, confidence, *features = self._run(images, self._beside)
+        return Signals(labels, confidence, features[0] if features else None)
+
+    @abstractmethod
+    def _run(self, images: ImageBatch, beside: tuple[str, ...]) -> list[Any]:
+        """Return labels, and the outputs that are asked for beside them."""
 
 
 def not_asked() -> ModelError:

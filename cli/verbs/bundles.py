@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, say, wrote
 from edgeuda.errors import printable
 
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ def _show(found: Bundle) -> None:
         f"by EdgeUDA {found.manifest.edgeuda}"
     )
     if (lineage := found.manifest.lineage) is not None:
-        say = partial(console.print, markup=False, soft_wrap=True)
         say(f"network {(lineage.network or 'unknown')[:12]}")
         if (learned := lineage.learned) is not None:
             new, old = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,9 @@ from cli.verbs.adapt import adapt
 from cli.verbs.calibrate import calibrate
 from cli.verbs.evaluate import evaluate
 from cli.verbs.report import report
-from cli.verbs.shared import console
+from cli.verbs.shared import allowed, chapter, once
 from cli.verbs.tradeoff import tradeoff
 from cli.verbs.train import train
-from edgeuda.errors import ParityError
 from edgeuda.files import require_absent, write_json
 
 SIZE = (256, 512)
@@ -70,24 +68,26 @@ def demo(
     def render(folder: Path, domain: str, count: int, start: int) -> None:
         write_dataset(folder, domain, count, start, *SIZE, SPACES["camvid-11"], workers=cores)
 
-    _say("Rendering the simulator's labelled images, and labelled ones of the camera to score on")
+    chapter(
+        "Rendering the simulator's labelled images, and labelled ones of the camera to score on"
+    )
     render(source, "simulator", images, first)
     render(test, "camera", max(16, images // 4), first + 200_000)
 
     runs, adapted = out / "source", out / "adapted"
-    _say("Training on the simulator")
+    chapter("Training on the simulator")
     train([source], runs, recipe, overrides, seed=seed, resume=resume)
     page = out / "first-look" / "report.html"
     if not page.with_suffix(".csv").exists():  # what is written last
         _look(runs, test, page.parent)
         report([page.parent], page, "Demo: the simulator's network on the camera")
-    _say(f"A first page, of what is to be mended: {page.resolve().as_uri()}")
-    _say("Rendering the camera's frames")
+    chapter(f"A first page, of what is to be mended: {page.resolve().as_uri()}")
+    chapter("Rendering the camera's frames")
     render(target, "camera", images, first + 100_000)
-    _say("Adapting to the camera, without its labels")
+    chapter("Adapting to the camera, without its labels")
     adapt(runs, [source], target, adapted, recipe, overrides, seed=seed, resume=resume)
 
-    _say("Exporting, calibrating INT8 on target frames, scoring and timing, variants in turns")
+    chapter("Exporting, calibrating INT8 on target frames, scoring and timing, variants in turns")
     names = ["source-only", "stage 2"]
     tradeoff(
         [runs, adapted], target, out / "tradeoff", test, name=names, samples=samples,
@@ -95,8 +95,8 @@ def demo(
     )  # fmt: skip
     fp32 = next((out / "tradeoff" / "models").glob("stage-2-*-fp32.onnx"))
     tensorrt = out / "stage-2-INT8-for-TensorRT.onnx"
-    _once(tensorrt, lambda path: _int8(fp32, target, path))
-    _say("Scoring the stages between")
+    once(tensorrt, lambda path: _int8(fp32, target, path))
+    chapter("Scoring the stages between")
     results = out / "results"
     scored = {
         "AdaBN": adapted / "adabn", "stage 1": adapted / "stage1",
@@ -104,13 +104,13 @@ def demo(
     }  # fmt: skip
     for name, model in scored.items():
         if model.exists():
-            _once(results / f"{name.replace(' ', '-')}.json", partial(_score, model, test, name))
+            once(results / f"{name.replace(' ', '-')}.json", partial(_score, model, test, name))
     html = out / "report.html"
     report(
         [out / "tradeoff", results, adapted / "adaptation.json", *out.glob("*.calibration.json")],
         html, "Demo: rendered simulator to rendered camera",
     )  # fmt: skip
-    _say(f"Open {html.resolve().as_uri()}")
+    chapter(f"Open {html.resolve().as_uri()}")
 
 
 def _look(model: Path, data: Path, out: Path) -> None:
@@ -136,23 +136,10 @@ def _look(model: Path, data: Path, out: Path) -> None:
     write_json(out / f"{name}.json", scored.to_record())
 
 
-def _once(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file unless an earlier, interrupted demo has made it: files appear whole."""
-    if not path.exists():
-        make(path)
-
-
 def _int8(model: Path, target: Path, out: Path) -> None:
     ranges = model.with_name(f"{model.stem}.ranges.npz")  # the sweep's: of the same frames
-    try:
-        calibrate(model, target, out, "tensorrt", ranges=ranges)
-    except ParityError as refused:  # the model is there, and the report says it too
-        console.print(f"[yellow]{refused}[/]", soft_wrap=True)
+    allowed(lambda: calibrate(model, target, out, "tensorrt", ranges=ranges))
 
 
 def _score(model: Path, data: Path, name: str, out: Path) -> None:
     evaluate(model, data, out, name)
-
-
-def _say(text: str) -> None:
-    console.rule(text, align="left")

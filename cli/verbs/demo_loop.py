@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 from cli.verbs.adapt import adapt
@@ -15,10 +14,10 @@ from cli.verbs.export import export
 from cli.verbs.install import install, installed
 from cli.verbs.report import report
 from cli.verbs.run import run
-from cli.verbs.shared import console
+from cli.verbs.shared import allowed, chapter, once
 from cli.verbs.train import train
 from cli.verbs.update import update
-from edgeuda.errors import ConfigError, ParityError
+from edgeuda.errors import ConfigError
 from edgeuda.files import require_absent
 
 SIZE = (128, 256)
@@ -65,41 +64,41 @@ def loop(
     source, day, day_labels = (data / name for name in ("source", "day", "day-labelled"))
     evening_labels, evening = data / "evening-labelled", data / "evening"
 
-    _say("Rendering the simulator's labelled images, and the camera's frames by day")
+    chapter("Rendering the simulator's labelled images, and the camera's frames by day")
     for number, (folder, domain, count) in enumerate((
         (source, "simulator", images), (day, "camera", images), (day_labels, "camera", labelled),
         (data / "lit-labelled", "camera", labelled), (data / "lit", "camera", frames),
     )):  # fmt: skip
         start = first + 100_000 * number
         write_dataset(folder, domain, count, start, *SIZE, SPACES["camvid-11"], workers=cores)
-    _say("Evening falls: the drive, and labelled images to score on")
+    chapter("Evening falls: the drive, and labelled images to score on")
     write_evening(data / "lit-labelled", evening_labels, [1.0] * labelled)
     write_evening(data / "lit", evening, falling(frames))
     drive = data / "drive.mkv"
-    _once(drive, lambda path: write_drive(sorted((evening / "images").iterdir()), path, RATE))
+    once(drive, lambda path: write_drive(sorted((evening / "images").iterdir()), path, RATE))
 
-    _say("Training on the simulator, adapting to the camera by day")
+    chapter("Training on the simulator, adapting to the camera by day")
     train([source], out / "source", recipe, settings, seed=seed, resume=resume)
     last = out / "last"
     adapt(out / "source", [source], day, last / "run", recipe, settings, seed=seed, resume=resume)
     model, int8, packed = last / "net.onnx", last / "net-int8.onnx", last / "last.edgeuda"
-    _say("The bundle of the last network, with what is normal by day")
-    _once(model, lambda path: export(last / "run", day, path, "scores", confidence=True))
+    chapter("The bundle of the last network, with what is normal by day")
+    once(model, lambda path: export(last / "run", day, path, "scores", confidence=True))
     if not packed.exists():  # a calibration that was stopped has no reference yet
         int8.unlink(missing_ok=True)
-        _allowed(lambda: calibrate(model, day, int8, "ort-x86", reference_frames=images))
+        allowed(lambda: calibrate(model, day, int8, "ort-x86", reference_frames=images))
         bundle([model, int8], packed, acceptance=day)
     vehicle = out / "vehicle"
     current = vehicle / "current.edgeuda"
     if not current.exists():
         install(packed, vehicle, threads=1)
 
-    _say("The drive into the evening: the watch gives an alarm, frames are kept")
+    chapter("The drive into the evening: the watch gives an alarm, frames are kept")
     _driven(current, drive, out / "drive", out / "kept")
 
-    _say("The next network: adapted to what was kept, beside the day")
+    chapter("The next network: adapted to what was kept, beside the day")
     going = (out / "next" / ".plan.json").exists()
-    accepted = _allowed(
+    accepted = allowed(
         lambda: update(
             packed, last / "run", [source], day, out / "kept", out / "next",
             old_labels=day_labels, new_labels=evening_labels, seed=seed, frames=images,
@@ -110,15 +109,15 @@ def loop(
     if accepted:
         following = out / "next" / "next.edgeuda"
         if not (vehicle / "previous.edgeuda").exists():
-            _say("The vehicle takes it")
+            chapter("The vehicle takes it")
             install(following, vehicle, threads=1)
-        _say("The same drive again")
+        chapter("The same drive again")
         _driven(current, drive, out / "drive-again", None)
         pages.append(out / "drive-again")
     installed(vehicle)
     html = out / "report.html"
     report(pages, html, "Demo: a drive into the evening, and the next network")
-    _say(f"Open {html.resolve().as_uri()}")
+    chapter(f"Open {html.resolve().as_uri()}")
 
 
 def _driven(model: Path, drive: Path, out: Path, keep: Path | None) -> None:
@@ -132,23 +131,3 @@ def _driven(model: Path, drive: Path, out: Path, keep: Path | None) -> None:
     run(model, out, str(drive), threads=1, watch=True, keep=keep, keep_frames=KEPT)
     for one, handler in handlers.items():  # a drive ends in order; the rest of this can be stopped
         signal.signal(one, handler)
-
-
-def _once(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file unless it is there: files appear whole."""
-    if not path.exists():
-        make(path)
-
-
-def _allowed(make: Callable[[], object]) -> bool:
-    """Do what may be refused by its verdict, which the report shows; returns whether it was not."""
-    try:
-        make()
-    except ParityError as refused:
-        console.print(f"[yellow]{refused}[/]", soft_wrap=True)
-        return False
-    return True
-
-
-def _say(text: str) -> None:
-    console.rule(text, align="left")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console
+from cli.verbs.shared import console, say
 from edgeuda.errors import DataError
 
 Into = Annotated[Path, typer.Option(help="Folder of the vehicle in which networks are kept.")]
@@ -51,15 +51,15 @@ def install(
     assert taken is not None
     if told.agreement is not None:
         must = "all have to be" if told.exact else f"{min_agreement:g} % have to be"
-        _say(
+        say(
             f"{told.frames} acceptance frames: at least {100 * told.agreement:.3f} % of the pixels "
             f"of each are as expected; {must}"
         )
     budget = "no budget was given" if budget_ms is None else f"the budget is {budget_ms:g} ms"
-    _say(f"median {taken['50']:.1f} ms, 95th percentile {taken['95']:.1f} ms; {budget}")
-    _say(f"current: {bundle.name} ({done.sha256[:12]})")
+    say(f"median {taken['50']:.1f} ms, 95th percentile {taken['95']:.1f} ms; {budget}")
+    say(f"current: {bundle.name} ({done.sha256[:12]})")
     model = options.typed(into / CURRENT)
-    _say(f"next: edgeuda run --model {model} --target 0 --out DRIVE")
+    say(f"next: edgeuda run --model {model} --target 0 --out DRIVE")
 
 
 def fallback(
@@ -70,7 +70,7 @@ def fallback(
     from engines.installation import fall_back
 
     done = fall_back(into, reason)
-    _say(f"current: {done.bundle} ({done.sha256[:12]})")
+    say(f"current: {done.bundle} ({done.sha256[:12]})")
 
 
 def installed(
@@ -94,9 +94,9 @@ def installed(
             for one in state.history
             if one.driven and one.sha256 == checksum
         ]
-        _say(f"{link.stem}: {', '.join([checksum[:12], *come[-1:]])}")
+        say(f"{link.stem}: {', '.join([checksum[:12], *come[-1:]])}")
     for one in state.watched:
-        _say(
+        say(
             f"{one.sha256[:12]}: {one.alarms} alarms in {one.hours:.2f} h of {one.drives} drives, "
             f"{one.per_hour:g} false ones in an hour accepted"
         )
@@ -108,7 +108,3 @@ def installed(
         )  # fmt: skip
     if state.history:
         console.print(table)
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, refuse_together, wrote
+from cli.verbs.shared import console, refuse_together, say, wrote
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputError, without_passwords
 from edgeuda.files import require_absent, sha256
 
@@ -213,7 +213,6 @@ def run(
         from calibration.stream import require_adaptable
 
         require_adaptable(model, device)
-    say = partial(console.print, markup=False, soft_wrap=True)
     with (
         attempt(model) as ran,
         model_file(model, device, member, public_key) as file,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from edgeuda.errors import ConfigError, DeviceError, printable, require
+from edgeuda.errors import ConfigError, DeviceError, ParityError, printable, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +25,35 @@ console = Console(highlight=False)
 def wrote(*paths: Path, then: str | None = None) -> None:
     """Say what was written, and the command that usually comes next."""
     for path in paths:
-        console.print(f"wrote {printable(str(path))}", soft_wrap=True, markup=False)
+        say(f"wrote {printable(str(path))}")
     if then:
-        console.print(f"next: {printable(then)}", soft_wrap=True, markup=False)
+        say(f"next: {printable(then)}")
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, soft_wrap=True, markup=False)
+
+
+def chapter(text: str) -> None:
+    """Print a line across the screen: what begins now."""
+    console.rule(text, align="left")
+
+
+def once(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file unless it is there: of what was interrupted, files appear whole."""
+    if not path.exists():
+        make(path)
+
+
+def allowed(make: Callable[[], object]) -> bool:
+    """Do what may be refused by its verdict, which the report shows; returns whether it was not."""
+    try:
+        make()
+    except ParityError as refused:
+        console.print(f"[yellow]{refused}[/]", soft_wrap=True)
+        return False
+    return True
 
 
 def require_inputs(models: Iterable[Path] = (), data: Iterable[Path | None] = ()) -> None:

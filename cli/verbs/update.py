@@ -13,6 +13,7 @@ from cli.verbs.shared import (
     console,
     require_inputs,
     resolved_recipe,
+    say,
     space_or_none,
     wrote,
 )
@@ -138,13 +139,13 @@ def update(
             new_labels=new_labels, stored=space_or_none(label_space),
             ignore_unmapped=ignore_unmapped, replay_share=replay_share,
             most_forgotten=most_forgotten / 100, pack_anyway=pack_anyway, frames=frames,
-            resume=resume, private_key=sign, public_key=public_key, threads=threads, say=_say,
+            resume=resume, private_key=sign, public_key=public_key, threads=threads, say=say,
             report=report,
         )  # fmt: skip
     finally:
         bar.stop()
     headline, why = said_of_update(record)
-    _say(f"{headline} {why}")
+    say(f"{headline} {why}")
     page = options.joined(f"edgeuda report {options.typed(out)}", options.given(out=f"{out}.html"))
     if record.bundle is None:
         wrote(out / record.FILE, then=page)
@@ -152,8 +153,4 @@ def update(
         raise ParityError(msg)
     packed = out / record.bundle.file
     wrote(out / record.FILE, packed, then=page)
-    _say(f"next: edgeuda install {options.typed(packed)} --into FOLDER")
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    say(f"next: edgeuda install {options.typed(packed)} --into FOLDER")

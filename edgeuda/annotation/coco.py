@@ -6,7 +6,6 @@ Source: https://cocodataset.org/#format-data. Run lengths and polygons are `pyco
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -38,9 +37,7 @@ def write(out: Path, space: LabelSpace, frames: Iterable[Labelled]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, frame in enumerate(frames, 1):
-        path = out / "images" / frame.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(frame.image, path)
+        frame.copy_into(out / "images")
         height, width = frame.label.shape
         images.append({"id": number, "file_name": frame.name, "height": height, "width": width})
         for index in range(len(space)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -32,7 +31,7 @@ from edgeuda.data.label_files import read_palette_index
 from edgeuda.data.lists import text_lines
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import write_atomic, write_text
-from edgeuda.labels import Color, LabelSpace
+from edgeuda.labels import Color, LabelSpace, hex_color
 
 logger = logging.getLogger(__name__)
 
@@ -72,16 +71,14 @@ def write(out: Path, space: LabelSpace, frames: Iterable[Labelled]) -> None:
     write_text(out / LABELMAP, "\n".join(lines) + "\n")
     names = []
     for frame in frames:
-        path = out / "JPEGImages" / frame.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(frame.image, path)
+        frame.copy_into(out / "JPEGImages")
         names.append(Path(frame.name).with_suffix("").as_posix())
         write_image(out / CLASSES / f"{names[-1]}.png", table[frame.label])
         write_image(out / OBJECTS / f"{names[-1]}.png", instances[frame.label])
     listed = out / "ImageSets" / "Segmentation" / "default.txt"
     write_text(listed, "".join(f"{name}\n" for name in names))
     constructor = [
-        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour), "attributes": []}
+        {"name": name, "color": hex_color(colour), "attributes": []}
         for name, colour in zip(space.classes, colours, strict=True)
     ]
     write_text(out / "labels.json", json.dumps(constructor, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,12 @@ class Labelled:
     image: Path
     label: LabelMap
     score: float | None
+
+    def copy_into(self, folder: Path) -> None:
+        """Copy the frame's file below a folder, under its name."""
+        path = folder / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.image, path)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,7 +24,7 @@ from edgeuda.annotation.drawn import Annotations, Drawn, Labelled, Mask, damaged
 from edgeuda.data.images import IMAGE_SUFFIXES
 from edgeuda.errors import DataError
 from edgeuda.files import write_text
-from edgeuda.labels import LabelSpace
+from edgeuda.labels import LabelSpace, hex_color
 
 TAG, IMAGE = "label", "image"
 """Names of the controls in the labelling interface."""
@@ -49,7 +48,7 @@ def write(
         prefix: What stands before the names of images in their addresses, see `LOCAL`.
     """
     lines = [
-        f"    <Label value={quoteattr(name)} background={quoteattr(_hex(colour))}/>"
+        f"    <Label value={quoteattr(name)} background={quoteattr(hex_color(colour))}/>"
         for name, colour in zip(space.classes, space.palette, strict=True)
     ]
     text = "\n".join(
@@ -65,9 +64,7 @@ def write(
     write_text(out / "labels.xml", text + "\n")
     tasks = []
     for frame in frames:
-        path = out / "images" / frame.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(frame.image, path)
+        frame.copy_into(out / "images")
         prediction: dict[str, Any] = {
             "model_version": model_version,
             "result": list(_results(frame, space)),
@@ -89,10 +86,6 @@ def _results(frame: Labelled, space: LabelSpace) -> Iterator[dict[str, Any]]:
                 "original_width": width, "original_height": height, "image_rotation": 0,
                 "value": {"format": "rle", "rle": brush.encode(mask), "brushlabels": [name]},
             }  # fmt: skip
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def read(path: Path, tasks: Sequence[Any]) -> Annotations:

@@ -28,7 +28,7 @@ from edgeuda.data.images import Image, encode_jpeg
 from edgeuda.data.treatment import say_treated
 from edgeuda.errors import ConfigError, OutputError, OutputExistsError
 from edgeuda.files import alone, now_utc, write_atomic
-from edgeuda.frame_selection import weights
+from edgeuda.frame_selection import unlike, weights
 from edgeuda.records.arrays import Floats
 from edgeuda.records.frames import FramesRecord
 from edgeuda.records.keep import KeepBudget, KeepCounts, KeepReason, KeptFrame, KeptRecord
@@ -218,9 +218,8 @@ class Keeper:
         self._kept.append(new)
         if place:
             others = np.stack([one.layout for one in self._kept[:-1]])
-            unlike = np.linalg.norm(others - new.layout, axis=1)
-            unlike /= np.sqrt(2 * new.layout.size / len(self._about.classes))
-            self._unlike[place, :place] = self._unlike[:place, place] = np.minimum(unlike, 1)
+            found = unlike(others, new.layout, new.layout.size // len(self._about.classes))
+            self._unlike[place, :place] = self._unlike[:place, place] = found
 
     def _wanted(self, new: _Kept, image: Image) -> bytes | None:
         """Return the file of the last frame, whose size is noted; None if it is not to be kept."""

@@ -142,7 +142,7 @@ class Watch:
     @property
     def state(self) -> WatchState | None:
         """What the newest test found; None before the first."""
-        return self._state
+        return None if self._state is None else replace(self._state, alarm=self.alarm)
 
     def due(self, seconds: float) -> bool:
         """Whether a frame is to be added: those that follow too soon say the same."""
@@ -160,8 +160,6 @@ class Watch:
         found = None
         if seconds >= self._next:
             found = self._test(self._next)
-            if self._state is not None:
-                self._state = replace(self._state, alarm=self.alarm)
             steps = math.floor((seconds - self._next) / self.settings.hop) + 1
             self._untested += steps - 1  # while no frame came
             self._next += steps * self.settings.hop

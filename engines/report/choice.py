@@ -14,6 +14,7 @@ from engines.report.parts import Chapter, Grid
 from engines.report.records import Bench, Records
 from engines.report.text import (
     DASH,
+    as_estimate,
     as_interval,
     as_ms,
     as_percent,
@@ -75,11 +76,7 @@ def choice_figures(records: Records) -> list[Finding]:
             headline = f"{as_ms(row.total_ms[tail])} ms{allowed}"
             status: Status = "reading" if _troubles(record, records.benches) else "stated"
             found.append(Finding(f"p{tail} of a frame on {place}", status, headline, text))
-            accuracy = row.accuracy
-            headline = (
-                f"{as_percent(accuracy.value)} [{100 * accuracy.low:.1f}, "
-                f"{100 * accuracy.high:.1f}]"
-            )
+            headline = as_estimate(row.accuracy, " %")
             found.append(Finding(f"{measure}, 95 % interval", "stated", headline, row.name))
             if row.change_from_fp32 is not None:
                 topic = f"{row.precision.upper()} against FP32"
@@ -224,7 +221,7 @@ def _sweep_grid(record: TradeoffRecord) -> Grid:
     tail, measure, choice = record.tail, record.measure, record.taken
     rows = []
     for row in record.variants:
-        accuracy, total, change = row.accuracy, row.total_ms, row.change_from_fp32
+        total, change = row.total_ms, row.change_from_fp32
         where = row.standing(choice)
         words = {
             "too slow": f"misses the deadline at p{tail}",
@@ -234,8 +231,7 @@ def _sweep_grid(record: TradeoffRecord) -> Grid:
         rows.append(
             [
                 row.name, f"{row.width:g}", row.precision, row.head, row.runtime,
-                f"{100 * accuracy.value:.1f} "
-                f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
+                as_estimate(row.accuracy),
                 _percent(row.boundary_miou), _percent(row.agreement_with_fp32),
                 DASH
                 if change is None

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeuda.accuracy.evaluation import Evaluation
+from edgeuda.records.tradeoff import Estimate
 
 DASH = "–"  # noqa: RUF001 - a dash, as is the minus below
 """Stands for a value that does not exist."""
@@ -35,6 +36,11 @@ def data_of(e: Evaluation) -> str:
 def as_percent(value: float, unit: str = " %") -> str:
     """Return a fraction, 0 to 1 or NaN, in percent with one decimal."""
     return DASH if math.isnan(value) else f"{100 * value:.1f}{unit}"
+
+
+def as_estimate(one: Estimate, unit: str = "") -> str:
+    """Return a fraction in percent with its interval in brackets."""
+    return f"{as_percent(one.value, unit)} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
 def as_points(value: float) -> str:

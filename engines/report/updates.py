@@ -9,7 +9,7 @@ from edgeuda.records.update import Compared, UpdateRecord, UpdateStatus
 from engines.report.findings import Finding, Status
 from engines.report.parts import Chapter, Grid
 from engines.report.records import Records
-from engines.report.text import DASH, as_percent, as_points
+from engines.report.text import DASH, as_estimate, as_percent, as_points
 from engines.report.words import said_of_update
 
 STATUS: dict[UpdateStatus, Status] = {"taken": "good", "refused": "bad", "not judged": "unknown"}
@@ -63,11 +63,7 @@ def _part(part: Compared) -> list[str]:
     count = str(scored.data.images)
     if scored.in_source:
         count += f", {scored.in_source} of them learned from"
-    return [*row, count, _percent(scored.last), _percent(scored.next), _points(scored.change)]
-
-
-def _percent(one: Estimate) -> str:
-    return f"{as_percent(one.value, '')} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    return [*row, count, as_estimate(scored.last), as_estimate(scored.next), _points(scored.change)]
 
 
 def _points(one: Estimate) -> str:

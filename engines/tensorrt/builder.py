@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import ConfigError, ModelError, require
-from edgeuda.files import now_utc, sha256, write_atomic
+from edgeuda.files import now_utc, sha256, write_bytes
 from edgeuda.records.build import BuildOptions, BuildRecord, DlaLayers, EngineLayer, EngineTensor
 from edgeuda.records.names import Precision
 from engines.onnx.float_input import float_input
@@ -96,7 +96,7 @@ def build_engine(
         raise ModelError(msg)
     if cache is not None and options.timing_cache is not None:
         content = bytes(config.get_timing_cache().serialize())
-        write_atomic(options.timing_cache, lambda name: name.write_bytes(content))
+        write_bytes(options.timing_cache, content)
     content = bytes(plan)
     record = _record(
         library, model, options, graph, network, log, content, seconds, calibrator is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda.errors import DataError, ModelError
-from edgeuda.files import sha256, sha256_of, short_name, write_atomic
+from edgeuda.files import sha256, sha256_of, short_name, write_bytes
 from edgeuda.records.build import BuildOptions, BuildRecord
 from engines.cuda.driver import gpu_title
 from engines.tensorrt.builder import build_engine, engine_layers
@@ -100,7 +100,7 @@ def cached_engine(
         except (DataError, ModelError):
             pass  # damaged or half written: built again
     built = build_engine(library, model, options, calibrator)
-    write_atomic(path, lambda name: name.write_bytes(built.plan))
+    write_bytes(path, built.plan)
     layers = None
     if not (library.name == "tensorrt_rtx" and options.compute_capabilities):
         layers = engine_layers(library, built.plan, options)

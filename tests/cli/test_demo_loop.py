@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cli.verbs import demo_loop
+from cli.verbs import demo_loop, shared
 from edgeuda.errors import ConfigError, OutputExistsError, ParityError
 from edgeuda.files import sha256
 from edgeuda.records.live import LiveRecord
@@ -31,8 +31,8 @@ def test_a_verdict_that_refuses_does_not_end_the_demo(capsys):
     def refused():
         raise ParityError("it forgets")
 
-    assert not demo_loop._allowed(refused)
-    assert demo_loop._allowed(lambda: None)
+    assert not shared.allowed(refused)
+    assert shared.allowed(lambda: None)
     assert "it forgets" in capsys.readouterr().out
 
 

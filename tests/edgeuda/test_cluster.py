@@ -3,10 +3,8 @@
 import itertools
 import logging
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from edgeuda.cluster import FEWEST, LARGEST, Cluster, Results, _Pool, map_shards
 from edgeuda.errors import DataError, DependencyError, DeviceError
 from edgeuda.files import write_npz
 from places import ROOT
+from processes import kill_after
 
 slow = pytest.mark.slow  # starts Ray, which takes seconds
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
@@ -186,14 +185,7 @@ print(len(found.files))
 @slow
 def test_a_killed_driver_goes_on_with_the_shards_that_were_in_work(tmp_path):
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
-    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    shards = tmp_path / "shards"
-    while len(list(shards.glob("0*.npz"))) < 6:
-        assert driver.poll() is None
-        time.sleep(0.02)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    kept = len(list(shards.glob("0*.npz")))
+    kept = kill_after(command, tmp_path / "shards", 6)
     assert kept < 64
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "64"

@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -28,6 +26,7 @@ from edgeuda.files import write_text
 from edgeuda.labels import label_space
 from edgeuda.records.frames import Curation, Span
 from places import ROOT
+from processes import kill_after
 
 slow = pytest.mark.slow  # starts Ray, which takes seconds
 SPACE = label_space("carla-3")
@@ -172,14 +171,8 @@ cluster_curation.curate_on_cluster(
 def test_a_killed_worker_costs_its_shard_and_a_killed_driver_goes_on(drive):
     curate(Path("drive"), Path("one"), Span(), Curation())
     command = [sys.executable, "-c", DRIVER]
-    driver = subprocess.Popen([*command, str(drive / "no")], stderr=subprocess.DEVNULL)
     shards = shards_folder(Path("out")) / "looks"
-    while len(list(shards.glob("0*.npz"))) < 20:
-        assert driver.poll() is None
-        time.sleep(0.02)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    kept = len(list(shards.glob("0*.npz")))
+    kept = kill_after([*command, str(drive / "no")], shards, 20)
     assert kept < 75
     write_text(drive / "traces/deadly", "")  # workers of the one that was killed do not look here
     command.append(str(drive / "traces"))

@@ -4,12 +4,12 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
 from edgeuda.labels import SPACES
 from edgeuda.records.identity import MODEL_FILE
 from edgeuda.street import write_dataset
@@ -37,14 +37,8 @@ COMPANIONS = ("adversarial", "hiast", "lse")
 
 
 def edgeuda(*argv, ranks=1):
-    command = [sys.executable, "-c", "from cli import main; main()"]
-    if ranks > 1:
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", "--no-python", "--", *command,
-        ]  # fmt: skip
     done = subprocess.run(
-        [*command, *map(str, argv)],
+        processes.command(*argv, ranks=ranks),
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
 from edgeuda.data.shards import write_shards
 from edgeuda.labels import SPACES
 from edgeuda.records.identity import MODEL_FILE
@@ -31,14 +31,8 @@ SETTINGS = (
 
 
 def command(*argv, ranks=1):
-    own = [sys.executable, "-c", "from cli import main; main()"]
-    if ranks > 1:
-        own = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone",
-            f"--nproc-per-node={ranks}", "--no-python", "--", *own,
-        ]  # fmt: skip
     settings = [item for override in SETTINGS for item in ("--set", override)]
-    return [*own, *map(str, argv), "--recipe", "small", *settings]
+    return processes.command(*argv, "--recipe", "small", *settings, ranks=ranks)
 
 
 def run(argv, cache, **how):
