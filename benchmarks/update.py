@@ -1,15 +1,10 @@
 """What the next network forgets by day when it learns dusk, with old frames replayed and without.
 
-The last network is the source network of track day-to-dusk, which learned all frames by day with
-their labels: --tracks is a folder that `benchmarks/adaptation_tracks.py --track day-to-dusk --rows
-source` has written. The next networks learn from the labels of three quarters of the frames by day,
-from the first half of the dusk without labels, and, where they replay, from the frames by day
-without labels, in a share of --replay-share. Both are scored by day on the other frames, which
-CamVid calls val and of which the last network, and it alone, knows the labels; and on the second
-half of the dusk. What is lost by day is therefore said too large rather than too small. With
---all-labels the next networks learn the labels of all frames by day, as the last one did: then all
-know the labels that they are scored by, and what is lost is rather too small. What lies in --work
-is not computed again; it needs a folder of its own for either.
+The last network learns the frames by day that CamVid calls train, with their labels. The next
+networks go on from it with the same labels, with the first half of the dusk without labels, and,
+where they replay, with the same frames by day without labels, in a share of --replay-share. All are
+scored by day on the frames that CamVid calls val, of the same two drives, and on the second half of
+the dusk: no network knows a label that it is scored by. What lies in --work is not computed again.
 """
 
 from __future__ import annotations
@@ -30,11 +25,10 @@ from edgeuda.accuracy.uncertainty import miou_difference, miou_interval
 from edgeuda.data.replay import SHARE, Replay
 from edgeuda.labels import SPACES
 from edgeuda.models.subject import subject_of
-from edgeuda.records.identity import MODEL_FILE
-from edgeuda.training.pipeline import RunOptions, adapt
+from edgeuda.training.pipeline import RunOptions, adapt, train_source
 from edgeuda.training.recipe import load_recipe
 
-NEEDS = "extra train, images of CamVid (--data) and source networks (--tracks)"
+NEEDS = "extra train, and images of CamVid (--data)"
 QUICK: dict[str, Any] = {}
 DAY = ("0006R0", "0016E5")
 DUSK = "0001TP"
@@ -45,25 +39,22 @@ Counts = npt.NDArray[np.int64]
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="Holds camvid/images/train, ...")
-    parser.add_argument("--tracks", type=Path, required=True, help="Only read.")
     parser.add_argument("--work", type=Path, required=True, help="Folder for everything made.")
     parser.add_argument("--seed", type=int, action="append", dest="seeds")
     parser.add_argument("--recipe", default="lite")
     parser.add_argument("--replay-share", type=float, default=SHARE)
-    parser.add_argument(
-        "--all-labels", action="store_true", help="Learn from the labels of all frames by day."
-    )
     parser.add_argument("--set", action="append", default=[], dest="overrides")
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    folders = _folders(given.data, given.work, given.all_labels)
+    folders = _folders(given.data, given.work)
     given.track = "day-to-dusk"
     recipe = load_recipe(given.recipe, overrides_of(given))
     rows = []
     for seed in given.seeds or [0, 1, 2]:
-        last = _source(given.tracks, seed)
         own = recipe.model_copy(update={"seed": seed})
+        last = given.work / f"last-{seed}"
+        train_source(own, folders["source"], None, RunOptions(last, resume=True))
         scored = {"last": _scored(last, folders)}
         for name, replay in (
             ("replayed", Replay(folders["source"], given.replay_share)), ("new alone", None),
@@ -75,10 +66,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         rows.append({"seed": seed, **{name: _row(one, scored) for name, one in scored.items()}})
         say(f"{rows[-1]}")
     return {
-        "schema": "edgeuda.benchmark.update/1",
+        "schema": "edgeuda.benchmark.update/2",
         "recipe": recipe.model_dump(mode="json"),
         "replay_share": given.replay_share,
-        "all_labels": given.all_labels,
         "images": {name: _count(folder) for name, folder in folders.items()},
         "results": rows,
         "change": {
@@ -91,7 +81,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _folders(data: Path, work: Path, all_labels: bool) -> dict[str, Path]:
+def _folders(data: Path, work: Path) -> dict[str, Path]:
     """Write labelled folders of frames to learn from and to score on."""
     found = {
         split: sorted((data / f"camvid/images/{split}").glob("*.jpg")) for split in ("train", "val")
@@ -100,23 +90,11 @@ def _folders(data: Path, work: Path, all_labels: bool) -> dict[str, Path]:
     dusk = [one for one in found["train"] if one.name.startswith(DUSK)]
     half = len(dusk) // 2
     parts = {
-        "source": by_day["train"] + (by_day["val"] if all_labels else []),
-        "day": by_day["val"], "dusk": dusk[:half], "dusk-held": dusk[half:],
+        "source": by_day["train"], "day": by_day["val"],
+        "dusk": dusk[:half], "dusk-held": dusk[half:],
     }  # fmt: skip
     space = SPACES["camvid-11"]
     return {name: write_folder(work / "data" / name, part, space) for name, part in parts.items()}
-
-
-def _source(tracks: Path, seed: int) -> Path:
-    """Return the folder of a seed's source network."""
-    found = sorted((tracks / "runs" / f"seed{seed}").glob(f"source-*/{MODEL_FILE}"))
-    if len(found) != 1:
-        msg = (
-            f"{tracks}: expected one source network of seed {seed}, found {len(found)}. Train it: "
-            "benchmarks/adaptation_tracks.py --track day-to-dusk --rows source"
-        )
-        raise SystemExit(msg)
-    return found[0].parent
 
 
 def _count(folder: Path) -> int:
