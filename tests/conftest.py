@@ -1,5 +1,6 @@
 """Fixtures of several packages' tests. What they are made of lies in ``support``."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEUDA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A handler that stays is inherited by what is forked later, which then never ends."""
+    both = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in both]
+    yield
+    assert [signal.getsignal(number) for number in both] == before
 
 
 @pytest.fixture(scope="session")

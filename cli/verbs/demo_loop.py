@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from pathlib import Path
 
 from cli.verbs.adapt import adapt
@@ -127,7 +126,4 @@ def _driven(model: Path, drive: Path, out: Path, keep: Path | None) -> None:
     for left in (out, keep):
         if left is not None:
             shutil.rmtree(left, ignore_errors=True)
-    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     run(model, out, str(drive), threads=1, watch=True, keep=keep, keep_frames=KEPT)
-    for one, handler in handlers.items():  # a drive ends in order; the rest of this can be stopped
-        signal.signal(one, handler)

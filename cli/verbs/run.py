@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from cli import options
 from cli.verbs.shared import console, refuse_together, say, wrote
 from edgeuda.errors import ConfigError, DataError, ModelError, OutputError, without_passwords
 from edgeuda.files import require_absent, sha256
+from edgeuda.interrupts import stop_requests
 
 if TYPE_CHECKING:
     from edgeuda.records.names import DeviceName
@@ -306,28 +306,27 @@ def run(
             sampler = Sampler(adapt_frames, runner.spec.preprocessing, timed=timed)
             sinks.append(sampler)
             say(f"{adapt_frames} frames to adapt to take {sampler.megabytes:.1f} MB at most")
-        for signal_ in (signal.SIGINT, signal.SIGTERM):  # what was written is finished
-            signal.signal(signal_, lambda *_: stop.set())
-        record = segment_stream(
-            runner,
-            arriving,
-            sinks,
-            lossless=whole,
-            limits=StopAt(frames, seconds),
-            stop=stop,
-            status=say,
-            confidence=confidence,
-            watch=watching,
-            keep=keeping,
-        )
-    record = replace(
-        record, model=ModelFile(str(model), checksum), source=without_passwords(target)
-    )
-    path = out / "run.json"
-    record.write(path)
-    say(str(record))
-    if record.watch is not None:
-        note_alarms(model, ran, record.watch)
+        with stop_requests(stop.set):  # what was written is finished
+            record = segment_stream(
+                runner,
+                arriving,
+                sinks,
+                lossless=whole,
+                limits=StopAt(frames, seconds),
+                stop=stop,
+                status=say,
+                confidence=confidence,
+                watch=watching,
+                keep=keeping,
+            )
+            record = replace(
+                record, model=ModelFile(str(model), checksum), source=without_passwords(target)
+            )
+            path = out / "run.json"
+            record.write(path)
+            say(str(record))
+            if record.watch is not None:
+                note_alarms(model, ran, record.watch)
     if sampler is not None and ran is not None and record.error is None:
         record = replace(record, adaptation=_adapt(model.parent, ran, sampler, device, threads))
         record.write(path)
@@ -356,8 +355,6 @@ def _adapt(
     from calibration.stream import adapt_installed
     from cli.verbs.shared import shown
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with shown("adapting to the drive", console.is_terminal) as bar:
         return adapt_installed(
             into, ran, sampler.sample(), device=device, threads=threads,

@@ -1,5 +1,8 @@
 """Frames as they come: what is dropped, what is kept, what is written, what survives."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +17,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from edgeuda.data.footage import Frame
 from edgeuda.data.images import paint, read_label
 from edgeuda.errors import BundleError, DataError, DependencyError, DeviceError
@@ -33,7 +38,7 @@ from engines.onnx.metadata import precision_of, read_metadata, runtime_of
 from engines.onnxruntime_runner import OnnxRunner
 from engines.runner import Signals, segment
 from live_results import FakeRunner
-from tiny_models import SPEC, exported, random_frames
+from tiny_models import SPEC, exported, random_frames, write_frames
 
 COLORS = SPEC.label_space.colors()
 
@@ -841,3 +846,26 @@ def test_frames_that_a_camera_would_have_delivered_are_missed():
     assert 25 <= counted.missed <= 400  # 4 for each, more on a busy machine
     quick = Capture(lambda: frames(10), live=False, fps=20)
     assert run(FakeRunner(), quick, [], lossless=False).frames.missed <= 2
+
+
+def test_a_drive_that_is_stopped_is_written_and_nothing_of_it_stays(tmp_path, monkeypatch):
+    """A process that runs one drive after another can be stopped between them."""
+
+    class Stopped(FakeRunner):
+        calls = 0
+
+        def __call__(self, images):
+            self.calls += 1
+            if self.calls == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(images)
+
+    monkeypatch.setattr("engines.opening.open_runner", lambda *_, **__: Stopped())
+    (tmp_path / "m.onnx").write_bytes(exported("labels"))
+    write_frames(tmp_path / "frames", random_frames(40, 48, 96))
+    given = ["run", "--model", tmp_path / "m.onnx", "--target", tmp_path / "frames"]
+    done = CliRunner().invoke(app, [str(one) for one in [*given, "--out", tmp_path / "out"]])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert 3 <= record["frames"]["segmented"] < 40
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
