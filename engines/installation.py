@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from edgeuda.records.percentiles import samples_needed
 from edgeuda.records.watch import WatchRecord
 from engines.bundle import SUFFIX, Bundle, open_bundle
 from engines.bundle_model import CURRENT, choose_member, model_file
+from engines.kept_engines import FOLDER, engines_of
 from engines.machine.hardware import ROUNDING, identity
 from engines.opening import open_runner
 from engines.runner import Runner
@@ -134,6 +136,7 @@ def install(
         except EdgeudaError as err:
             if slot.name != _linked(into, PREVIOUS):
                 slot.unlink(missing_ok=True)
+                _tidy_engines(into)
             reason = str(err).replace(str(slot), str(bundle))
             _note(into, replace(event, action="refused", reason=reason))
             raise type(err)(reason) from err
@@ -388,10 +391,15 @@ def _checked(
     with model_file(slot, device, public_key=public_key) as file:
         bundle = open_bundle(slot)
         name = choose_member(bundle, device).name
+        # The first builds the engines, if the device has any, and the next processes find them.
+        opened = partial(
+            open_runner, file, device=device, trusted=True,
+            engines=engines_of(slot, device, public_key),
+        )  # fmt: skip
         # With one thread, as when it was packed.
-        with open_runner(file, 1 if device == "cpu" else threads, device, trusted=True) as runner:
+        with opened(1 if device == "cpu" else threads) as runner:
             acceptance = _accepted(runner, bundle, name, device, demands)
-        with open_runner(file, threads, device, trusted=True) as runner:
+        with opened(threads) as runner:
             milliseconds = _timed(runner)
     if demands.budget_ms is not None and milliseconds["95"] > demands.budget_ms:
         msg = (
@@ -538,6 +546,14 @@ def _tidy(into: Path) -> None:
     for path in list(into.iterdir()):
         if is_temporary(path) or (SLOT.fullmatch(path.name) and path.name not in kept):
             path.unlink()
+    _tidy_engines(into)
+
+
+def _tidy_engines(into: Path) -> None:
+    """Remove the engines of networks that are not there any more."""
+    for folder in (into / FOLDER).glob("*"):
+        if not (into / f"{folder.name[:64]}{SUFFIX}").exists():
+            shutil.rmtree(folder)
 
 
 def _checksum(bundle: Path) -> str:

@@ -41,6 +41,7 @@ class OnnxRunner(InPlaceRunner):
         threads: Threads of one operator; None takes every usable core.
         device: Where it runs, see `open_session`.
         confidence: Whether it is asked for `signals` too; else what they take is cut off.
+        engines: As in `open_session`.
 
     Raises:
         ModelError: If the file is missing, broken or was not written by this project; if it is
@@ -56,6 +57,7 @@ class OnnxRunner(InPlaceRunner):
         device: ProviderName = "cpu",
         *,
         confidence: bool = False,
+        engines: Path | None = None,
     ) -> None:
         self.fallbacks: list[str] = []
         self.execution: dict[str, str] = {}
@@ -71,7 +73,7 @@ class OnnxRunner(InPlaceRunner):
         self.identity = identity_in(metadata, str(path))
         self.made_from = made_from(metadata)
         if device != "cpu":
-            self._session = self._on_device(path, content, threads, device, metadata)
+            self._session = self._on_device(path, content, threads, device, metadata, engines)
         self._beside: tuple[str, ...] = ()
         if confidence:
             self._beside = beside([one.name for one in self._session.get_outputs()], str(path))
@@ -85,10 +87,11 @@ class OnnxRunner(InPlaceRunner):
         threads: int | None,
         device: ProviderName,
         metadata: dict[str, str],
+        engines: Path | None,
     ) -> Any:
         opened = partial(
             open_session, content, threads=threads, device=device, origin=str(path),
-            int8=QUANTIZATION_KEY in metadata, half=HALF_KEY in metadata,
+            int8=QUANTIZATION_KEY in metadata, half=HALF_KEY in metadata, engines=engines,
         )  # fmt: skip
         size = self.spec.preprocessing
         image = np.zeros((1, size.height, size.width, 3), np.uint8)

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeuda.errors import ConfigError
 from edgeuda.records.names import DeviceName
 from engines.bundle_model import model_file
+from engines.kept_engines import kept_engines
 from engines.onnxruntime_runner import OnnxRunner
 from engines.openvino_runner import OpenVinoRunner
 from engines.runner import Runner
@@ -22,6 +23,7 @@ def open_runner(
     graphs: bool = True,
     trusted: bool = False,
     confidence: bool = False,
+    engines: Path | None = None,
 ) -> Runner:
     """Open an ONNX file with ONNX Runtime or OpenVINO, or an engine with its TensorRT.
 
@@ -35,6 +37,8 @@ def open_runner(
         trusted: Whether this process has made the file or checked its signature.
         confidence: Whether `Runner.signals` is asked for; else nothing is spent on it, but for an
             engine, which computes what it was built with.
+        engines: As in `engines.onnx.session.open_session`, for a file out of a bundle; of one that
+            is not trusted yet it is found out.
 
     Raises:
         BundleError: If this machine demands a signature (`engines.trust`) that it lacks.
@@ -44,12 +48,13 @@ def open_runner(
     if not trusted:
         with model_file(model, device) as file:
             return open_runner(
-                file, threads, device, graphs=graphs, trusted=True, confidence=confidence
-            )
+                file, threads, device, graphs=graphs, trusted=True, confidence=confidence,
+                engines=kept_engines(model, device),
+            )  # fmt: skip
     if model.suffix != ENGINE:
         if device == "openvino":
             return OpenVinoRunner(model, threads, confidence=confidence)
-        return OnnxRunner(model, threads, device, confidence=confidence)
+        return OnnxRunner(model, threads, device, confidence=confidence, engines=engines)
     if device in ("tensorrt", "openvino"):
         msg = f"{model}: is an engine already; `device` is for ONNX files"
         raise ConfigError(msg)

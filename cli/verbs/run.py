@@ -207,6 +207,7 @@ def run(
     from edgeuda.records.predictions import ModelFile
     from engines.bundle_model import model_file
     from engines.installation import attempt, note_alarms
+    from engines.kept_engines import kept_engines
     from engines.opening import open_runner
 
     if adapt_bn:  # before the drive, whose end is too late to learn of it
@@ -223,6 +224,7 @@ def run(
             graphs=graphs,
             trusted=True,
             confidence=confidence or watch or keep is not None,
+            engines=kept_engines(model, device, public_key),
         ) as runner,
     ):
         checksum = sha256(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import io
+import logging
 import os
 import tempfile
 from contextlib import redirect_stdout
@@ -15,6 +16,8 @@ from typing import Any
 from edgeuda.errors import DependencyError, DeviceError, ModelError, require
 from edgeuda.records.names import ProviderName
 from engines.onnx.graphs import require_whole
+
+logger = logging.getLogger(__name__)
 
 _PROVIDERS: dict[ProviderName, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
@@ -45,6 +48,7 @@ def open_session(
     int8: bool = False,
     half: bool = False,
     origin: str | None = None,
+    engines: Path | None = None,
 ) -> Any:
     """Open an ``onnxruntime.InferenceSession``.
 
@@ -60,6 +64,9 @@ def open_session(
         int8: Whether the graph has Q/DQ pairs, which ``tensorrt`` has to be told.
         half: Whether it is in half precision, likewise.
         origin: What errors call it; None is the file's name.
+        engines: Folder in which ``tensorrt`` keeps what it builds, for later processes; it must be
+            writable by nobody who is not trusted, as engines are native code. None keeps them for
+            this process. What lies there and cannot be used is built again.
 
     Raises:
         ModelError: If the file is missing, broken or uses what this ONNX Runtime lacks.
@@ -110,10 +117,20 @@ def open_session(
     wanted = _PROVIDERS[device][0]
     providers: list[Any] = [p for p in _PROVIDERS[device] if p in ort.get_available_providers()]
     if device == "tensorrt":
-        providers[0] = (wanted, _tensorrt_options(model, int8, half))
-    try:
+        providers[0] = (wanted, _tensorrt_options(model, int8, half, engines))
+
+    def opened() -> Any:
         # Else what fails on the device is tried again on the CPU.
-        session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+
+    try:
+        try:
+            session = opened()
+        except Exception as err:
+            if device != "tensorrt" or not _cleared(engines):
+                raise
+            logger.warning("%s: the engines in %s are built again (%s)", origin, engines, err)
+            session = opened()
         found = session.get_providers()
     except Exception as err:  # a family of native exceptions without a public base class
         plain = ort.SessionOptions()
@@ -140,14 +157,18 @@ def _load_cuda(ort: Any) -> None:
             ort.preload_dlls()
 
 
-def _tensorrt_options(model: Path | bytes, int8: bool, half: bool) -> dict[str, Any]:
+def _tensorrt_options(
+    model: Path | bytes, int8: bool, half: bool, engines: Path | None
+) -> dict[str, Any]:
     """Return the options of ONNX Runtime's TensorRT provider.
 
-    Engines are kept for the process: in a folder that nobody else writes to, as they are native
-    code, and one for each model, as ONNX Runtime tells models apart by names only.
+    Engines lie in a folder that nobody else writes to, as they are native code, and one for each
+    model, as ONNX Runtime tells models apart by names only.
     """
     content = model.read_bytes() if isinstance(model, Path) else model
-    folder = Path(_engines().name) / hashlib.sha256(content).hexdigest()
+    if engines is not None:
+        engines.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = (engines or Path(_engines().name)) / hashlib.sha256(content).hexdigest()
     folder.mkdir(exist_ok=True)
     return {
         "trt_int8_enable": int8,
@@ -155,6 +176,14 @@ def _tensorrt_options(model: Path | bytes, int8: bool, half: bool) -> dict[str, 
         "trt_engine_cache_enable": True,
         "trt_engine_cache_path": str(folder),
     }
+
+
+def _cleared(engines: Path | None) -> bool:
+    """Remove what was kept, if anything was; returns whether it was."""
+    kept = [] if engines is None else [path for path in engines.rglob("*") if path.is_file()]
+    for path in kept:
+        path.unlink()
+    return bool(kept)
 
 
 @cache

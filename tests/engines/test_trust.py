@@ -1,7 +1,5 @@
 """What a machine demands of models: every verb that opens one obeys, whoever starts it."""
 
-import subprocess
-
 import numpy as np
 import pytest
 
@@ -11,16 +9,13 @@ from engines.bundle import write_bundle
 from engines.bundle_model import model_file
 from engines.opening import open_runner
 from engines.trust import required_keys
+from processes import signing_keys
 from tiny_models import exported, random_frames
 
 
 @pytest.fixture
 def keys(tmp_path):
-    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", private]
-    subprocess.run(openssl, check=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
-    return private, public
+    return signing_keys(tmp_path)
 
 
 @pytest.fixture
@@ -82,11 +77,9 @@ def test_a_key_on_the_command_line_is_not_ignored(models, keys):
 def test_nobody_takes_back_what_the_machine_demands(models, keys, tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other / "k"], check=True)
-    public = ["openssl", "pkey", "-in", other / "k", "-pubout", "-out", other / "p"]
-    subprocess.run(public, check=True)
+    _, public = signing_keys(other)
     trust.SYSTEM.parent.mkdir(parents=True)
-    trust.SYSTEM.write_text(f'public_key = "{other / "p"}"\n')
+    trust.SYSTEM.write_text(f'public_key = "{public}"\n')
     monkeypatch.setenv("EDGEUDA_PUBLIC_KEY", str(keys[1]))
     assert [key.said_by for key in required_keys()] == [str(trust.SYSTEM), "EDGEUDA_PUBLIC_KEY"]
     with pytest.raises(BundleError, match="not signed by the owner"):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def command(*argv, ranks=1):
@@ -26,3 +27,12 @@ def kill_after(argv, shards, count):
     process.send_signal(signal.SIGKILL)
     process.wait()
     return len(list(shards.glob("0*.npz")))
+
+
+def signing_keys(folder: Path) -> tuple[Path, Path]:
+    """Make a private and a public Ed25519 key, as docs/engines.md says."""
+    private, public = folder / "private.pem", folder / "public.pem"
+    openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", private]
+    subprocess.run(openssl, check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return private, public
