@@ -138,7 +138,7 @@ def bench(
         )  # fmt: skip
     console.print(_table(record))
     for line in record.warnings:
-        console.print(f"[yellow]{line}[/]", soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     wrote(out, samples_path(out), then=f"edgeuda report {options.typed(out)} --out report.html")
 
 

@@ -120,7 +120,7 @@ def build(
             f"deep learning accelerator: {dla.layers} of {dla.of} layers, the rest on the GPU"
         )
     for severity, text in record.messages[:5]:
-        console.print(f"{severity}: {text}", markup=False, soft_wrap=True)
+        console.print(f"{severity}: {text}", soft_wrap=True)
     wrote(engine.path, record_path(engine.path))
 
 

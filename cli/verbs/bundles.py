@@ -80,8 +80,7 @@ def verify(
     found = open_bundle(path, public_key)
     console.print(
         f"{path}: {len(found.members)} files are what the manifest lists"
-        + (", signed" if found.signed else ", signature not checked"),
-        markup=False, soft_wrap=True,
+        + (", signed" if found.signed else ", signature not checked"), soft_wrap=True,
     )  # fmt: skip
     if out is not None:
         wrote(*found.extract(out))

@@ -218,13 +218,13 @@ def check(
     if ray is not None:
         discard(out)
     for found in result.findings:
-        console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True, markup=False)
+        console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True)
         if found.advice:
-            console.print(f"    {found.advice}", soft_wrap=True, markup=False)
+            console.print(f"    {found.advice}", soft_wrap=True)
     if result.gap is not None:
         distance = f"{result.gap.frechet:.1f}, {scale(result.gap)}"
         text = f"distance of source and target in brightness and colour: {distance}"
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
     elif source is not None and target is not None:
         console.print("distance of source and target: not measured, it needs two images of each")
     wrote(*files)

@@ -27,7 +27,6 @@ def doctor(
     """Say what this machine can do, what it lacks, and the command that gets it."""
     if out is not None:
         require_absent(out)
-    from rich.markup import escape
     from rich.table import Table
 
     from engines.doctor import abilities, examine, record_of
@@ -42,7 +41,7 @@ def doctor(
     for name in ("", "status", "found", "to get it"):
         table.add_column(name, overflow="fold")
     for check in checks:
-        table.add_row(check.name, check.status, escape(check.found), escape(check.fix))
+        table.add_row(check.name, check.status, check.found, check.fix)
     console.print(table)
     tasks = Table("task", "here", "lacks")
     for task, missing in lacks.items():

@@ -60,4 +60,4 @@ def gpu_check(
 def _say(row: Row) -> None:
     figures = {k: v for k, v in row.figures.items() if isinstance(v, (int, float, str))}
     words = row.found or ", ".join(f"{key} {value}" for key, value in figures.items())
-    console.print(f"{row.status:<13} {row.name}: {words}", markup=False, soft_wrap=True)
+    console.print(f"{row.status:<13} {row.name}: {words}", soft_wrap=True)

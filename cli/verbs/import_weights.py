@@ -67,7 +67,7 @@ def import_weights(
     if found.origin.remark:
         lines.append(f"  {found.origin.remark}")
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     wrote(
         out,
         then=options.command("adapt", model=out, source="SOURCE", target="FRAMES", out="ADAPTED"),

@@ -82,7 +82,7 @@ def select(
     console.print(
         f"{len(found.ranked)} of {found.looked_at} frames; the first is {first.frame}: "
         + "; ".join(first.reasons),
-        soft_wrap=True, markup=False,
+        soft_wrap=True,
     )  # fmt: skip
     wrote(
         out,
@@ -190,7 +190,7 @@ def import_labels(
         mapped[theirs] = ours or None
     found = run(labels, target, out, space=space_or_none(label_space), map_class=mapped)
     for text in found.said():
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
     wrote(
         out,
         out / found.FILE,

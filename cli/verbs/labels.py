@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console
+from cli.verbs.shared import console, heading
 
 
 def labels(
@@ -22,12 +22,13 @@ def labels(
 ) -> None:
     """List the label spaces, show one with its colours, or how one maps to another."""
     from rich.table import Table
+    from rich.text import Text
 
     from edgeuda.labels import SPACES, counterparts, label_space
 
     if space is None:
         for found in SPACES.values():
-            console.print(f"[bold]{found.name}[/]  {found.about}", soft_wrap=True)
+            console.print(heading(found.name, found.about), soft_wrap=True)
             if found.groups:
                 console.print(f"  maps to: {', '.join(found.groups)}", soft_wrap=True)
         return
@@ -43,7 +44,8 @@ def labels(
         table.add_column("becomes")
     for index, name in enumerate(shown.classes):
         red, green, blue = shown.palette[index]
-        row = [str(index), name, f"[on rgb({red},{green},{blue})]  [/] {red} {green} {blue}"]
+        colour = Text.assemble(("  ", f"on rgb({red},{green},{blue})"), f" {red} {green} {blue}")
+        row: list[str | Text] = [str(index), name, colour]
         row += [
             ", ".join(str(number) for number, found in numbers.items() if found == name)
             for numbers in shown.ids.values()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.verbs.shared import console, resolved_recipe
+from cli.verbs.shared import console, heading, resolved_recipe
 
 
 def recipes(
@@ -22,13 +22,12 @@ def recipes(
 
     for found in built_in():
         recipe, _ = read_tables(found)
-        console.print(f"[bold]{recipe['name']}[/]  {recipe['description']}", soft_wrap=True)
+        console.print(heading(recipe["name"], recipe["description"]), soft_wrap=True)
         console.print(f"  stages: source, {', '.join(recipe['stages'])}", soft_wrap=True)
         if recipe.get("needs"):
-            console.print(f"  needs: {recipe['needs']}", soft_wrap=True, markup=False)
+            console.print(f"  needs: {recipe['needs']}", soft_wrap=True)
         for result in recipe.get("published", ()):
             console.print(
                 f"  published: {result['miou']} mIoU, {result['setting']} ({result['source']})",
                 soft_wrap=True,
-                markup=False,
             )

@@ -22,6 +22,6 @@ def report(
     from engines.report.page import build_report
 
     def say(note: str) -> None:
-        console.print(f"left out: {note}", soft_wrap=True, markup=False)
+        console.print(f"left out: {note}", soft_wrap=True)
 
     wrote(*build_report(records, out, title=title, say=say))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from edgeuda.errors import ConfigError, DeviceError, ParityError, printable, require
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from edgeuda.labels import LabelSpace
     from edgeuda.training.recipe import Recipe
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
+"""Prints names as they are: what stands in brackets is no markup."""
 
 
 def wrote(*paths: Path, then: str | None = None) -> None:
@@ -32,7 +34,12 @@ def wrote(*paths: Path, then: str | None = None) -> None:
 
 def say(text: str) -> None:
     """Print a line as it is."""
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)
+
+
+def heading(name: str, about: str) -> Text:
+    """Return a name and, less loud, what it is."""
+    return Text.assemble((name, "bold"), "  ", about)
 
 
 def chapter(text: str) -> None:
@@ -51,7 +58,7 @@ def allowed(make: Callable[[], object]) -> bool:
     try:
         make()
     except ParityError as refused:
-        console.print(f"[yellow]{refused}[/]", soft_wrap=True)
+        console.print(str(refused), style="yellow", soft_wrap=True)
         return False
     return True
 

@@ -119,13 +119,13 @@ def tradeoff(
         heads=cast("list[Head]", head or []),
         runtimes=cast("list[SweepRuntime]", chosen or ["cpu"]),
         budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
-        say=lambda text: console.print(text, markup=False),
+        say=lambda text: console.print(text),
     )  # fmt: skip
     console.print(_table(record))
     said = said_of(record)
     for text in (said.why, said.int8):
         if text is not None:
-            console.print(text, markup=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 

@@ -362,20 +362,20 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
     Raises:
         DataError: If there is no evaluation, or their label spaces have different classes.
     """
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     if not evaluations or len({e.label_space.classes for e in evaluations}) > 1:
         spaces = sorted({e.label_space.name for e in evaluations}) or "none"
         msg = f"Expected evaluations in one label space to put side by side, found {spaces}"
         raise DataError(msg)
-    result = Table(title="IoU in percent", caption=escape(_caption(evaluations)))
+    result = Table(title="IoU in percent", caption=Text(_caption(evaluations)))
     result.add_column("class")
     for evaluation in evaluations:
-        result.add_column(escape(evaluation.name), justify="right")
+        result.add_column(Text(evaluation.name), justify="right")
     columns = [evaluation.iou for evaluation in evaluations]
     for index, name in enumerate(evaluations[0].label_space.classes):
-        result.add_row(escape(name), *(_percent(float(iou[index])) for iou in columns))
+        result.add_row(Text(name), *(_percent(float(iou[index])) for iou in columns))
     result.add_section()
     result.add_row("mIoU", *(_percent(evaluation.miou) for evaluation in evaluations))
     for classes in evaluations[0].subsets().values():

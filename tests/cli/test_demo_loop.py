@@ -29,11 +29,11 @@ def test_too_few_images_and_a_folder_that_exists_are_refused(tmp_path):
 
 def test_a_verdict_that_refuses_does_not_end_the_demo(capsys):
     def refused():
-        raise ParityError("it forgets")
+        raise ParityError("it forgets [road]")
 
     assert not shared.allowed(refused)
     assert shared.allowed(lambda: None)
-    assert "it forgets" in capsys.readouterr().out
+    assert "it forgets [road]" in capsys.readouterr().out
 
 
 @pytest.mark.slow
