@@ -55,7 +55,15 @@ from edgeuda.records.stream_adaptation import (
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.bundle import SUFFIX, Bundle, open_bundle
 from engines.bundle_model import CURRENT, choose_member
-from engines.installation import accepted_frames, current_in, folder_of, install, left_for, refuse
+from engines.installation import (
+    accepted_frames,
+    current_in,
+    demanded,
+    folder_of,
+    install,
+    left_for,
+    refuse,
+)
 from engines.live.sample import Sample
 from engines.onnx.graphs import load_graph, metadata_of
 from engines.onnx.metadata import identity_in, made_from, norms_of, precision_of, spec_of
@@ -288,7 +296,8 @@ def _adapted(
     if reasons:
         refuse(into, bundle, _why(reasons, shift, demands, pair))
     else:
-        install(bundle, into, device=device, threads=threads, replacing=ran)
+        kept_before = demanded(into, ran)  # the frame budget, say
+        install(bundle, into, device=device, threads=threads, demands=kept_before, replacing=ran)
     return replace(found, decision=decision)
 
 

@@ -301,6 +301,17 @@ def require_absent(path: Path) -> None:
         raise OutputExistsError(msg)
 
 
+def require_html(page: Path) -> None:
+    """Refuse a page whose name a browser would not take for one.
+
+    Raises:
+        ConfigError: If it does not end in ``.html``.
+    """
+    if page.suffix != ".html":
+        msg = f"{page}: expected a name that ends in .html"
+        raise ConfigError(msg)
+
+
 def require_same_plan(
     out: Path, plan: dict[str, Any], what: str, growing: Sequence[str] = ()
 ) -> None:

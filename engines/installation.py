@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,14 @@ from edgeuda.errors import (
 )
 from edgeuda.files import alone, is_temporary, now_utc, sha256, write_atomic, write_text
 from edgeuda.records.bundle import FOLDERS, Member
-from edgeuda.records.installation import Acceptance, Action, Event, Installation, Watched
+from edgeuda.records.installation import (
+    Acceptance,
+    Action,
+    Demands,
+    Event,
+    Installation,
+    Watched,
+)
 from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import samples_needed
 from edgeuda.records.watch import WatchRecord
@@ -48,8 +55,6 @@ logger = logging.getLogger(__name__)
 
 PREVIOUS, STARTS = f"previous{SUFFIX}", "starts.log"
 SLOT = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}")
-LEAST_AGREEMENT = 0.99
-"""Of the pixels, where another machine or runtime rounds otherwise: as `edgeuda half` demands."""
 PERCENTILES = (50, 95)
 WARM, TIMED = 3, samples_needed(95)
 """Calls before those that are timed, and these."""
@@ -63,21 +68,6 @@ SIGNIFICANT = 0.05
 """Chance that a network is left though both give alarms alike, over all its drives together."""
 PATIENCE = 10.0
 """Seconds for which the end of a drive waits for another process."""
-
-
-@dataclass(frozen=True)
-class Demands:
-    """What a network has to keep before it becomes current.
-
-    Attributes:
-        budget_ms: Milliseconds of the 95th percentile; None for any.
-        agreement: Least share of pixels, 0 to 1, where labels need not be the same to the bit.
-        frames: Whether a bundle without acceptance frames is refused.
-    """
-
-    budget_ms: float | None = None
-    agreement: float = LEAST_AGREEMENT
-    frames: bool = False
 
 
 def install(
@@ -124,7 +114,7 @@ def install(
                 f"one of {into} any more"
             )
             raise BundleError(msg)
-        event = Event(now_utc(), "installed", bundle.name, checksum)
+        event = Event(now_utc(), "installed", bundle.name, checksum, demands=demands)
         try:
             if not slot.exists() or sha256(slot) != checksum:
                 write_atomic(slot, lambda path: shutil.copyfile(bundle, path))
@@ -225,6 +215,19 @@ def left_for(into: Path, checksum: str) -> Event | None:
         elif event.action == "fell back":
             found = event if child and event.sha256 == checksum else None
     return found
+
+
+def demanded(into: Path, checksum: str) -> Demands:
+    """Return what a network had to keep when it was installed, if the history still says.
+
+    Args:
+        into: The vehicle's folder.
+        checksum: Of its bundle.
+    """
+    for event in reversed(_history(into).history):
+        if event.sha256 == checksum and event.action == "installed":
+            return event.demands or Demands()
+    return Demands()
 
 
 def folder_of(model: Path) -> Path | None:

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import options
 from cli.verbs.shared import cluster_of, console, space_or_none, wrote
-from edgeuda.errors import ConfigError, ParityError
-from edgeuda.files import require_absent
+from edgeuda.errors import ParityError
+from edgeuda.files import require_absent, require_html
 from edgeuda.records.names import FrameRule, ProviderName, QuantizerName, RuleName, RuntimeName
 
 if TYPE_CHECKING:
@@ -230,9 +230,7 @@ def calibrate(
     from edgeuda.records.reference import Reference, reference_path
 
     if page is not None:
-        if page.suffix != ".html":
-            msg = f"--page: expected a name that ends in .html, found {page}"
-            raise ConfigError(msg)
+        require_html(page)
         require_absent(page)
     if write_cache is not None:
         require_absent(write_cache)

@@ -11,7 +11,7 @@ from cli import options
 from cli.verbs.labelling import export_labels, import_labels, select
 from cli.verbs.shared import cluster_of, console, parse_size, shown, space_or_none, wrote
 from edgeuda.errors import ConfigError, DataError
-from edgeuda.files import parse_bytes, require_absent
+from edgeuda.files import parse_bytes, require_absent, require_html
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -195,6 +195,7 @@ def check(
     if source is None and target is None and test is None:
         msg = "Expected at least one of --source, --target and --test"
         raise ConfigError(msg)
+    require_html(out)
     for path in (out, out.with_suffix(".json"), out.with_suffix(".md")):
         require_absent(path)
     from edgeuda.cluster import discard, shards_folder

@@ -39,8 +39,9 @@ def install(
     ] = False,
 ) -> None:
     """Check a bundle on this machine and make it current; the network before is kept."""
+    from edgeuda.records.installation import Demands
     from engines.bundle_model import CURRENT
-    from engines.installation import Demands, install
+    from engines.installation import install
 
     done = install(
         bundle, into, device=device, threads=threads, public_key=public_key,

@@ -12,6 +12,25 @@ from edgeuda.records.form import OMIT, Record
 Action = Literal["installed", "refused", "fell back"]
 
 
+LEAST_AGREEMENT = 0.99
+"""Of the pixels, where another machine or runtime rounds otherwise: as `edgeuda half` demands."""
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a network has to keep before it becomes current.
+
+    Attributes:
+        budget_ms: Milliseconds of the 95th percentile; None for any.
+        agreement: Least share of pixels, 0 to 1, where labels need not be the same to the bit.
+        frames: Whether a bundle without acceptance frames is refused.
+    """
+
+    budget_ms: float | None = None
+    agreement: float = LEAST_AGREEMENT
+    frames: bool = False
+
+
 @dataclass(frozen=True)
 class Acceptance:
     """How a model did on the frames that its bundle was packed with.
@@ -43,6 +62,7 @@ class Event:
         milliseconds: From an image at the network's size to its label map, by percentile.
         parent: SHA-256 of the bundle that it descends from; None if it does not say.
         driven: What its network was adapted to on this vehicle; None if it was not.
+        demands: What it had to keep to be installed; None of other events, and of earlier versions.
     """
 
     at: str
@@ -54,6 +74,7 @@ class Event:
     milliseconds: dict[str, float] | None = None
     parent: str | None = field(default=None, metadata={OMIT: True})
     driven: Driven | None = field(default=None, metadata={OMIT: True})
+    demands: Demands | None = field(default=None, metadata={OMIT: True})
 
 
 @dataclass(frozen=True)

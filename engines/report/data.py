@@ -9,7 +9,8 @@ from edgeuda import __version__
 from edgeuda.data.folders import spread
 from edgeuda.data.images import read_image
 from edgeuda.data_check import Check, DataSet, scale
-from edgeuda.errors import ConfigError, DataError
+from edgeuda.errors import DataError
+from edgeuda.files import require_html
 from edgeuda.records.data_check import CheckedData, DataCheckRecord, DomainGap
 from engines.report import plots
 from engines.report.findings import Finding, Status
@@ -35,9 +36,7 @@ def build_data_report(result: Check, out: Path) -> list[Path]:
     Raises:
         ConfigError: If ``out`` does not end in ``.html``.
     """
-    if out.suffix != ".html":
-        msg = f"{out}: expected a name that ends in .html"
-        raise ConfigError(msg)
+    require_html(out)
     checked = result.record()
     page = Page(
         "Data check",

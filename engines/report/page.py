@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeuda import __version__
-from edgeuda.errors import ConfigError, DataError, OutputExistsError
-from edgeuda.files import now_utc, read_json, write_json, write_text
+from edgeuda.errors import DataError, OutputExistsError
+from edgeuda.files import now_utc, read_json, require_html, write_json, write_text
 from engines.report.choice import choice_figures, choice_verdicts
 from engines.report.findings import SIGNS, Finding, evidence, unknowns, verdicts
 from engines.report.parts import Chapter, Strip
@@ -50,9 +50,7 @@ def build_report(
         OutputExistsError: If a file of that name exists that is not an earlier report.
     """
     paths = [out, out.with_suffix(".json"), out.with_suffix(".md")]
-    if out.suffix != ".html":
-        msg = f"{out}: expected a name that ends in .html"
-        raise ConfigError(msg)
+    require_html(out)
     _require_replaceable([*paths, out.with_suffix(".csv")])
     records, content = _usable(inputs, paths[1])
     page = Page(

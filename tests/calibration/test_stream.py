@@ -22,6 +22,7 @@ from edgeuda.decision import StreamDemands, enough_seen, judge_stream
 from edgeuda.errors import BundleError, ConfigError, ModelError
 from edgeuda.files import sha256
 from edgeuda.records.calibration import CalibrationRecord, Limits, record_path
+from edgeuda.records.installation import Demands
 from edgeuda.records.live import LiveRecord
 from edgeuda.records.stream_adaptation import StreamSample, StreamShift
 from edgeuda.records.watch import Alarm, WatchRecord
@@ -31,6 +32,8 @@ from engines.bundle_model import CURRENT
 from engines.installation import (
     PREVIOUS,
     attempt,
+    current_in,
+    demanded,
     fall_back,
     install,
     left_for,
@@ -203,6 +206,19 @@ def test_what_does_not_pass_is_refused_and_noted(bundles, tmp_path, demands, rea
     assert event.driven is not None
     assert "and 100 % have to be" in event.reason
     assert len(list(into.glob("*.edgeuda"))) == 2
+
+
+def test_what_is_adapted_has_to_keep_what_its_parent_had_to(bundles, tmp_path, monkeypatch):
+    into = tmp_path / "vehicle"
+    install(bundles["fp32"], into, threads=1, demands=Demands(budget_ms=1e6, agreement=0.5))
+    assert demanded(into, sha256(bundles["fp32"])) == Demands(1e6, 0.5)
+    monkeypatch.setattr(installation, "_timed", lambda _runner: {"50": 1e6, "95": 1e6 + 1})
+    ran = current_in(into)
+    done = adapt_installed(into, ran, sampled(), threads=1, demands=ANY)
+    assert done.decision == "failed"
+    assert "the budget is 1e+06 ms" in done.error
+    assert current_in(into) == ran
+    assert demanded(into, "0" * 64) == Demands()
 
 
 def test_a_drive_that_shows_too_little_makes_nothing(bundles, tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from cli.app import app
 from edgeuda.data.curation import thumbnail
 from edgeuda.data.folders import labelled_folder
 from edgeuda.data.images import list_images, read_image, write_image, write_label
@@ -201,7 +203,7 @@ def test_statistics_of_flat_images():
     assert difference_hash(thumbnail(picture(1))) != difference_hash(thumbnail(picture(2)))
 
 
-def test_the_page_shows_findings_pictures_and_data(sound):
+def test_the_page_shows_findings_pictures_and_data(sound, monkeypatch):
     (sound / "source/images/00001.png").write_bytes(b"")
     paths = build_data_report(run(sound), sound / "check.html")
     page = paths[0].read_text()
@@ -213,6 +215,10 @@ def test_the_page_shows_findings_pictures_and_data(sound):
     assert "Target less source" in paths[2].read_text()
     with pytest.raises(ConfigError, match=r"ends in \.html"):
         build_data_report(run(sound), sound / "check.pdf")
+    given = ["data", "check", "--source", sound / "source", "--out", sound / "check.pdf"]
+    monkeypatch.setattr("edgeuda.data_check.check", None)  # nothing is read before
+    refused = CliRunner().invoke(app, [str(one) for one in given])
+    assert isinstance(refused.exception, ConfigError)
 
 
 def test_a_gap_in_colour_says_what_it_means_and_what_answers_it(tmp_path):

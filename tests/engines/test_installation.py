@@ -18,7 +18,7 @@ from cli.app import app
 from edgeuda.data.images import decode_image
 from edgeuda.errors import BundleError, ConfigError, ModelError, OutputExistsError
 from edgeuda.files import LOCK_FILE, alone, sha256
-from edgeuda.records.installation import Watched
+from edgeuda.records.installation import Demands, Watched
 from edgeuda.records.live import LiveRecord
 from edgeuda.records.watch import Alarm, WatchRecord
 from engines import installation
@@ -27,7 +27,6 @@ from engines.bundle_model import CURRENT
 from engines.installation import (
     PREVIOUS,
     STARTS,
-    Demands,
     as_many,
     attempt,
     fall_back,

@@ -8,9 +8,10 @@ import pytest
 
 from edgeuda.errors import BundleError, DeviceError
 from edgeuda.files import sha256
+from edgeuda.records.installation import Demands
 from engines import installation, kept_engines, onnxruntime_runner
 from engines.bundle_model import CURRENT
-from engines.installation import Demands, install
+from engines.installation import install
 from engines.machine.hardware import identity
 from engines.opening import open_runner
 from engines.packing import pack
