@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 import edgeuda
-from calibration.api import calibrate
+from calibration.api import calibrate, half
 from calibration.next_network import BUNDLE, update
+from calibration.same_forms import forms_of, make_forms
+from edgeuda.data.frames import frame_folder
 from edgeuda.decision import judge_update
 from edgeuda.errors import BundleError, DataError, OutputExistsError
 from edgeuda.files import read_json, sha256
@@ -330,3 +332,32 @@ def test_class_shares_are_those_of_both_models(done):
     shares = [(one["share"], one["now"]) for one in found["classes"].values()]
     np.testing.assert_allclose(np.sum(shares, axis=0), 1)
     assert list(record.old.without_labels.classes.values()) == shares
+
+
+@pytest.mark.slow
+def test_every_kind_of_form_is_made_again(made, tmp_path):
+    """Half precision, INT8 for TensorRT, both at once; of heads that no FP32 form has, too."""
+    whole = made / MODELS[0]
+    models = [tmp_path / f"{name}.onnx" for name in ("half", "tensorrt", "both", "labels")]
+    half(whole, made / "old", models[0])
+    calibrate(whole, made / "old", models[1], runtime="tensorrt", frames=4)
+    half(models[1], made / "old", models[2])
+    exported = tmp_path / "fp32.onnx"
+    export(made / "run", made / "old", exported, head="labels", frames=2)
+    half(exported, made / "old", models[3])
+    pack(models, tmp_path / "last.edgeuda")
+    forms, network = forms_of(open_bundle(tmp_path / "last.edgeuda"))
+    kinds = [(one.head, one.precision, one.runtime, one.half) for one in forms]
+    assert kinds == [
+        ("scores", "fp16", None, True), ("scores", "int8", "tensorrt", False),
+        ("scores", "int8", "tensorrt", True), ("labels", "fp16", None, True),
+    ]  # fmt: skip
+    footage = frame_folder(made / "old")
+    found = make_forms(made / "run", forms, footage, tmp_path / "again", frames=4)
+    assert [path.name for path in found] == [path.name for path in models]
+    pack(found, tmp_path / "next.edgeuda")
+    again, same = forms_of(open_bundle(tmp_path / "next.edgeuda"))
+    assert same == network
+    assert [replace(one, reference=False) for one in again] == [
+        replace(one, reference=False) for one in forms
+    ]
