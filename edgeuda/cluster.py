@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeuda.errors import DataError, DeviceError, Interrupted, require
 from edgeuda.files import alone, write_npz
+from edgeuda.interrupts import same_handlers
 from edgeuda.records.shards import ShardsRecord
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def map_shards(
             return Results(files)
         done = task.frames - sum(len(shards[number]) for number in todo)
         try:
-            with _connected(cluster, len(todo)) as (ray, workers):
+            with same_handlers(), _connected(cluster, len(todo)) as (ray, workers):
                 pool = _Pool(ray, cluster, task, shards, todo)
                 for number, arrays in pool.run(workers):
                     write_npz(files[number], arrays)

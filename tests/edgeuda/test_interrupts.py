@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from edgeuda.interrupts import stop_requests
+from edgeuda.interrupts import same_handlers, stop_requests
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,6 +28,15 @@ def test_the_first_asks_and_the_second_is_handled_as_before(number):
         assert len(killed) == 2
     finally:
         signal.signal(number, before[BOTH.index(number)])
+    assert [signal.getsignal(one) for one in BOTH] == before
+
+
+def test_what_another_library_sets_does_not_stay():
+    """As Ray does when it begins."""
+    before = [signal.getsignal(one) for one in BOTH]
+    with pytest.raises(KeyError), same_handlers():
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        raise KeyError
     assert [signal.getsignal(one) for one in BOTH] == before
 
 
