@@ -2,7 +2,8 @@
 
 The last network learns the frames by day that CamVid calls train, with their labels. The next
 networks go on from it with the same labels, with the first half of the dusk without labels, and,
-where they replay, with the same frames by day without labels, in a share of --replay-share. All are
+where they replay, with the same frames by day without labels, in a share of --replay-share; one
+goes through stage 1 of the recipe alone, without AdaBN before it and mixing after it. All are
 scored by day on the frames that CamVid calls val, of the same two drives, and on the second half of
 the dusk: no network knows a label that it is scored by. What lies in --work is not computed again.
 """
@@ -34,6 +35,12 @@ DAY = ("0006R0", "0016E5")
 DUSK = "0001TP"
 SCORED = {"day": "day", "dusk": "dusk-held"}
 """Folders that networks are scored on."""
+NEXT: dict[str, tuple[bool, tuple[str, ...]]] = {
+    "replayed": (True, ()),
+    "replayed, stage 1 alone": (True, ('stages=["stage1"]',)),
+    "new alone": (False, ()),
+}
+"""Next networks: whether they replay, and what of the recipe they change."""
 Counts = npt.NDArray[np.int64]
 
 
@@ -52,16 +59,18 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     recipe = load_recipe(given.recipe, overrides_of(given))
     rows = []
     for seed in given.seeds or [0, 1, 2]:
-        own = recipe.model_copy(update={"seed": seed})
         last = given.work / f"last-{seed}"
+        own = recipe.model_copy(update={"seed": seed})
         train_source(own, folders["source"], None, RunOptions(last, resume=True))
         scored = {"last": _scored(last, folders)}
-        for name, replay in (
-            ("replayed", Replay(folders["source"], given.replay_share)), ("new alone", None),
-        ):  # fmt: skip
-            out = given.work / f"{name.replace(' ', '-')}-{seed}"
-            how = RunOptions(out, resume=True, replay=replay)
-            adapt(own, last, folders["source"], folders["dusk"], how)
+        for name, (replays, changes) in NEXT.items():
+            changed = load_recipe(given.recipe, (*overrides_of(given), *changes))
+            out = given.work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+            replay = Replay(folders["source"], given.replay_share) if replays else None
+            adapt(
+                changed.model_copy(update={"seed": seed}), last, folders["source"],
+                folders["dusk"], RunOptions(out, resume=True, replay=replay),
+            )  # fmt: skip
             scored[name] = _scored(out, folders)
         rows.append({"seed": seed, **{name: _row(one, scored) for name, one in scored.items()}})
         say(f"{rows[-1]}")
@@ -76,7 +85,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 time: _over_seeds([row[name]["change"][time]["value"] for row in rows])
                 for time in SCORED
             }
-            for name in ("replayed", "new alone")
+            for name in NEXT
         },
     }
 
