@@ -3,9 +3,10 @@
 The last network learns the frames by day that CamVid calls train, with their labels. The next
 networks go on from it with the same labels, with the first half of the dusk without labels, and,
 where they replay, with the same frames by day without labels, in a share of --replay-share; one
-goes through stage 1 of the recipe alone, without AdaBN before it and mixing after it. All are
-scored by day on the frames that CamVid calls val, of the same two drives, and on the second half of
-the dusk: no network knows a label that it is scored by. What lies in --work is not computed again.
+goes through stage 1 of the recipe alone, without AdaBN before it and mixing after it, and the
+control takes the same steps without the target's part of the loss. All are scored by day on the frames that CamVid calls val, of the
+same two drives, and on the second half of the dusk: no network knows a label that it is scored by.
+What lies in --work is not computed again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ SCORED = {"day": "day", "dusk": "dusk-held"}
 NEXT: dict[str, tuple[bool, tuple[str, ...]]] = {
     "replayed": (True, ()),
     "replayed, stage 1 alone": (True, ('stages=["stage1"]',)),
+    "control": (True, ('stages=["stage1"]', "stage1.target_weight=0")),
     "new alone": (False, ()),
 }
 """Next networks: whether they replay, and what of the recipe they change."""

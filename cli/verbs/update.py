@@ -150,6 +150,11 @@ def update(
     if record.bundle is None:
         wrote(out / record.FILE, then=page)
         msg = f"{out}: no bundle was written. {headline} `edgeuda update --pack-anyway` writes it"
+        if record.verdict.reason == "forgets" and len(settings.stages) > 1:
+            msg += (
+                ". Where old and new frames are not far apart, stage 1 alone forgets less: "
+                "--set 'stages=[\"stage1\"]' and another --out"
+            )
         raise ParityError(msg)
     packed = out / record.bundle.file
     wrote(out / record.FILE, packed, then=page)

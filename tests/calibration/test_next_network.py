@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 import edgeuda
 from calibration.api import calibrate, half
 from calibration.next_network import BUNDLE, update
 from calibration.same_forms import forms_of, make_forms
+from cli.app import app
 from edgeuda.data.frames import frame_folder
 from edgeuda.decision import judge_update
-from edgeuda.errors import BundleError, DataError, OutputExistsError
+from edgeuda.errors import BundleError, DataError, OutputExistsError, ParityError
 from edgeuda.files import read_json, sha256
 from edgeuda.records.reference import Reference, reference_path
 from edgeuda.records.tradeoff import Figure
@@ -361,3 +363,20 @@ def test_every_kind_of_form_is_made_again(made, tmp_path):
     assert [replace(one, reference=False) for one in again] == [
         replace(one, reference=False) for one in forms
     ]
+
+
+@pytest.mark.parametrize(
+    ("stages", "hinted"), [('["adabn", "stage1"]', True), ('["stage1"]', False)]
+)
+def test_who_forgets_is_told_what_forgets_less(made, done, monkeypatch, tmp_path, stages, hinted):
+    refused = replace(done[1].verdict, status="refused", reason="forgets")
+    record = replace(done[1], verdict=refused, bundle=None)
+    monkeypatch.setattr("calibration.next_network.update", lambda *_, **__: record)
+    given = [
+        "update", "--bundle", made / "last.edgeuda", "--model", made / "run", "--source",
+        made / "source", "--old", made / "old", "--new", made / "new", "--out", tmp_path / "next",
+        "--set", f"stages={stages}",
+    ]  # fmt: skip
+    found = CliRunner().invoke(app, [str(one) for one in given])
+    assert isinstance(found.exception, ParityError)
+    assert ("stage 1 alone forgets less" in str(found.exception)) == hinted
