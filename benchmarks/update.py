@@ -2,11 +2,11 @@
 
 The last network learns the frames by day that CamVid calls train, with their labels. The next
 networks go on from it with the same labels, with the first half of the dusk without labels, and,
-where they replay, with the same frames by day without labels, in a share of --replay-share; one
-goes through stage 1 of the recipe alone, without AdaBN before it and mixing after it, and the
-control takes the same steps without the target's part of the loss. All are scored by day on the frames that CamVid calls val, of the
-same two drives, and on the second half of the dusk: no network knows a label that it is scored by.
-What lies in --work is not computed again.
+where they replay, with the same frames by day without labels, in a share of --replay-share. One of
+them goes through stage 1 of the recipe alone, without AdaBN before it and mixing after it; the
+control takes the steps of that without the target's part of the loss. All are scored by day on the
+frames that CamVid calls val, of the same two drives, and on the second half of the dusk: no network
+knows a label that it is scored by. What lies in --work is not computed again.
 """
 
 from __future__ import annotations
