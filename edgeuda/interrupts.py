@@ -19,13 +19,15 @@ def same_handlers() -> Iterator[dict[int, Any]]:
     end.
 
     Yields:
-        How each was handled before; nothing elsewhere than in the main thread, which alone can set
-        a handler.
+        How each was handled before, where that can be set again; nothing elsewhere than in the main
+        thread, which alone can set a handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in _BOTH}
+    found = {number: signal.getsignal(number) for number in _BOTH}
+    # One that was not set from Python cannot be set again.
+    previous: dict[int, Any] = {one: how for one, how in found.items() if how is not None}
     try:
         yield previous
     finally:
