@@ -62,7 +62,7 @@ class Event:
         milliseconds: From an image at the network's size to its label map, by percentile.
         parent: SHA-256 of the bundle that it descends from; None if it does not say.
         driven: What its network was adapted to on this vehicle; None if it was not.
-        demands: What it had to keep; None where nobody tried to install it, and of earlier versions.
+        demands: What it had to keep; None where nobody tried to install it, or wrote it down.
     """
 
     at: str
