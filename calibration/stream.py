@@ -54,12 +54,11 @@ from edgeuda.records.stream_adaptation import (
 )
 from edgeuda.spec import ModelSpec, Preprocessing
 from engines.bundle import SUFFIX, Bundle, open_bundle
-from engines.bundle_model import CURRENT, choose_member
+from engines.bundle_model import CURRENT, choose_member, folder_of
 from engines.installation import (
     accepted_frames,
     current_in,
     demanded,
-    folder_of,
     install,
     left_for,
     refuse,

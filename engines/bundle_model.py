@@ -27,6 +27,11 @@ _BEST: dict[DeviceName, tuple[tuple[str, str | None], ...]] = {
 """Precision and the runtime it was quantized for, best first."""
 
 
+def folder_of(model: Path) -> Path | None:
+    """Return the vehicle's folder, if the model is the current one of it."""
+    return model.parent if model.name == CURRENT and model.is_symlink() else None
+
+
 @contextmanager
 def model_file(
     path: Path, device: DeviceName, member: str | None = None, public_key: Path | None = None
@@ -61,7 +66,7 @@ def model_file(
         )
         raise ModelError(msg)
     keys = required_keys(public_key)
-    if path.name == CURRENT and path.is_symlink():  # it may lead elsewhere while it is read
+    if folder_of(path) is not None:  # it may lead elsewhere while it is read
         path = path.resolve()
     if path.suffix != SUFFIX:
         if keys:

@@ -45,7 +45,7 @@ from edgeuda.records.names import DeviceName
 from edgeuda.records.percentiles import samples_needed
 from edgeuda.records.watch import WatchRecord
 from engines.bundle import SUFFIX, Bundle, open_bundle
-from engines.bundle_model import CURRENT, choose_member, model_file
+from engines.bundle_model import CURRENT, choose_member, folder_of, model_file
 from engines.kept_engines import FOLDER, engines_of
 from engines.machine.hardware import ROUNDING, identity
 from engines.opening import open_runner
@@ -228,11 +228,6 @@ def demanded(into: Path, checksum: str) -> Demands:
         if event.sha256 == checksum and event.action == "installed":
             return event.demands or Demands()
     return Demands()
-
-
-def folder_of(model: Path) -> Path | None:
-    """Return the vehicle's folder, if the model is the current one of it."""
-    return model.parent if model.name == CURRENT and model.is_symlink() else None
 
 
 def current_in(into: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgeuda.files import sha256_of
 from edgeuda.records.names import DeviceName
-from engines.bundle_model import CURRENT
+from engines.bundle_model import folder_of
 from engines.machine.hardware import identity
 from engines.trust import required_keys
 
@@ -31,7 +31,7 @@ def kept_engines(model: Path, device: DeviceName, public_key: Path | None = None
         The folder, which may not be there yet; None if the model is no current one, or if nothing
         is kept.
     """
-    if model.name != CURRENT or not model.is_symlink():
+    if folder_of(model) is None:
         return None
     return engines_of(model.resolve(), device, public_key)
 

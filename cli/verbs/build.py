@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, say, wrote
 from edgeuda.errors import ConfigError
 from edgeuda.records.names import LibraryName
 
@@ -120,7 +120,7 @@ def build(
             f"deep learning accelerator: {dla.layers} of {dla.of} layers, the rest on the GPU"
         )
     for severity, text in record.messages[:5]:
-        console.print(f"{severity}: {text}", soft_wrap=True)
+        say(f"{severity}: {text}")
     wrote(engine.path, record_path(engine.path))
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cli import options
 from cli.verbs.labelling import export_labels, import_labels, select
-from cli.verbs.shared import cluster_of, console, parse_size, shown, space_or_none, wrote
+from cli.verbs.shared import cluster_of, console, parse_size, say, shown, space_or_none, wrote
 from edgeuda.errors import ConfigError, DataError
 from edgeuda.files import parse_bytes, require_absent, require_html
 
@@ -219,13 +219,13 @@ def check(
     if ray is not None:
         discard(out)
     for found in result.findings:
-        console.print(f"{found.severity}: {found.role}: {found.what}", soft_wrap=True)
+        say(f"{found.severity}: {found.role}: {found.what}")
         if found.advice:
-            console.print(f"    {found.advice}", soft_wrap=True)
+            say(f"    {found.advice}")
     if result.gap is not None:
         distance = f"{result.gap.frechet:.1f}, {scale(result.gap)}"
         text = f"distance of source and target in brightness and colour: {distance}"
-        console.print(text, soft_wrap=True)
+        say(text)
     elif source is not None and target is not None:
         console.print("distance of source and target: not measured, it needs two images of each")
     wrote(*files)
@@ -314,7 +314,7 @@ def split(
     found = split_pairs(folder, parts, gap, seed)
     files = write_splits(out, found)
     for file, pairs in zip(files, found.parts, strict=True):
-        console.print(f"{file.stem}: {len(pairs)} images", soft_wrap=True)
+        say(f"{file.stem}: {len(pairs)} images")
     console.print(f"{found.sequences} sequences, {found.how}; {found.left_out} images left out")
     wrote(
         *files,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import console, say, wrote
 from edgeuda.files import require_absent
 
 if TYPE_CHECKING:
@@ -60,4 +60,4 @@ def gpu_check(
 def _say(row: Row) -> None:
     figures = {k: v for k, v in row.figures.items() if isinstance(v, (int, float, str))}
     words = row.found or ", ".join(f"{key} {value}" for key, value in figures.items())
-    console.print(f"{row.status:<13} {row.name}: {words}", soft_wrap=True)
+    say(f"{row.status:<13} {row.name}: {words}")

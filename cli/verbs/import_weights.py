@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, parse_size, space_or_none, wrote
+from cli.verbs.shared import parse_size, say, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent
 
@@ -67,7 +67,7 @@ def import_weights(
     if found.origin.remark:
         lines.append(f"  {found.origin.remark}")
     for line in lines:
-        console.print(line, soft_wrap=True)
+        say(line)
     wrote(
         out,
         then=options.command("adapt", model=out, source="SOURCE", target="FRAMES", out="ADAPTED"),

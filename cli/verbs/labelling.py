@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import cluster_of, console, require_inputs, shown, space_or_none, wrote
+from cli.verbs.shared import cluster_of, console, require_inputs, say, shown, space_or_none, wrote
 from edgeuda.errors import ConfigError, require
 from edgeuda.files import require_absent, sha256, write_text
 from edgeuda.records.names import AnnotationTool
@@ -79,10 +79,9 @@ def select(
     found.write(record)
     discard(out)
     first = found.ranked[0]
-    console.print(
+    say(
         f"{len(found.ranked)} of {found.looked_at} frames; the first is {first.frame}: "
-        + "; ".join(first.reasons),
-        soft_wrap=True,
+        + "; ".join(first.reasons)
     )  # fmt: skip
     wrote(
         out,
@@ -190,7 +189,7 @@ def import_labels(
         mapped[theirs] = ours or None
     found = run(labels, target, out, space=space_or_none(label_space), map_class=mapped)
     for text in found.said():
-        console.print(text, soft_wrap=True)
+        say(text)
     wrote(
         out,
         out / found.FILE,

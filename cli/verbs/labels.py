@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, heading
+from cli.verbs.shared import console, heading, say
 
 
 def labels(
@@ -30,7 +30,7 @@ def labels(
         for found in SPACES.values():
             console.print(heading(found.name, found.about), soft_wrap=True)
             if found.groups:
-                console.print(f"  maps to: {', '.join(found.groups)}", soft_wrap=True)
+                say(f"  maps to: {', '.join(found.groups)}")
         return
     shown = label_space(space)
     wanted = None if to is None else label_space(to)

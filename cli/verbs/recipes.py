@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.verbs.shared import console, heading, resolved_recipe
+from cli.verbs.shared import console, heading, resolved_recipe, say
 
 
 def recipes(
@@ -23,11 +23,8 @@ def recipes(
     for found in built_in():
         recipe, _ = read_tables(found)
         console.print(heading(recipe["name"], recipe["description"]), soft_wrap=True)
-        console.print(f"  stages: source, {', '.join(recipe['stages'])}", soft_wrap=True)
+        say(f"  stages: source, {', '.join(recipe['stages'])}")
         if recipe.get("needs"):
-            console.print(f"  needs: {recipe['needs']}", soft_wrap=True)
+            say(f"  needs: {recipe['needs']}")
         for result in recipe.get("published", ()):
-            console.print(
-                f"  published: {result['miou']} mIoU, {result['setting']} ({result['source']})",
-                soft_wrap=True,
-            )
+            say(f"  published: {result['miou']} mIoU, {result['setting']} ({result['source']})")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli import options
-from cli.verbs.shared import console, wrote
+from cli.verbs.shared import say, wrote
 
 
 def report(
@@ -21,7 +21,7 @@ def report(
     """Write one self-contained HTML file, with JSON, Markdown and CSV beside it."""
     from engines.report.page import build_report
 
-    def say(note: str) -> None:
-        console.print(f"left out: {note}", soft_wrap=True)
+    def left_out(note: str) -> None:
+        say(f"left out: {note}")
 
-    wrote(*build_report(records, out, title=title, say=say))
+    wrote(*build_report(records, out, title=title, say=left_out))

@@ -13,6 +13,7 @@ from cli.verbs.shared import (
     milliseconds,
     parse_size,
     require_inputs,
+    say,
     space_or_none,
     wrote,
 )
@@ -119,13 +120,13 @@ def tradeoff(
         heads=cast("list[Head]", head or []),
         runtimes=cast("list[SweepRuntime]", chosen or ["cpu"]),
         budget=limits, frames=frames, samples=samples, repeats=repeats, threads=threads,
-        say=lambda text: console.print(text),
+        say=console.print,
     )  # fmt: skip
     console.print(_table(record))
     said = said_of(record)
     for text in (said.why, said.int8):
         if text is not None:
-            console.print(text, soft_wrap=True)
+            say(text)
     wrote(out / "tradeoff.json", then=f"edgeuda report {options.typed(out)} --out report.html")
 
 

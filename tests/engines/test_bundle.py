@@ -15,6 +15,7 @@ from edgeuda.errors import BundleError, OutputExistsError
 from edgeuda.files import sha256
 from engines import bundle
 from engines.bundle import MANIFEST, SIGNATURE, open_bundle, write_bundle
+from processes import signing_keys
 from tiny_models import exported
 
 
@@ -31,11 +32,7 @@ def files(tmp_path):
 @pytest.fixture
 def keys(tmp_path):
     """As the documentation tells users to make them."""
-    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(private)]
-    subprocess.run(openssl, check=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
-    return private, public
+    return signing_keys(tmp_path)
 
 
 @pytest.fixture
@@ -75,9 +72,7 @@ def test_signatures(files, keys, packed, tmp_path):
         open_bundle(packed, public)
     other = tmp_path / "other"
     other.mkdir()
-    foreign = other / "public.pem"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other / "k"], check=True)
-    subprocess.run(["openssl", "pkey", "-in", other / "k", "-pubout", "-out", foreign], check=True)
+    _, foreign = signing_keys(other)
     with pytest.raises(BundleError, match=r"not signed by the owner of .*public\.pem"):
         open_bundle(out, foreign)
     rsa = tmp_path / "rsa.pem"

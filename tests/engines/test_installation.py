@@ -38,6 +38,7 @@ from engines.opening import open_runner
 from engines.packing import ACCEPTANCE, pack
 from interruptions import changes_made
 from places import ROOT
+from processes import signing_keys
 from tiny_models import exported, random_frames, write_frames
 
 
@@ -378,10 +379,7 @@ def test_the_chance_of_so_many_alarms():
 
 
 def test_a_signature_can_be_demanded(bundles, tmp_path, quick, monkeypatch):
-    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    openssl = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(private)]
-    subprocess.run(openssl, check=True)
-    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    private, public = signing_keys(tmp_path)
     monkeypatch.setenv("EDGEUDA_PUBLIC_KEY", str(public))
     with pytest.raises(BundleError, match="is not signed"):
         install(bundles[0], tmp_path / "vehicle", threads=1)

@@ -41,7 +41,7 @@ class Builds(Pretended):
 
 @pytest.fixture
 def vehicle(tmp_path, monkeypatch):
-    """A folder for networks on a machine whose ONNX Runtime has TensorRT; two bundles."""
+    """A folder for networks on a machine whose ONNX Runtime has TensorRT; three bundles."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(ort, "InferenceSession", Builds)
     monkeypatch.setattr(Builds, "built", 0)
